@@ -1,0 +1,77 @@
+"""A run in a directory: the backend for one machine and for shared file systems."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from spec.errors import BadInput
+from spec.storage.store import Entry
+
+
+class DirectoryStore:
+    """See `spec.storage.Store`. Atomic by rename; what is still being written has a name that `list` leaves out."""
+
+    def __init__(self, root: Path):
+        if root.exists() and not root.is_dir():
+            raise BadInput(f"{root}: a file, where a directory is needed")
+        self.root = root
+        self.url = str(root)
+
+    def read(self, key: str) -> bytes:
+        return (self.root / key).read_bytes()
+
+    def write(self, key: str, data: bytes) -> None:
+        with _replacing(self.root / key) as partial:
+            partial.write_bytes(data)
+
+    def upload(self, key: str, path: Path) -> None:
+        target = self.root / key
+        if target.exists() and target.samefile(path):
+            return  # a step that wrote straight into its run
+        with _replacing(target) as partial:
+            shutil.copyfile(path, partial)
+
+    def download(self, key: str, path: Path) -> None:
+        if not (self.root / key).is_file():
+            raise FileNotFoundError(str(self.root / key))
+        with _replacing(path) as partial:
+            shutil.copyfile(self.root / key, partial)
+
+    def list(self, prefix: str = "") -> list[Entry]:
+        folder = self.root / prefix
+        files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(_PARTIAL))
+        return sorted(Entry(path.relative_to(self.root).as_posix(), path.stat().st_size) for path in files)
+
+    def exists(self, key: str) -> bool:
+        return (self.root / key).is_file()
+
+    def delete(self, key: str) -> None:
+        (self.root / key).unlink(missing_ok=True)
+
+    def at(self, prefix: str) -> "DirectoryStore":
+        return DirectoryStore(self.root / prefix)
+
+    def local_path(self) -> Path | None:
+        return self.root
+
+
+_PARTIAL = ".partial-"
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A file beside `target` that takes its place, flushed to disk, only when the block ends well."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=_PARTIAL, dir=target.parent)
+    partial = Path(name)
+    try:
+        yield partial
+        os.fsync(handle)
+        os.chmod(handle, 0o644)  # mkstemp's 0600 would hide the file from other users of a shared run
+        partial.rename(target)
+    finally:
+        os.close(handle)
+        partial.unlink(missing_ok=True)
