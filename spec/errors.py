@@ -20,7 +20,7 @@ class BelowBar(SpecError):
 
 
 class PassingFault(SpecError):
-    """Server, network or storage failed in a way that may pass: the same call, later, goes on from where this stopped."""
+    """Server, network or storage failed in a way that may pass: the same call, later, goes on where it stopped."""
 
     exit_code = 75
 
