@@ -1,0 +1,37 @@
+"""A batch of training rows: token ids, the tokens that bear loss, and the documents they belong to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from spec.training.documents import Documents
+
+
+@dataclass(frozen=True)
+class Batch:
+    input_ids: torch.Tensor  # [B, T] int64, 0 on padding
+    loss_mask: torch.Tensor  # [B, T] bool: this token is an assistant's
+    documents: Documents
+
+    def to(self, device: torch.device | str) -> "Batch":
+        return Batch(self.input_ids.to(device), self.loss_mask.to(device), self.documents.to(device))
+
+
+def collate(bins: Sequence[Sequence[tuple[Any, Any]]], length: int | None = None) -> Batch:
+    """One row of the batch per bin; a bin is the documents packed into it, each as (token ids, loss mask).
+
+    A batch that is not packed has one document a bin. `length` is T (default: the fullest bin); ValueError if a bin
+    does not fit: cutting documents is packing's business, where it is counted.
+    """
+    lengths = [[len(ids) for ids, _ in documents] for documents in bins]
+    width = length if length is not None else max(sum(row) for row in lengths)
+    documents = Documents.from_lengths(lengths, width)
+    input_ids = torch.zeros(len(bins), width, dtype=torch.int64)
+    loss_mask = torch.zeros(len(bins), width, dtype=torch.bool)
+    rows = [document for row in bins for document in row]
+    for (row, start, end), (ids, mask) in zip(documents.spans, rows, strict=True):
+        input_ids[row, start:end] = torch.as_tensor(ids)
+        loss_mask[row, start:end] = torch.as_tensor(mask).bool()
+    return Batch(input_ids, loss_mask, documents)
