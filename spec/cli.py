@@ -2,13 +2,25 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import typer
 
-from spec.errors import PassingFault, SpecError
+from spec.errors import BadInput, PassingFault, SpecError, Stopped
+
+_SPACE = ("free some space and run this again", PassingFault.exit_code)
+_RIGHTS = ("make it writable or choose another path", BadInput.exit_code)
+_KIND = ("a file stands where a folder is needed, or the other way round", BadInput.exit_code)
+_DEVICE = ("the file system failed; run this again", PassingFault.exit_code)
+_ADVICE = (
+    dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _SPACE)
+    | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _RIGHTS)
+    | dict.fromkeys((errno.ENOTDIR, errno.EISDIR), _KIND)
+    | dict.fromkeys((errno.EIO, errno.ESTALE, errno.ETIMEDOUT), _DEVICE)
+)
 
 
 def run(command: Callable[..., Any]) -> None:
@@ -16,6 +28,7 @@ def run(command: Callable[..., Any]) -> None:
 
     Expected errors become one line on stderr. Anything else is a bug and keeps its traceback (exit 1).
     """
+    signal.signal(signal.SIGTERM, _stop)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
     try:
@@ -23,12 +36,16 @@ def run(command: Callable[..., Any]) -> None:
     except SpecError as error:
         fail(str(error), error.exit_code)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in _ADVICE:
             raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some space and run this again" if full else "make it writable or choose another path"
+        advice, exit_code = _ADVICE[error.errno]
         where = f" at {error.filename}" if error.filename else ""
-        fail(f"{os.strerror(error.errno).lower()}{where}: {advice}", PassingFault.exit_code if full else 2)
+        fail(f"{os.strerror(error.errno).lower()}{where}: {advice}", exit_code)
+
+
+def _stop(*_: object) -> None:
+    """Unwind, so that half-written files and unfinished uploads are taken back; steps with more to save do so first."""
+    sys.exit(Stopped.exit_code)
 
 
 def fail(message: str, exit_code: int) -> None:

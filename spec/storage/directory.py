@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spec.errors import BadInput
@@ -42,8 +42,12 @@ class DirectoryStore:
 
     def list(self, prefix: str = "") -> list[Entry]:
         folder = self.root / prefix
-        files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(_PARTIAL))
-        return sorted(Entry(path.relative_to(self.root).as_posix(), path.stat().st_size) for path in files)
+        found = []
+        for path in folder.rglob("*"):
+            with suppress(FileNotFoundError):  # another process moved or deleted it just now
+                if path.is_file() and not path.name.startswith(_PARTIAL):
+                    found.append(Entry(path.relative_to(self.root).as_posix(), path.stat().st_size))
+        return sorted(found)
 
     def exists(self, key: str) -> bool:
         return (self.root / key).is_file()
@@ -64,7 +68,10 @@ _PARTIAL = ".partial-"
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
     """A file beside `target` that takes its place, flushed to disk, only when the block ends well."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise BadInput(f"{target.parent}: a file stands where a directory is needed") from error
     handle, name = tempfile.mkstemp(prefix=_PARTIAL, dir=target.parent)
     partial = Path(name)
     try:
@@ -72,6 +79,16 @@ def _replacing(target: Path) -> Iterator[Path]:
         os.fsync(handle)
         os.chmod(handle, 0o644)  # mkstemp's 0600 would hide the file from other users of a shared run
         partial.rename(target)
+        _flush_names(target.parent)
     finally:
         os.close(handle)
         partial.unlink(missing_ok=True)
+
+
+def _flush_names(folder: Path) -> None:
+    """Make a rename survive a power cut, so that a marker never outlives the data it was written after."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

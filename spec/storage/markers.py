@@ -7,10 +7,10 @@ the same settings and inputs, a step finds its marker and has nothing to do; for
 import hashlib
 import json
 import time
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from spec.errors import BadInput
 from spec.storage.store import Store, file_sha256
@@ -25,17 +25,38 @@ class File(BaseModel):
     bytes: int
 
 
+def _inside(name: str) -> str:
+    """Refuse a name that leads out of the folder: markers and manifests are read from other people's buckets."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or str(path) != name or name == "." or "\\" in name:
+        raise ValueError(f"{name!r} is not the path of a file inside the folder")
+    return name
+
+
+Files = dict[Annotated[str, AfterValidator(_inside)], File]
+
+
 class Marker(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     step: str
     digest: str  # of step, settings and inputs
     settings: Json
-    inputs: Json  # digests of the markers, or hashes of the files, that the step read
-    files: dict[str, File] = {}
+    inputs: Json  # `identity` of the markers, or hashes of the files, that the step read
+    files: Files = {}
     counts: dict[str, int] = {}
     facts: Json = {}  # anything else worth knowing: statistics, timings, versions
     finished_at: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What a later step names as its input: `digest` and the content of every file (16 hex digits).
+
+        `digest` alone is the same before and after a step is redone with the same settings; what it wrote need not be
+        (a GPU's sums differ from run to run), and evidence gathered on the old files says nothing of the new.
+        """
+        hashes = {name: file.sha256 for name, file in self.files.items()}
+        return digest_of(self.step, {"digest": self.digest}, hashes)
 
 
 def digest_of(step: str, settings: Json, inputs: Json) -> str:
@@ -77,11 +98,28 @@ def find_marker(
 
 def difference(found: Marker, settings: Json, inputs: Json) -> str:
     """The first setting or input that differs, as `settings.seed: 1 there, 2 asked`."""
-    for part, there, asked in (("settings", found.settings, settings), ("inputs", found.inputs, inputs)):
-        for name in sorted(there.keys() | asked.keys()):
-            if there.get(name) != asked.get(name):
-                return f"{part}.{name}: {there.get(name)!r} there, {asked.get(name)!r} asked"
-    return "another step's or an older version's marker"
+    asked = json.loads(json.dumps([settings, inputs]))  # tuples become lists, as they did in the marker
+    return (
+        _first_difference(found.settings, asked[0], "settings.")
+        or _first_difference(found.inputs, asked[1], "inputs.")
+        or "another step's or an older version's marker"
+    )
+
+
+def _first_difference(there: Json, asked: Json, path: str) -> str:
+    for name in sorted(there.keys() | asked.keys()):
+        old, new = there.get(name), asked.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            if deeper := _first_difference(old, new, f"{path}{name}."):
+                return deeper
+        elif old != new:
+            return f"{path}{name}: {_shown(old)} there, {_shown(new)} asked"
+    return ""
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def write_marker(store: Store, key: str, marker: Marker) -> Marker:
@@ -96,14 +134,17 @@ def describe_files(folder: Path, names: list[str]) -> dict[str, File]:
     return {name: File(sha256=file_sha256(folder / name), bytes=(folder / name).stat().st_size) for name in names}
 
 
+_REDO = "delete the marker and run that step again"
+
+
 def check_files(folder: Path, marker: Marker) -> None:
     """Raise `BadInput` naming the first file below a local folder that is not what `marker` vouches for."""
     for name, expected in marker.files.items():
         path = folder / name
         if not path.is_file():
-            raise BadInput(f"{path}: missing, though the {marker.step} marker lists it")
+            raise BadInput(f"{path}: missing, though the {marker.step} marker lists it; {_REDO}")
         if path.stat().st_size != expected.bytes or file_sha256(path) != expected.sha256:
-            raise BadInput(f"{path}: damaged: its SHA-256 is not the one in the {marker.step} marker")
+            raise BadInput(f"{path}: damaged: its SHA-256 is not the one in the {marker.step} marker; {_REDO}")
 
 
 def fetch(store: Store, marker: Marker, scratch: Path) -> Path:

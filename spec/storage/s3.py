@@ -1,10 +1,11 @@
 """A run in S3 or anything that speaks its protocol.
 
 Settings come from the standard chain alone (`AWS_ACCESS_KEY_ID`, profiles, instance roles, `AWS_ENDPOINT_URL`,
-`AWS_REGION`). Stores that reject the checksums which boto3 adds since 1.36 want
+`AWS_REGION`, `AWS_MAX_ATTEMPTS`). Stores that reject the checksums which boto3 adds since 1.36 want
 `AWS_REQUEST_CHECKSUM_CALCULATION=when_required`; integrity does not rest on them, but on the SHA-256 in markers.
 """
 
+import copy
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,13 +15,30 @@ from pathlib import Path
 import boto3
 from boto3.exceptions import Boto3Error, S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
+from botocore import exceptions as boto
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
-from spec.errors import BadInput, PassingFault
+from spec.errors import BadInput, PassingFault, SpecError
 from spec.storage.store import Entry
 
-_FOR_GOOD = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "InvalidBucketName", "403"}
+# Answers below 500 that another try may mend, and those from 500 that it will not.
+_PASSING_CODES = {"RequestTimeout", "BadDigest", "IncompleteBody", "InvalidPart", "NoSuchUpload", "SlowDown"}
+_LASTING_CODES = {"NotImplemented"}
+_PASSING_STATUS = {408, 409, 425, 429}
+_PASSING_FAULTS = (
+    boto.HTTPClientError,
+    boto.ConnectionError,
+    boto.IncompleteReadError,
+    boto.ChecksumError,
+    boto.FlexibleChecksumError,
+    boto.CredentialRetrievalError,
+    boto.TokenRetrievalError,
+    boto.MetadataRetrievalError,
+    Boto3Error,
+)
+# What stores answer that do not know the newer checksums.
+_CHECKSUM_CODES = {"NotImplemented", "InvalidRequest", "InvalidArgument", "InvalidDigest", "XAmzContentSHA256Mismatch"}
+_PARTS = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=64 << 20, max_concurrency=4)
 
 
 class S3Store:
@@ -32,9 +50,11 @@ class S3Store:
             raise BadInput(f"{url}: no bucket named; it reads s3://BUCKET/PREFIX")
         self.prefix = prefix.strip("/")
         self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
-        retries = Config(retries={"mode": "standard", "max_attempts": 8}, connect_timeout=10, read_timeout=60)
-        with self._told("open"):
-            self._client = boto3.session.Session().client("s3", config=retries)
+        with self._told(""):
+            attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", 8))
+            retries = {"mode": "standard", "total_max_attempts": attempts}
+            config = Config(retries=retries, connect_timeout=10, read_timeout=60)
+            self._client = boto3.session.Session().client("s3", config=config)
 
     def read(self, key: str) -> bytes:
         with self._told(key):
@@ -64,9 +84,9 @@ class S3Store:
         skip = len(self.prefix) + 1 if self.prefix else 0
         with self._told(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=folder)
-            return sorted(
-                Entry(item["Key"][skip:], item["Size"]) for page in pages for item in page.get("Contents", [])
-            )
+            found = [item for page in pages for item in page.get("Contents", [])]
+        # Keys that end in "/" are the empty objects that S3 consoles make to show a folder.
+        return sorted(Entry(item["Key"][skip:], item["Size"]) for item in found if not item["Key"].endswith("/"))
 
     def exists(self, key: str) -> bool:
         try:
@@ -81,7 +101,10 @@ class S3Store:
             self._client.delete_object(Bucket=self.bucket, Key=self._full(key))
 
     def at(self, prefix: str) -> "S3Store":
-        return S3Store(f"{self.url}/{prefix}")
+        below = copy.copy(self)  # shares the client, which is safe between threads and slow to make
+        below.prefix = self._full(prefix.strip("/"))
+        below.url = f"s3://{self.bucket}/{below.prefix}"
+        return below
 
     def local_path(self) -> Path | None:
         return None
@@ -92,29 +115,38 @@ class S3Store:
     @contextmanager
     def _told(self, key: str) -> Iterator[None]:
         """Turn boto3's errors into the store's own."""
-        where = f"{self.url}/{key}"
+        where = f"{self.url}/{key}".rstrip("/")
         try:
             yield
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            if code in ("NoSuchKey", "404"):
-                raise FileNotFoundError(where) from error
-            kind = BadInput if code in _FOR_GOOD else PassingFault
-            raise kind(f"{where}: the store answers {code}: {_line(error)}") from error
-        except (NoCredentialsError, PartialCredentialsError) as error:
+        except boto.ClientError as error:
+            raise _answered(where, error) from error
+        except S3UploadFailedError as error:
+            if isinstance(error.__context__, boto.ClientError):
+                raise _answered(where, error.__context__) from error
+            raise PassingFault(f"{where}: {_line(error)}") from error
+        except (boto.NoCredentialsError, boto.PartialCredentialsError) as error:
             raise BadInput(
                 f"{where}: no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role"
             ) from error
-        except S3UploadFailedError as error:
-            kind = BadInput if any(f"({code})" in str(error) for code in _FOR_GOOD) else PassingFault
-            raise kind(f"{where}: {_line(error)}") from error
-        except (BotoCoreError, Boto3Error) as error:
+        except _PASSING_FAULTS as error:
             raise PassingFault(f"{where}: the store cannot be reached: {_line(error)}") from error
-        except ValueError as error:  # an endpoint or a region that is no URL or name
+        except (boto.BotoCoreError, ValueError) as error:  # a bucket, endpoint, region or profile that cannot be
             raise BadInput(f"{where}: {_line(error)}") from error
 
 
-_PARTS = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=64 << 20, max_concurrency=4)
+def _answered(where: str, error: boto.ClientError) -> SpecError | FileNotFoundError:
+    """What a store's refusal means: a missing key, a fault that lasts, or one that may pass."""
+    code = error.response.get("Error", {}).get("Code", "")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+    if code in ("NoSuchKey", "404"):
+        return FileNotFoundError(where)
+    passing = code in _PASSING_CODES or status in _PASSING_STATUS or status >= 500
+    message = f"{where}: the store answers {code}: {_line(error)}"
+    if passing and code not in _LASTING_CODES:
+        return PassingFault(message)
+    if code in _CHECKSUM_CODES and "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ:
+        message += "; if it knows no CRC checksums, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
+    return BadInput(message)
 
 
 def _line(error: Exception) -> str:
