@@ -91,7 +91,8 @@ class Rope:
     def __init__(self, config: DraftConfig):
         rotary = LlamaRotaryEmbedding(
             LlamaConfig(
-                hidden_size=config.hidden_size,
+                hidden_size=config.num_attention_heads
+                * config.head_dim,  # else heads that do not divide it are refused
                 num_attention_heads=config.num_attention_heads,
                 head_dim=config.head_dim,
                 max_position_embeddings=config.max_position_embeddings,

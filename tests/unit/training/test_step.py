@@ -1,0 +1,109 @@
+"""The training step equals the plain reference in loss and in every gradient."""
+
+import pytest
+import torch
+
+from spec.training.step import decay_weights, draft_loss, observe, step_loss
+from tests.tiny_steps import fake_target, judged, tiny_batch, tiny_config, tiny_draft
+
+STEPS = 7
+LAYOUTS = {
+    "one document a row": ([[24], [24]], None),
+    "padded": ([[30], [17], [9]], 33),
+    "packed": ([[12, 9, 14], [20, 15]], None),
+    "packed and padded": ([[11, 16], [5, 3, 18], [2, 1, 8, 10]], 40),
+}
+
+
+def assert_equals_reference(draft, batch, *, objective="ce", tolerance=1e-5, **options):
+    target = fake_target(draft, batch)
+    weights = decay_weights(STEPS).to(draft.fc.weight.dtype)
+    loss, loss_sum, correct, count, gradients = judged(
+        draft, target, batch, steps=STEPS, weights=weights, objective=objective
+    )
+    result = draft_loss(draft, target, batch, steps=STEPS, objective=objective, **options)
+    result.loss.backward()
+    assert count.sum() > 20, "a batch that hardly bears loss judges nothing"
+    assert torch.equal(result.count, count)
+    assert torch.equal(result.correct, correct)
+    torch.testing.assert_close(result.loss_sum.double(), loss_sum.double(), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(result.loss.double(), loss.double(), rtol=tolerance, atol=tolerance)
+    for name, parameter in draft.named_parameters():
+        scale = gradients[name].abs().max()
+        error = (parameter.grad - gradients[name]).abs().max() / scale
+        assert scale > 1e-4 and error < tolerance, f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("heads, kv_heads", [(4, 4), (4, 2), (6, 1)], ids=["no GQA", "GQA", "one kv head"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equals_the_reference(layout, heads, kv_heads):
+    lengths, width = LAYOUTS[layout]
+    draft = tiny_draft(tiny_config(heads, kv_heads))
+    assert_equals_reference(draft, tiny_batch(lengths, width=width))
+
+
+@pytest.mark.parametrize("objective", ["lk", "hard"])
+def test_other_objectives_equal_their_references(objective):
+    draft = tiny_draft(tiny_config())
+    assert_equals_reference(draft, tiny_batch([[12, 9, 14], [20, 8]], width=36), objective=objective)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_the_reference_to_the_last_digits_in_double(seed):
+    generator = torch.Generator().manual_seed(seed)
+    lengths = [torch.randint(1, 20, (3,), generator=generator).tolist() for _ in range(3)]
+    draft = tiny_draft(tiny_config(), seed=seed, dtype=torch.float64)
+    assert_equals_reference(draft, tiny_batch(lengths, width=60, seed=seed), tolerance=1e-11)
+
+
+def test_recomputing_the_steps_changes_nothing():
+    draft = tiny_draft(tiny_config())
+    assert_equals_reference(draft, tiny_batch([[12, 9], [20]]), checkpoint_steps=True)
+
+
+def test_the_first_token_of_an_answer_is_drafted_at_every_step():
+    # A loss mask that stays where it is while the targets shift never trains the first drafted token of an answer.
+    draft = tiny_draft(tiny_config())
+    batch = tiny_batch([[20]], bearing=0.0)
+    batch.loss_mask[0, 12] = True
+    draft.t2d.fill_(True)
+    seen = observe(draft, fake_target(draft, batch), batch, steps=STEPS)
+    assert seen.count.tolist() == [1] * STEPS
+
+
+def test_a_token_too_near_its_documents_start_bears_no_loss_at_the_later_steps():
+    draft = tiny_draft(tiny_config())
+    batch = tiny_batch([[10, 10]], bearing=0.0)
+    batch.loss_mask[0, 14] = True  # token 4 of the second document: positions 2, 1 and 0 predict it
+    draft.t2d.fill_(True)
+    seen = observe(draft, fake_target(draft, batch), batch, steps=STEPS)
+    assert seen.count.tolist() == [1, 1, 1, 0, 0, 0, 0]
+
+
+def test_a_batch_without_loss_gives_zero_gradients():
+    draft = tiny_draft(tiny_config())
+    batch = tiny_batch([[12, 9], [20]], bearing=0.0)
+    result = draft_loss(draft, fake_target(draft, batch), batch, steps=STEPS)
+    result.loss.backward()
+    assert result.loss == 0 and result.count.sum() == 0
+    assert all(p.grad is not None and not p.grad.any() for p in draft.parameters())
+
+
+def test_weights_scale_each_step_alone():
+    draft, batch = tiny_draft(tiny_config()), tiny_batch([[12, 9], [20]])
+    seen = observe(draft, fake_target(draft, batch), batch, steps=STEPS)
+    weights = torch.rand(STEPS)
+    result = step_loss(draft, seen, weights)
+    torch.testing.assert_close(result.loss, (weights * result.loss_sum).sum())
+
+
+def test_the_gradient_follows_the_scale_of_the_loss():
+    draft, batch = tiny_draft(tiny_config()), tiny_batch([[12, 9], [20]])
+    seen = observe(draft, fake_target(draft, batch), batch, steps=STEPS)
+    gradients = []
+    for scale in (1.0, 0.25):
+        draft.zero_grad()
+        (step_loss(draft, seen, decay_weights(STEPS)).loss * scale).backward()
+        gradients.append([p.grad.clone() for p in draft.parameters()])
+    for whole, quarter in zip(*gradients, strict=True):
+        torch.testing.assert_close(quarter, whole * 0.25)
