@@ -5,6 +5,7 @@ transformers gives it in every causal language model: `model.embed_tokens`, `mod
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +13,20 @@ import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from spec.errors import BadInput
+from spec.models.llama4_experts import route_experts
 
 
 @dataclass(frozen=True)
 class Family:
     causal_lm: str  # transformers' class of the text model
     wrapped_as: str = ""  # prefix of the text model's tensors in the files, where a multimodal model wraps it
+    adapt: Callable[[PreTrainedModel], None] = lambda model: None  # what transformers' own code is too slow at
 
 
 FAMILIES = {
     "llama": Family("LlamaForCausalLM"),
-    "llama4": Family("Llama4ForCausalLM", wrapped_as="language_model."),
-    "llama4_text": Family("Llama4ForCausalLM"),
+    "llama4": Family("Llama4ForCausalLM", wrapped_as="language_model.", adapt=route_experts),
+    "llama4_text": Family("Llama4ForCausalLM", adapt=route_experts),
     "qwen3": Family("Qwen3ForCausalLM"),
     "qwen3_moe": Family("Qwen3MoeForCausalLM"),
 }

@@ -1,14 +1,18 @@
-"""The frozen target: the three hidden states that the draft reads, and the final one that its distribution comes from."""
+"""The frozen target: the hidden states that the draft reads, and the last one, which gives its distribution."""
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from spec.models import document_attention
-from spec.models.families import FAMILIES, family_of, feature_layers, model_class, read_config, text_config_of
+from spec.errors import BadInput
+from spec.models.document_attention import chunked
+from spec.models.families import FAMILIES, family_of, feature_layers, read_config, text_config_of
+from spec.models.loading import empty_model, fill
+from spec.models.sharding import Shard, agree, shard_layers, target_mesh
+from spec.training.documents import Documents
 
 __all__ = ["FAMILIES", "Features", "FrozenTarget", "family_of", "feature_layers", "read_config", "text_config_of"]
 
@@ -22,14 +26,13 @@ class FrozenTarget(nn.Module):
     """A target's text model, without autograd, in any of the families of `spec.models.families`."""
 
     def __init__(self, model: PreTrainedModel):
-        """`model`: transformers' causal language model of a family, with its weights."""
+        """`model`: what `spec.models.loading` makes of a family's config."""
         super().__init__()
         self.text_config: PretrainedConfig = model.config
         self.feature_layers = feature_layers(self.text_config.num_hidden_layers)
         self.hidden_size: int = self.text_config.hidden_size
         self.vocab_size: int = self.text_config.vocab_size
-        model.set_attn_implementation(document_attention.NAME)
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
 
     @classmethod
     def load(
@@ -38,11 +41,30 @@ class FrozenTarget(nn.Module):
         *,
         dtype: torch.dtype = torch.bfloat16,
         device: torch.device | str = "cpu",
-        shard: Literal["none", "node", "world"] = "none",
+        shard: Shard = "none",
     ) -> "FrozenTarget":
-        config = read_config(path)
-        model = model_class(family_of(config)).from_pretrained(path, config=text_config_of(config), dtype=dtype)
-        return cls(model.to(device))
+        """Read a target's directory (config.json, safetensors) to `device`, split over ranks as `shard` says.
+
+        Every rank calls it. Host memory: the rank's own part plus a layer in passing. `BadInput`, on every rank alike,
+        names the file that is missing, cut short, damaged or of another model.
+        """
+        error: Exception | None = None
+        try:
+            config = read_config(path)
+            family = family_of(config)
+            target = cls(empty_model(config, family, dtype))
+            mesh = target_mesh(shard, torch.device(device).type)
+        except BadInput as found:
+            error = found
+        agree(error)
+        if mesh is not None:
+            shard_layers(target, target.model.model.layers, mesh)
+        try:
+            fill(target.model, Path(path), family, torch.device(device))
+        except BadInput as found:
+            error = found
+        agree(error)
+        return target
 
     @property
     def embed_weight(self) -> torch.Tensor:
@@ -53,12 +75,16 @@ class FrozenTarget(nn.Module):
         return self.model.lm_head.weight  # [V, H]
 
     @torch.no_grad()
-    def features(self, input_ids: torch.Tensor, documents) -> Features:
-        """The features of `input_ids [B, T]`, packed as `documents` says. What stands on padding is undefined, finite."""
+    def features(self, input_ids: torch.Tensor, documents: Documents) -> Features:
+        """The features of `input_ids [B, T]`, packed as `documents` says. Padding gets finite junk."""
         return self(input_ids, documents)
 
-    def forward(self, input_ids: torch.Tensor, documents) -> Features:
-        decoder = self.model.model
+    def forward(self, input_ids: torch.Tensor, documents: Documents) -> Features:
+        decoder, config = self.model.model, self.text_config
+        seen = {"full_attention": documents}
+        if chunk := getattr(config, "attention_chunk_size", None):
+            seen["chunked_attention"] = chunked(documents, chunk)
+        layer_types = getattr(config, "layer_types", None) or ["full_attention"] * len(decoder.layers)
         hidden = decoder.embed_tokens(input_ids)  # [B, T, H]
         rotary = decoder.rotary_emb(hidden, documents.position_ids)
         aux = hidden.new_empty(*hidden.shape[:2], 3 * self.hidden_size)
@@ -72,7 +98,6 @@ class FrozenTarget(nn.Module):
                 position_ids=documents.position_ids,
                 position_embeddings=rotary,
                 use_cache=False,
-                documents=documents,
-                spans=documents.spans,
+                documents=seen[layer_types[index]],
             )
         return Features(aux, decoder.norm(hidden))
