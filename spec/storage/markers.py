@@ -100,17 +100,18 @@ def difference(found: Marker, settings: Json, inputs: Json) -> str:
     """The first setting or input that differs, as `settings.seed: 1 there, 2 asked`."""
     asked = json.loads(json.dumps([settings, inputs]))  # tuples become lists, as they did in the marker
     return (
-        _first_difference(found.settings, asked[0], "settings.")
-        or _first_difference(found.inputs, asked[1], "inputs.")
+        first_difference(found.settings, asked[0], "settings.")
+        or first_difference(found.inputs, asked[1], "inputs.")
         or "another step's or an older version's marker"
     )
 
 
-def _first_difference(there: Json, asked: Json, path: str) -> str:
+def first_difference(there: Json, asked: Json, path: str = "") -> str:
+    """The first entry, at any depth, that differs, as `PATHseed: 1 there, 2 asked`; "" where all are equal."""
     for name in sorted(there.keys() | asked.keys()):
         old, new = there.get(name), asked.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            if deeper := _first_difference(old, new, f"{path}{name}."):
+            if deeper := first_difference(old, new, f"{path}{name}."):
                 return deeper
         elif old != new:
             return f"{path}{name}: {_shown(old)} there, {_shown(new)} asked"

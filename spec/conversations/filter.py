@@ -1,0 +1,176 @@
+"""The filter step: one shard of a dataset's rows, answered by the target, into the run's `answers/`.
+
+wait for the server -> record the run -> take up what is finished -> answer the rest -> marker
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from spec.conversations.ids import RowIndex, Shard, content_hash
+from spec.conversations.lineage import read_run, record_run
+from spec.conversations.parts import Parts, open_parts
+from spec.conversations.progress import FilterProgress
+from spec.conversations.regenerate import Question, answer_all
+from spec.conversations.results import Results
+from spec.conversations.rows import conversation_in
+from spec.conversations.server import Server
+from spec.conversations.shards import MARKER, folder_of, folders_present
+from spec.conversations.sources import Source
+from spec.errors import BadInput, Stopped
+from spec.storage import Store
+from spec.storage.markers import Marker, digest_of, find_marker, write_marker
+
+STEP = "filter"
+_FLUSH_SECONDS = 5.0
+_REFUSALS = 20  # for each worker, before the first answer: more, and it is not the rows that are wrong
+
+
+async def filter_shard(
+    store: Store, source: Source, server: Server, shard: Shard, *, parallel: int, overwrite: bool = False
+) -> tuple[Marker, bool]:
+    """Answer the rows of `source` that belong to `shard`; gives the marker, and whether anything was to do.
+
+    Called again after any end, it goes on: no finished row is asked again. Raises `BadInput`, `PassingFault`, and
+    `Stopped` after SIGTERM or SIGINT; what was finished by then is kept. `overwrite` replaces answers that were made
+    with other settings, and keeps those that were made with these.
+    """
+    if found := _finished_before(store, source, server, shard):
+        return found, False
+    with _stopping_on_signals():
+        async with server:
+            target, version = await server.connect()
+            run = record_run(
+                store,
+                target=target,
+                dataset=source.lineage,
+                sampling=asdict(server.sampling),
+                server=version,
+                overwrite=overwrite,
+            )
+            _check_other_shards(store, shard, overwrite)
+            settings = {**run, "shard": str(shard)}
+            folder = store.at(folder_of(shard))
+            if found := find_marker(folder, MARKER, STEP, settings, {}, overwrite=overwrite):
+                return found, False
+            with open_parts(folder, digest_of(STEP, settings, {})) as parts:
+                return await _answer_shard(folder, parts, source, server, shard, settings, parallel), True
+
+
+def _finished_before(store: Store, source: Source, server: Server, shard: Shard) -> Marker | None:
+    """The marker of this very work, found without the server, which may be gone once all is answered."""
+    target = read_run(store).get("target", {})
+    if server.model not in (None, target.get("model")):
+        return None
+    settings = {"target": target, "dataset": source.lineage, "sampling": asdict(server.sampling), "shard": str(shard)}
+    try:
+        return find_marker(store.at(folder_of(shard)), MARKER, STEP, settings, {})
+    except BadInput:
+        return None  # of other settings: what to say of it is known once the server is
+
+
+async def _answer_shard(
+    folder: Store,
+    parts: Parts,
+    source: Source,
+    server: Server,
+    shard: Shard,
+    settings: dict[str, Any],
+    parallel: int,
+) -> Marker:
+    index = RowIndex()
+    results = Results(parts, doubt=_REFUSALS * parallel)
+    results.restore(index)
+    counts = results.counts
+    before, started = counts["rows"], time.monotonic()
+    total = None if source.total is None else round(source.total / shard.of)
+
+    with FilterProgress(total, rows_before=before) as progress:
+
+        async def show() -> None:
+            progress.update(counts["rows"], counts["completion_tokens"], server.in_flight, results.rejects)
+
+        try:
+            async with asyncio.TaskGroup() as beside:
+                others = [
+                    beside.create_task(server.watch()),
+                    beside.create_task(_every(1.0, show)),
+                    beside.create_task(_every(_FLUSH_SECONDS, lambda: asyncio.to_thread(parts.flush))),
+                ]
+                await answer_all(_questions(source, shard, index), server.chat, results, parallel=parallel)
+                for task in others:
+                    task.cancel()
+        except BaseExceptionGroup as group:
+            raise _first_of(group) from group
+        await show()
+
+    results.end()
+    seconds = time.monotonic() - started
+    marker = Marker(
+        step=STEP,
+        digest=digest_of(STEP, settings, {}),
+        settings=settings,
+        inputs={},
+        files=parts.files(),
+        counts=dict(counts),
+        facts={"seconds": round(seconds, 1), "rows_before": before},
+    )
+    return write_marker(folder, MARKER, marker)
+
+
+def _questions(source: Source, shard: Shard, index: RowIndex) -> Iterator[Question]:
+    """The shard's rows that are not finished."""
+    for row in source.rows():
+        conversation = conversation_in(row, source.column)
+        row_hash = content_hash(conversation)
+        if not shard.holds(row_hash):
+            continue
+        row_id = index.next_id(row_hash)
+        if not index.is_finished(row_id):
+            yield Question(row_id, conversation)
+
+
+def _check_other_shards(store: Store, shard: Shard, overwrite: bool) -> None:
+    """Shards of another number hold the same rows once more: one run has one number."""
+    others = {folder: other for folder, other in folders_present(store).items() if other.of != shard.of}
+    if others and not overwrite:
+        there = min(others.values())
+        raise BadInput(
+            f"{store.url}/answers holds shards of {there.of}, asked is one of {shard.of}: use --shard I/{there.of}, "
+            f"another --output, or --overwrite to replace them"
+        )
+    for folder in others:
+        for entry in store.list(folder):
+            store.delete(entry.key)
+
+
+async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        await action()
+
+
+@contextmanager
+def _stopping_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT cancel the current task, and come out as `Stopped`; a second one changes nothing."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    stops = iter([task.cancel])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: next(stops, lambda: None)())
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        raise Stopped("stopped; what is finished is kept: run the same command to go on") from error
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first

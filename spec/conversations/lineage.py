@@ -1,0 +1,51 @@
+"""`run.json`: which target answered which prompts, and how. Written once; the same for every shard of a run."""
+
+import json
+from importlib.metadata import version
+from typing import Any
+
+from spec.errors import BadInput
+from spec.storage import Store
+from spec.storage.markers import first_difference
+
+RUN = "run.json"
+_DECIDES = ("target", "dataset", "sampling")  # what a run is; `versions` only says what happened to make it
+
+
+def read_run(store: Store) -> dict[str, Any]:
+    """`{"target", "dataset", "sampling", "versions"}` of the run, or {} where nothing was filtered yet."""
+    try:
+        run = json.loads(store.read(RUN))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise BadInput(f"{store.url}/{RUN}: not JSON ({error}); restore it or take another --output") from error
+    if not isinstance(run, dict):
+        raise BadInput(f"{store.url}/{RUN}: not a JSON object; restore it or take another --output")
+    return run
+
+
+def record_run(
+    store: Store,
+    *,
+    target: dict[str, Any],
+    dataset: dict[str, Any],
+    sampling: dict[str, Any],
+    server: str | None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write `run.json`, or find it with the same target, dataset and sampling; gives these three.
+
+    Raises `BadInput` naming the first difference where the run is another one, unless `overwrite`.
+    """
+    asked = {"target": target, "dataset": dataset, "sampling": sampling}
+    there = read_run(store)
+    different = first_difference({name: there.get(name) for name in _DECIDES}, asked) if there else ""
+    if different and not overwrite:
+        raise BadInput(
+            f"{store.url} is another run: {different}; take another --output, or --overwrite to replace its answers"
+        )
+    if not there or different:
+        versions = {"sgl-spec": version("sgl-spec"), "datasets": version("datasets"), "server": server}
+        store.write(RUN, (json.dumps({**asked, "versions": versions}, indent=1) + "\n").encode())
+    return asked

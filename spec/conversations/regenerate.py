@@ -1,0 +1,102 @@
+"""The target's answers in place of the dataset's: turn by turn within a row, many rows at once.
+
+A reader thread, a queue that holds a few rows, and `parallel` workers that take one row each: as many requests are in
+flight as there are workers until the source ends, and memory does not grow with the source.
+"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from spec.conversations.results import Results
+from spec.conversations.rows import Message, Reject, Said, turns_to_answer
+from spec.conversations.server import Answer
+
+Chat = Callable[[list[Message]], Awaitable[Answer]]
+
+
+class Question(NamedTuple):
+    """A source row that is still to be answered."""
+
+    id: str
+    conversation: list[Said]
+
+
+async def answer_all(questions: Iterator[Question], chat: Chat, results: Results, *, parallel: int) -> None:
+    """Answer every question, `parallel` at a time, in whatever order they finish.
+
+    `questions` is read in a thread of its own. The first error of any part ends the whole (as an `ExceptionGroup`).
+    """
+    queue: asyncio.Queue[Question | None] = asyncio.Queue(parallel)
+
+    async def work() -> None:
+        while (question := await queue.get()) is not None:
+            results.add(await answer_row(question, chat))
+
+    async with asyncio.TaskGroup() as workers:
+        for _ in range(parallel):
+            workers.create_task(work())
+        await _read_into(queue, questions)
+        for _ in range(parallel):
+            await queue.put(None)
+
+
+async def answer_row(question: Question, chat: Chat) -> dict[str, Any]:
+    """The row's one line: `{"id", "messages", "turns"}` or `{"id", "reject", "detail"}`.
+
+    Each turn's history holds the answers that `chat` gave to the turns before. A row with any turn unanswered is
+    rejected as a whole.
+    """
+    messages: list[Message] = []
+    turns: list[dict[str, Any]] = []
+    try:
+        for turn in turns_to_answer(question.conversation):
+            messages += turn
+            answer = await chat(messages)
+            _check(answer)
+            messages.append(answer.message)
+            turns.append(
+                {
+                    "prompt_tokens": answer.prompt_tokens,
+                    "completion_tokens": answer.completion_tokens,
+                    "finish_reason": answer.finish_reason,
+                }
+            )
+    except Reject as reject:
+        detail = f"answer {len(turns) + 1}: {reject.detail}" if turns else reject.detail
+        return {"id": question.id, "reject": reject.bucket, "detail": detail}
+    return {"id": question.id, "messages": messages, "turns": turns}
+
+
+def _check(answer: Answer) -> None:
+    if answer.finish_reason == "length":
+        raise Reject("truncated", f"cut off after {answer.completion_tokens} tokens")
+    if answer.finish_reason != "stop":
+        raise Reject("refused_by_server", f"finish_reason {answer.finish_reason}")
+    if not answer.message["content"].strip():
+        raise Reject("empty", f"{answer.completion_tokens} tokens and no text")
+
+
+async def _read_into(queue: asyncio.Queue[Question | None], questions: Iterator[Question]) -> None:
+    """Drain `questions` into `queue` from a daemon thread: a read that hangs must not keep the process from ending."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def finish(error: BaseException | None) -> None:
+        if not done.done():
+            done.set_exception(error) if error else done.set_result(None)
+
+    def read() -> None:
+        failure: BaseException | None = None
+        try:
+            for question in questions:
+                asyncio.run_coroutine_threadsafe(queue.put(question), loop).result()
+        except BaseException as error:  # the other thread's business, whatever it is
+            failure = error
+        with suppress(RuntimeError):  # the loop is closed: nobody wants to know
+            loop.call_soon_threadsafe(finish, failure)
+
+    threading.Thread(target=read, name="reader", daemon=True).start()
+    await done

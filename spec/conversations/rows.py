@@ -1,0 +1,122 @@
+"""A dataset's row as a conversation to answer: what was said by whom, and where an answer is due.
+
+Three kinds of column are known: lists of `role`/`content` messages, lists of `from`/`value` messages (ShareGPT,
+Magpie), and bare prompts. The dataset's own answers count for a row's id and are used for nothing else.
+"""
+
+from typing import Any, NamedTuple
+
+from spec.errors import BadInput
+
+Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
+Row = dict[str, Any]
+
+_CONVERSATIONS = ("messages", "conversations", "conversation")
+_PROMPTS = ("prompt", "instruction", "question", "query", "text")
+_ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+}
+_TOOLS = {"tool", "tools", "function", "function_call", "function_response", "observation", "ipython", "tool_calls"}
+
+
+class Reject(Exception):
+    """Why a row can have no answer: a bucket's name, which is counted, and a detail for people."""
+
+    def __init__(self, bucket: str, detail: str = ""):
+        super().__init__(f"{bucket}: {detail}")
+        self.bucket = bucket
+        self.detail = detail[:500]
+
+
+class Said(NamedTuple):
+    """One message as the dataset gives it; `content` is a string in all rows that can be answered."""
+
+    role: Any
+    content: Any
+
+
+def choose_column(row: Row, wanted: str | None = None) -> str:
+    """The column to read, judged by a first row. Raises `BadInput` that lists the columns where none is known."""
+    seen = ", ".join(sorted(row)) or "none"
+    if wanted is not None:
+        if wanted not in row:
+            raise BadInput(f"the dataset has no column {wanted!r}; its columns: {seen}")
+        return wanted
+    for name in (*_CONVERSATIONS, *_PROMPTS):
+        if name in row:
+            return name
+    raise BadInput(
+        f"no column that is known to hold prompts; the dataset's columns: {seen}; wanted: messages (role/content), "
+        f"conversations (from/value) or one of {', '.join(_PROMPTS)}; or name the column of prompts with --column"
+    )
+
+
+def conversation_in(row: Row, column: str) -> list[Said]:
+    """What is said in a row, whatever it is; [] where the column is empty."""
+    value = row.get(column)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        context = row.get("input") if column == "instruction" else None  # Alpaca: what the instruction is about
+        return [Said("user", f"{value}\n\n{context}" if context else value)]
+    return [_said(message) for message in value]
+
+
+def turns_to_answer(conversation: list[Said]) -> list[list[Message]]:
+    """The messages to send before each answer: [[system, user], [user], ...].
+
+    An answer is due wherever the dataset has one, and after a last user message. What an assistant says before the
+    first user (some ShareGPT rows begin in the middle) is left out. Raises `Reject`.
+    """
+    turns: list[list[Message]] = []
+    waiting: list[Message] = []
+    for said in conversation:
+        role = _role(said)
+        if role == "system" and said.content == "":
+            continue  # how ShareGPT says that there is none; sent, it would silence the template's default
+        if role != "assistant":
+            waiting.append({"role": role, "content": _text(said)})
+        elif _has_user(waiting):
+            turns.append(waiting)
+            waiting = []
+    if _has_user(waiting):
+        turns.append(waiting)
+    if not turns:
+        raise Reject("no_prompt", "no user turn")
+    return turns
+
+
+def _said(message: Any) -> Said:
+    if not isinstance(message, dict):
+        return Said(None, message)
+    role = message.get("role") or message.get("from")
+    content = message.get("content") if message.get("content") is not None else message.get("value")
+    return Said("tool_calls", content) if message.get("tool_calls") else Said(role, content)
+
+
+def _role(said: Said) -> str:
+    if said.role in _TOOLS:
+        raise Reject("tool_use", f"a {said.role} turn: what a tool said to the dataset's calls does not fit new ones")
+    if said.role not in _ROLES:
+        raise Reject("unknown_role", f"{said.role!r}")
+    return _ROLES[said.role]
+
+
+def _text(said: Said) -> str:
+    if not isinstance(said.content, str):
+        raise Reject("not_text", f"a {said.role} turn holds {type(said.content).__name__}")
+    if said.role != "system" and not said.content.strip():
+        raise Reject("no_prompt", f"a {said.role} turn is blank")
+    return said.content
+
+
+def _has_user(messages: list[Message]) -> bool:
+    return any(message["role"] == "user" for message in messages)

@@ -1,0 +1,328 @@
+"""The target behind its OpenAI-compatible server: one chat completion at a time, until it is answered or refused.
+
+What SGLang 0.5.23 does, and what is made of it here:
+- it answers under any `model` name, so the name is compared with `/v1/models`, also after each lost connection;
+- a prompt that does not fit is 400, "The input (N tokens) is longer than the model's context length" or "Requested
+  token count exceeds the model's maximum context length" (prompt and `max_tokens` together);
+- a prompt that its chat template refuses is 400 too; a full queue is 503; an aborted request is 200 with
+  `finish_reason` "abort", and no answer;
+- `usage` has `prompt_tokens` and `completion_tokens` (the end-of-turn token included).
+"""
+
+import asyncio
+import itertools
+import json
+import random
+import socket
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, NoReturn
+
+import aiohttp
+from yarl import URL
+
+from spec.conversations.rows import Message, Reject
+from spec.errors import BadInput, PassingFault
+
+_FOR_GOOD = {
+    401: "it wants a key: set SGL_SPEC_API_KEY",
+    403: "it forbids this: check SGL_SPEC_API_KEY and what stands between",
+    404: "no such path or model: check --base-url and --model",
+    405: "not a chat server: check --base-url",
+}
+_TOO_LONG = ("context length", "maximum allowed length", "too long")
+_PASSING = {408, 409, 425, 429}
+_LONGEST_PAUSE = 30.0  # seconds between two tries of a row
+_TRIES = 4  # of a row that the server fails on, before asking whether it fails on others too
+_SILENCE = 15.0  # seconds without any answer before asking whether the server is alive
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the target answers; recorded in `run.json`. At temperature 0 it is its greedy answer.
+
+    `seed` decides the samples only where the server runs with `--enable-deterministic-inference`.
+    """
+
+    temperature: float = 0.0
+    max_tokens: int = 2048
+    seed: int | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    message: Message  # with "reasoning_content" where the server separates it
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class _Fault(Exception):
+    """No answer this time; another try may get one."""
+
+    def __init__(self, what: str, *, after: float = 0.0, maybe_the_row: bool = False):
+        super().__init__(what)
+        self.after = after  # seconds that the server asks to be left alone
+        self.maybe_the_row = maybe_the_row  # the server lives, and fails on what was asked
+
+
+class Server:
+    """Use as `async with Server(...) as server: await server.connect()`.
+
+    Any method raises `PassingFault` once nothing was answered for `patience` seconds, and `BadInput` for what no retry
+    mends (wrong URL, wrong model, no permission).
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        sampling: Sampling,
+        *,
+        model: str | None = None,
+        patience: float = 300.0,
+        request_timeout: float = 1800.0,
+        api_key: str | None = None,
+    ):
+        self.url = base_url.rstrip("/").removesuffix("/v1")
+        if not _is_url(self.url):
+            raise BadInput(f"--base-url {base_url}: not a URL; it reads like http://127.0.0.1:30000")
+        self.sampling = sampling
+        self.model = model  # None until `connect` has asked
+        self.in_flight = 0
+        self._patience = patience
+        self._request_timeout = request_timeout
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._answered_at = time.monotonic()
+        self._failing_since: float | None = None
+        self._proven = False  # it has answered once: what looks wrong for good is more likely a fault on the way
+
+    async def __aenter__(self) -> "Server":
+        connector = aiohttp.TCPConnector(limit=0, socket_factory=_watched_socket)
+        self._session = aiohttp.ClientSession(connector=connector, headers=self._headers)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def connect(self) -> tuple[dict[str, Any], str | None]:
+        """Wait for the server; gives the target it serves, `{"model", "revision"}`, and its name and version."""
+        for attempt in itertools.count():
+            try:
+                context = await self._check_model()
+                break
+            except _Fault as fault:
+                await self._pause(fault, attempt)
+        if context is not None and self.sampling.max_tokens >= context:
+            raise BadInput(
+                f"--max-tokens {self.sampling.max_tokens} leaves no room for a prompt: {self.url} serves {self.model} "
+                f"with a context of {context} tokens; lower --max-tokens, or serve with a longer context"
+            )
+        self._failing_since = None
+        info = await self._server_info()
+        version = info.get("version")
+        target = {"model": self.model, "revision": info.get("revision")}
+        return target, f"sglang {version}" if version else None
+
+    async def chat(self, messages: list[Message]) -> Answer:
+        """The target's answer to `messages`. Raises `Reject` where the server has none for them."""
+        own_faults = 0
+        for attempt in itertools.count():
+            try:
+                if attempt:
+                    await self._check_model()  # who answers now need not be who answered before
+                answer = await self._complete(messages, self.sampling.max_tokens)
+            except _Fault as fault:
+                own_faults += fault.maybe_the_row
+                if own_faults >= _TRIES and await self._answers_others():
+                    raise Reject("server_error", str(fault)) from fault
+                await self._pause(fault, attempt)
+            except Reject:
+                self._alive()
+                raise
+            else:
+                self._alive()
+                return answer
+        raise AssertionError("unreachable")
+
+    async def watch(self) -> NoReturn:
+        """Tell a server that is slow from one that hangs: it never returns, and raises `PassingFault` for the latter.
+
+        Without it, requests to a server that has stopped would wait for `request_timeout` each.
+        """
+        alive_at = time.monotonic()
+        pause = min(_SILENCE, self._patience / 4)
+        while True:
+            await asyncio.sleep(pause)
+            if time.monotonic() - self._answered_at < pause or await self._healthy():
+                alive_at = time.monotonic()
+            elif time.monotonic() - alive_at > self._patience:
+                self._give_up("it answers neither requests nor /health")
+
+    async def _complete(self, messages: list[Message], max_tokens: int) -> Answer:
+        sampling = self.sampling
+        wanted: dict[str, Any] = {
+            "model": self.model,
+            "messages": messages,
+            "temperature": sampling.temperature,
+            "max_tokens": max_tokens,
+        }
+        if sampling.seed is not None:
+            wanted["seed"] = sampling.seed
+        if sampling.chat_template_kwargs is not None:
+            wanted["chat_template_kwargs"] = sampling.chat_template_kwargs
+        self.in_flight += 1
+        try:
+            status, headers, body = await self._send("POST", "/v1/chat/completions", wanted)
+        finally:
+            self.in_flight -= 1
+        if status != 200:
+            self._refuse(status, headers, body)
+        return _read_answer(body)
+
+    def _refuse(self, status: int, headers: Any, body: bytes) -> NoReturn:
+        said = _message_in(body)
+        if status in _FOR_GOOD and not self._proven:
+            raise BadInput(f"{self.url} answers {status} ({said}): {_FOR_GOOD[status]}")
+        if status in _PASSING or status in _FOR_GOOD or status >= 500:
+            raise _Fault(f"{status} ({said})", after=_retry_after(headers), maybe_the_row=status == 500)
+        if status == 413 or any(words in said.lower() for words in _TOO_LONG):
+            raise Reject("too_long", said)
+        raise Reject("refused_by_server", f"{status}: {said}")
+
+    async def _check_model(self) -> int | None:
+        """Compare the served model with ours, or take it as ours; gives its context length where the server says."""
+        status, headers, body = await self._send("GET", "/v1/models", None, timeout=30)
+        if status != 200:
+            try:
+                self._refuse(status, headers, body)
+            except Reject as refused:
+                raise BadInput(f"{self.url}/v1/models: {refused}; is it a chat server?") from refused
+        try:
+            served = {card["id"]: card.get("max_model_len") for card in json.loads(body)["data"]}
+            first = next(iter(served))
+        except (ValueError, LookupError, TypeError, AttributeError, StopIteration) as error:
+            raise BadInput(f"{self.url}/v1/models names no model; is it a chat server? check --base-url") from error
+        if self.model is None:
+            self.model = first
+        if self.model not in served:
+            raise BadInput(
+                f"{self.url} serves {', '.join(served)}, not {self.model}; serve that one, or name what is served"
+            )
+        return served[self.model]
+
+    async def _server_info(self) -> dict[str, Any]:
+        """SGLang's own settings; {} from other servers."""
+        try:
+            status, _, body = await self._send("GET", "/server_info", None, timeout=30)
+            info = json.loads(body) if status == 200 else {}
+        except (_Fault, ValueError):
+            return {}
+        return info if isinstance(info, dict) else {}
+
+    async def _answers_others(self) -> bool:
+        """Whether the server answers the plainest request, so that a failure is the row's own."""
+        try:
+            await self._complete([{"role": "user", "content": "Hi"}], 1)
+        except (_Fault, Reject):
+            return False
+        return True
+
+    async def _healthy(self) -> bool:
+        try:
+            status, _, _ = await self._send("GET", "/health", None, timeout=25)  # SGLang takes up to 20 s
+        except _Fault:
+            return False
+        return status in (200, 404)  # 404: it answers, and has no such path
+
+    async def _send(self, method: str, path: str, body: Any, timeout: float | None = None) -> tuple[int, Any, bytes]:
+        seconds = timeout or self._request_timeout
+        limit = aiohttp.ClientTimeout(total=seconds, sock_connect=10)
+        try:
+            async with self._session.request(method, self.url + path, json=body, timeout=limit) as response:
+                return response.status, response.headers, await response.read()
+        except TimeoutError as error:
+            raise _Fault(f"no answer within {seconds:.0f} s", maybe_the_row=True) from error
+        except aiohttp.ClientSSLError as error:
+            raise BadInput(f"{self.url}: no trusted TLS connection: {error}; check --base-url") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise _Fault(f"{type(error).__name__}: {error}") from error
+
+    async def _pause(self, fault: _Fault, attempt: int) -> None:
+        """Wait before another try, longer each time and never all at once; give up when patience is over."""
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        if now - self._failing_since > self._patience:
+            self._give_up(str(fault))
+        longest = min(_LONGEST_PAUSE, 0.5 * 2 ** min(attempt, 10), self._patience / 4)
+        await asyncio.sleep(min(fault.after, self._patience) + longest * random.uniform(0.5, 1.0))
+
+    def _alive(self) -> None:
+        self._answered_at = time.monotonic()
+        self._failing_since = None
+        self._proven = True
+
+    def _give_up(self, last: str) -> NoReturn:
+        raise PassingFault(
+            f"{self.url} gave no answer for {self._patience:.0f} s (last: {last}); what is finished is kept: "
+            f"run this again once the server is back"
+        )
+
+
+def _is_url(text: str) -> bool:
+    try:
+        url = URL(text)
+    except ValueError:
+        return False
+    return url.scheme in ("http", "https") and bool(url.host)
+
+
+def _read_answer(body: bytes) -> Answer:
+    try:
+        reply = json.loads(body)
+        choice, usage = reply["choices"][0], reply["usage"]
+        said = choice["message"]
+        message = {"role": "assistant", "content": said["content"] or ""}
+        if said.get("reasoning_content"):
+            message["reasoning_content"] = said["reasoning_content"]
+        answer = Answer(message, choice["finish_reason"], usage["prompt_tokens"], usage["completion_tokens"])
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _Fault(f"200 without a chat completion: {body[:200]!r}", maybe_the_row=True) from error
+    if answer.finish_reason == "abort":
+        raise _Fault("the server aborted the request")
+    return answer
+
+
+def _message_in(body: bytes) -> str:
+    """What an error's body says, in SGLang's form or OpenAI's."""
+    try:
+        told = json.loads(body)
+        told = told.get("error", told)
+        text = told if isinstance(told, str) else told["message"]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        text = body.decode(errors="replace")
+    return " ".join(str(text).split())[:300] or "no word"
+
+
+def _retry_after(headers: Any) -> float:
+    """Seconds that a Retry-After header asks for, as a number or a date; 0 where there is none."""
+    asked = headers.get("Retry-After", "")
+    try:
+        seconds = float(asked) if asked.strip().isdecimal() else parsedate_to_datetime(asked).timestamp() - time.time()
+    except (ValueError, TypeError):
+        return 0.0
+    return max(seconds, 0.0)
+
+
+def _watched_socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket that notices within about a minute that the other machine is gone, instead of two hours."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, option):  # macOS names the first one otherwise
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    made.setblocking(False)
+    return made

@@ -1,0 +1,104 @@
+"""The finished shards of a run's answers, as every later step reads them.
+
+    RUN/answers/shard-00003-of-00016/part-*.jsonl, shard.json
+
+A line is an answer, `{"id", "messages", "turns"}`, or a reject, `{"id", "reject", "detail"}`: one for each source row.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from spec.conversations.ids import Shard
+from spec.errors import BadInput
+from spec.storage import Store
+from spec.storage.markers import Marker, fetch, read_marker
+
+MARKER = "shard.json"
+_TOTALS = ("rows", "answers", "prompt_tokens", "completion_tokens")
+
+
+def folder_of(shard: Shard) -> str:
+    return f"answers/shard-{shard.number:05}-of-{shard.of:05}"
+
+
+def folders_present(store: Store) -> dict[str, Shard]:
+    """Every shard folder of the run that holds anything, finished or not."""
+    found = {}
+    for entry in store.list("answers"):
+        folder = "/".join(entry.key.split("/")[:2])
+        number, _, of = folder.removeprefix("answers/shard-").partition("-of-")
+        if number.isdecimal() and of.isdecimal():
+            found[folder] = Shard(int(number), int(of))
+    return found
+
+
+def find_shards(store: Store) -> dict[Shard, Marker]:
+    """The markers of all N of the run's N shards, by shard.
+
+    Raises `BadInput` where there are none, some are missing, or they were not made with the same settings.
+    """
+    present = folders_present(store)
+    markers = {shard: read_marker(store, f"{folder}/{MARKER}") for folder, shard in sorted(present.items())}
+    finished = {shard: marker for shard, marker in markers.items() if marker is not None}
+    counts = {shard.of for shard in present.values()}
+    if len(counts) > 1:
+        ways = " and ".join(str(count) for count in sorted(counts))
+        raise BadInput(f"{store.url}/answers: shards of {ways}: one run has one number; delete the wrong ones")
+    missing = [str(Shard(number, of)) for of in counts for number in range(of) if Shard(number, of) not in finished]
+    if missing or not finished:
+        which = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "") if missing else "all"
+        raise BadInput(
+            f"{store.url}/answers: not finished (shards missing: {which}); run tools/filter_data.py with --shard I/N"
+        )
+    settings = {shard: {**marker.settings, "shard": None} for shard, marker in finished.items()}
+    first = next(iter(settings))
+    for shard, its in settings.items():
+        if its != settings[first]:
+            raise BadInput(
+                f"{store.url}/answers: shards {first} and {shard} were made with different settings; "
+                f"run tools/filter_data.py --overwrite for the one that differs from run.json"
+            )
+    return finished
+
+
+def read_answers(store: Store) -> Iterator[dict[str, Any]]:
+    """Every answer row of the run (no rejects), shard by shard and in the order of ids within each.
+
+    The order is that of content, whatever order the server finished in. Each part is checked against its SHA-256.
+    Takes about 200 bytes of memory for each row of one shard. Raises `BadInput` as `find_shards` does.
+    """
+    for shard, marker in find_shards(store).items():
+        with tempfile.TemporaryDirectory(prefix="answers-") as scratch:
+            parts = fetch(store.at(folder_of(shard)), marker, Path(scratch))
+            places = sorted(place for part in marker.files for place in _answers_in(parts, part))
+            before = ""
+            for row_id, part, offset in places:
+                if row_id == before:
+                    continue  # two workers of one shard, each believing the other dead, both finished it
+                before = row_id
+                with open(parts / part, "rb") as file:
+                    file.seek(offset)
+                    yield json.loads(file.readline())
+
+
+def read_counts(store: Store) -> dict[str, int]:
+    """`rows`, `answers`, `prompt_tokens`, `completion_tokens` and one count per reject bucket, over all shards."""
+    total = dict.fromkeys(_TOTALS, 0)
+    for marker in find_shards(store).values():
+        for name, count in marker.counts.items():
+            total[name] = total.get(name, 0) + count
+    return total
+
+
+def _answers_in(folder: Path, part: str) -> Iterator[tuple[str, str, int]]:
+    """(id, part, byte offset) of each answer in a part."""
+    offset = 0
+    with open(folder / part, "rb") as file:
+        for line in file:
+            row = json.loads(line)
+            if "reject" not in row:
+                yield row["id"], part, offset
+            offset += len(line)

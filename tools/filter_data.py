@@ -1,0 +1,113 @@
+"""Regenerate a dataset's answers with the target itself, through its server.
+
+    python3 tools/filter_data.py --dataset-name HuggingFaceH4/ultrachat_200k --dataset-split train_sft --parallel 128
+
+Run the same command again after any end: it goes on where it stopped, and ends at once when all is done.
+"""
+
+import asyncio
+import json
+import os
+import re
+import signal
+from typing import Annotated, Any
+
+from typer import Option
+
+from spec import cli
+from spec.conversations.filter import filter_shard
+from spec.conversations.ids import Shard
+from spec.conversations.lineage import read_run
+from spec.conversations.server import Sampling, Server
+from spec.conversations.sources import open_source
+from spec.errors import BadInput, Stopped
+from spec.storage import open_store
+
+
+def main(
+    dataset_name: Annotated[
+        str, Option(help="A dataset of the hub, or a local .jsonl, .json, .parquet, .arrow or save_to_disk folder.")
+    ],
+    dataset_split: Annotated[str, Option(help="The dataset's split.")] = "train",
+    dataset_config: Annotated[str | None, Option(help="The dataset's configuration, where it has several.")] = None,
+    dataset_revision: Annotated[
+        str | None, Option(help="A commit or branch of the hub. Default: the newest when the run is begun.")
+    ] = None,
+    column: Annotated[
+        str | None, Option(help="The column to read. Default: messages, conversations, prompt, ...")
+    ] = None,
+    limit: Annotated[int | None, Option(help="Only the first rows of the source (counted before sharding).")] = None,
+    output: Annotated[
+        str | None, Option(help="The run: a directory or s3://BUCKET/PREFIX. Default: runs/ and the dataset's name.")
+    ] = None,
+    shard: Annotated[str, Option(help="I/N: the rows of part I, counted from 0, of N.")] = "0/1",
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace answers made with other settings.")] = False,
+    base_url: Annotated[str, Option(help="The server. A key for it is read from SGL_SPEC_API_KEY.")] = (
+        "http://127.0.0.1:30000"
+    ),
+    model: Annotated[str | None, Option(help="The model that must be served. Default: what the server names.")] = None,
+    parallel: Annotated[int, Option(min=1, help="Requests kept in flight.")] = 128,
+    temperature: Annotated[float, Option(min=0.0, help="0 for the target's greedy answers.")] = 0.0,
+    max_tokens: Annotated[
+        int, Option(min=1, help="Of one answer; a longer one is cut off, and the row rejected.")
+    ] = 2048,
+    seed: Annotated[
+        int | None, Option(help="For temperatures above 0; the server needs --enable-deterministic-inference.")
+    ] = None,
+    chat_template_kwargs: Annotated[
+        str | None, Option(help="""JSON for the target's chat template, for example '{"enable_thinking": false}'.""")
+    ] = None,
+    patience: Annotated[float, Option(min=1, help="Seconds without any answer after which this ends with 75.")] = 300.0,
+    request_timeout: Annotated[float, Option(min=1, help="Seconds that one answer may take.")] = 1800.0,
+) -> None:
+    """Regenerate a dataset's answers with the target itself, through its server."""
+    signal.signal(signal.SIGTERM, _stop)
+    store = open_store(output or f"runs/{_slug(dataset_name)}")
+    begun = read_run(store).get("dataset", {})
+    if dataset_revision is None and begun.get("name") == dataset_name:
+        dataset_revision = begun.get("revision")  # the commit that this run was begun with
+    source = open_source(
+        dataset_name,
+        split=dataset_split,
+        config=dataset_config,
+        revision=dataset_revision,
+        column=column,
+        limit=limit,
+    )
+    server = Server(
+        base_url,
+        Sampling(temperature, max_tokens, seed, _template_kwargs(chat_template_kwargs)),
+        model=model,
+        patience=patience,
+        request_timeout=request_timeout,
+        api_key=os.environ.get("SGL_SPEC_API_KEY"),
+    )
+    part = Shard.parse(shard)
+    marker, worked = asyncio.run(filter_shard(store, source, server, part, parallel=parallel, overwrite=overwrite))
+    counts = ", ".join(f"{name} {count}" for name, count in marker.counts.items())
+    print(f"{store.url}: shard {shard} {'done' if worked else 'already done'}: {counts}")
+
+
+def _template_kwargs(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        kwargs = json.loads(text)
+    except ValueError as error:
+        raise BadInput(f"--chat-template-kwargs {text}: not JSON ({error})") from error
+    if not isinstance(kwargs, dict):
+        raise BadInput(f"--chat-template-kwargs {text}: a JSON object is wanted")
+    return kwargs
+
+
+def _slug(dataset_name: str) -> str:
+    last = dataset_name.rstrip("/").split("/")[-1]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", re.sub(r"\.(jsonl?|parquet|arrow)$", "", last)) or "run"
+
+
+def _stop(*_: object) -> None:
+    raise Stopped("stopped before anything was asked: run the same command again")
+
+
+if __name__ == "__main__":
+    cli.run(main)
