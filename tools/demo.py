@@ -1,0 +1,158 @@
+"""The whole thread on one machine: real prompts and a real model in, a proven and published draft out.
+
+Every step is a command of the README, printed before it runs. Started again, each finds its marker and is done.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import boto3
+import requests
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from spec import cli, serving
+from spec.errors import PassingFault, SpecError
+from spec.storage import open_store
+from spec.storage.markers import Marker, read_marker
+
+ROOT = Path(__file__).parents[1]
+BUCKET = "drafts"
+NAME = "smollm2-135m-instruct-eagle3"
+console = Console()
+
+
+def main(
+    run: Annotated[Path, typer.Option(help="The run directory")] = Path("runs/demo"),
+    rows: Annotated[int, typer.Option(help="Prompts to regenerate answers for")] = 749,
+    answer_tokens: Annotated[int, typer.Option(help="Tokens an answer may have")] = 64,
+    processes: Annotated[int, typer.Option(help="Trainer processes")] = 2,
+    min_accept_length: Annotated[float, typer.Option(help="The gate: a draft below it is not published")] = 1.6,
+) -> None:
+    """Filter, prepare, train, extract, evaluate and publish an EAGLE-3 draft of SmolLM2-135M-Instruct."""
+    os.chdir(ROOT)
+    started = time.monotonic()
+    inputs = run.parent / "demo-inputs"
+    model = inputs / "model"
+    logs = run / "logs"
+    step("inputs", "tools/demo_inputs.py", inputs)
+    evaluate = ["tools/evaluate_draft.py", run, "--target", model, "--min-accept-length", min_accept_length]
+
+    with served_unless((run / "report/baseline.json").exists(), model, None, logs / "server-target.log") as url:
+        step(
+            "filter",
+            *["tools/filter_data.py", "--dataset-name", inputs / "prompts.jsonl", "--output", run, "--base-url", url],
+            *["--model", model, "--limit", rows, "--parallel", 64, "--max-tokens", answer_tokens, "--keep-truncated"],
+        )
+        step("prepare", "tools/prepare_data.py", run, "--tokenizer", model, "--draft-vocab-size", 4096)
+        step("baseline", *evaluate, "--baseline-url", url)
+
+    recipe = ["spec/eagle_full_finetune_distributed.py", "--config", "spec/configs/smollm2/135M_eagle.yaml"]
+    step("train", "tune", "run", "--nproc_per_node", processes, *recipe, f"run_dir={run}", f"target={model}")
+    step("extract", "tools/extract_draft_model.py", "--checkpoint_dir", run / "checkpoints", "--target", model)
+    step("offline", *evaluate, "--offline")
+    with served_unless((run / "report/report.json").exists(), model, run / "draft", logs / "server-draft.log") as url:
+        step("evaluate", *evaluate, "--base-url", url)
+
+    with s3_endpoint(logs / "s3.log"):
+        published = f"s3://{BUCKET}/{NAME}"
+        step("publish", "tools/publish_draft.py", run, published)
+        step("publish", "tools/publish_draft.py", run, run / "published")
+        step("fetch", "tools/fetch_draft.py", published, run / "fetched")
+    summary(run, time.monotonic() - started)
+
+
+def step(name: str, *command: object) -> None:
+    """Run one command of the README, shown first; its failure ends the demo with its own exit code."""
+    words = [str(word) for word in command]
+    console.rule(f"[bold]{name}", align="left")
+    script = words[0].endswith(".py")
+    console.print("$ " + shlex.join(["python3", *words] if script else words), style="cyan", highlight=False)
+    begun = time.monotonic()
+    code = subprocess.run([sys.executable, *words] if script else words, check=False).returncode
+    if code:
+        cli.fail(f"the demo's step {name} ended with {code}; `make demo` again goes on from here", code)
+    console.print(f"{name}: {time.monotonic() - begun:.0f} s", style="dim")
+
+
+def served_unless(done: bool, model: Path, draft: Path | None, log: Path):
+    """The CPU server where there is work for it; else a context that names the default URL, which nobody will ask."""
+    if done:
+        return nullcontext("http://127.0.0.1:30000")
+    console.rule(f"[bold]serve {'target and draft' if draft else 'the target'}", align="left")
+    console.print(f"starting SGLang on CPU; its log is {log}", style="dim")
+    environment = {"MAX_RUNNING_REQUESTS": "64", "OMP_NUM_THREADS": str(os.cpu_count() or 1)}
+    return serving.sglang_on_cpu(model, draft, port=serving.free_port(30000), log=log, environment=environment)
+
+
+@contextmanager
+def s3_endpoint(log: Path) -> Iterator[None]:
+    """moto's S3 server on loopback, for as long as the block; the environment's S3 settings point to it."""
+    port = serving.free_port()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=output, stderr=output
+        )
+    os.environ.update(
+        AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}",
+        AWS_ACCESS_KEY_ID="demo",
+        AWS_SECRET_ACCESS_KEY="demo",
+        AWS_REGION="us-east-1",
+    )
+    try:
+        for _ in range(300):
+            if server.poll() is not None:
+                raise PassingFault(f"moto's S3 server ended with {server.returncode}: see {log}")
+            try:
+                requests.get(os.environ["AWS_ENDPOINT_URL"], timeout=5)
+                break
+            except requests.ConnectionError:
+                time.sleep(0.2)
+        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        yield
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def summary(run: Path, seconds: float) -> None:
+    """The figures worth a look, read from the markers."""
+    store = open_store(run)
+    answers = _marker(store, "answers/shard-00000-of-00001/shard.json")
+    samples = _marker(store, "samples/samples.json")
+    report = _marker(store, "report/report.json").facts
+    table = Table(title="The demo in figures", show_header=False)
+    for name, value in (
+        ("rows answered", f"{answers.counts['answers']:,}"),
+        ("tokens regenerated", f"{answers.counts['completion_tokens']:,}"),
+        ("rows trained on", f"{samples.counts.get('train', 0):,}"),
+        ("accept length, untrained draft", f"{report['offline']['untrained_accept_length']:.2f}"),
+        ("accept length, offline", f"{report['offline']['accept_length']:.2f}"),
+        ("accept length, SGLang", f"{report['speculative']['accept_length']:.2f}"),
+        ("tokens/s without the draft", f"{report['baseline']['tokens_per_s']:.0f}"),
+        ("tokens/s with the draft", f"{report['speculative']['tokens_per_s']:.0f}"),
+        ("report", str(run / "report/report.html")),
+        ("this took", f"{seconds / 60:.1f} minutes"),
+    ):
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _marker(store, key: str) -> Marker:
+    found = read_marker(store, key)
+    if found is None:
+        raise SpecError(f"{store.url}/{key} is missing after a run that ended well")
+    return found
+
+
+if __name__ == "__main__":
+    cli.run(main)

