@@ -24,7 +24,7 @@ def run_tool(body: str, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("kind", [BadInput, BelowBar, PassingFault, Stopped])
 def test_an_expected_error_is_one_line_and_its_code(kind: type):
-    done = run_tool(f"raise errors.{kind.__name__}('what\\\\nwhere')")
+    done = run_tool(f"raise errors.{kind.__name__}('what\\nwhere')")
     assert (done.returncode, done.stderr) == (kind.exit_code, "error: what where\n")
 
 
