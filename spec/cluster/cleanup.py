@@ -1,0 +1,54 @@
+"""Ending what a workflow started besides its own pods: its servers and its training jobs.
+
+Used between the steps (to free the servers' GPUs for training), at the end of a workflow, and by a CronJob for
+workflows that ended without their exit handler (`argo terminate`, a deleted controller). Owner references do the rest
+when the Workflow itself is deleted.
+"""
+
+import time
+
+from spec.cluster.api import WORKFLOW_LABEL, Cluster
+from spec.errors import PassingFault
+
+_OVER = {"Succeeded", "Failed", "Error"}
+
+
+def end(cluster: Cluster, workflow: str, kinds: tuple[str, ...], *, patience: float, poll: float = 2.0) -> list[str]:
+    """Delete what `workflow` made of these kinds and wait until their pods are gone; returns their names.
+
+    Raises `PassingFault` if something is still there after `patience` seconds.
+    """
+    selector = f"{WORKFLOW_LABEL}={workflow}"
+    ended: set[str] = set()
+    deadline = time.monotonic() + patience
+    while True:
+        left = [(kind, item["metadata"]) for kind in kinds for item in cluster.list(kind, selector)]
+        if not left:
+            return sorted(ended)
+        for kind, metadata in left:
+            ended.add(f"{kind}/{metadata['name']}")
+            if "deletionTimestamp" not in metadata:
+                cluster.delete(kind, metadata["name"])
+        if time.monotonic() >= deadline:
+            names = ", ".join(f"{kind}/{metadata['name']}" for kind, metadata in left)
+            raise PassingFault(f"{names}: still there {patience:.0f} s after being deleted; look at their pods' events")
+        time.sleep(poll)
+
+
+def sweep(cluster: Cluster) -> list[str]:
+    """Delete what workflows that are over, or gone, have left; returns its names. Does not wait."""
+    swept = []
+    for kind in ("deployment", "pytorchjob"):
+        for item in cluster.list(kind, WORKFLOW_LABEL):
+            metadata = item["metadata"]
+            if "deletionTimestamp" not in metadata and _is_over(cluster, metadata["labels"][WORKFLOW_LABEL]):
+                cluster.delete(kind, metadata["name"])
+                swept.append(f"{kind}/{metadata['name']}")
+    return swept
+
+
+def _is_over(cluster: Cluster, workflow: str) -> bool:
+    try:
+        return (cluster.get("workflow", workflow).get("status") or {}).get("phase") in _OVER
+    except FileNotFoundError:
+        return True

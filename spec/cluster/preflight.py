@@ -1,0 +1,147 @@
+"""What can be known before anything starts: wrong parameters, no access to the run, a quota too small, work done.
+
+Seconds of a small pod instead of hours of a GPU node. Every message names the workflow parameter that is wrong.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from spec.cluster.api import Json
+from spec.conversations.ids import Shard
+from spec.conversations.shards import MARKER, folder_of
+from spec.errors import BadInput, PassingFault
+from spec.storage import Store, open_store
+
+STAGED = "staged.json"  # the marker that tools/stage_model.py leaves
+LONGEST_NAME = 40  # of a workflow: `-draft-server` and a Deployment's suffixes must fit into a label's 63 characters
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 1e-3}
+
+
+@contextmanager
+def parameter(name: str) -> Iterator[None]:
+    """Put the parameter's name in front of what is wrong with it."""
+    try:
+        yield
+    except (BadInput, PassingFault) as error:
+        raise type(error)(f"parameter {name}: {error}") from error
+
+
+def check_number(name: str, value: int, *, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise BadInput(f"parameter {name}: {value}, where {least} to {most} is possible")
+
+
+def check_workflow_name(name: str) -> None:
+    """Jobs, hosts and labels are named after the workflow, so it must be a short DNS-1035 label."""
+    if len(name) > LONGEST_NAME or not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
+        raise BadInput(
+            f"the workflow's name {name}: at most {LONGEST_NAME} letters, digits and dashes, and a letter first; "
+            "submit it with another --name or --generate-name"
+        )
+
+
+def check_credentials(secret: str) -> None:
+    """S3 credentials from anywhere in the standard chain: the Secret's variables, a role of the pod, a profile."""
+    import boto3  # 0.3 s, and only some runs are in S3
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        found = boto3.session.Session().get_credentials()
+    except BotoCoreError as error:  # half a pair of keys
+        raise BadInput(f"secret {secret}: {error}; it needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+    if found is None:
+        raise BadInput(
+            f"secret {secret}: missing, or without AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and the pod has no "
+            f"other role; kubectl create secret generic {secret} --from-literal=AWS_ACCESS_KEY_ID=… "
+            "--from-literal=AWS_SECRET_ACCESS_KEY=…"
+        )
+
+
+def check_writable(name: str, url: str) -> Store:
+    """The store behind the parameter `name`, after one small object went there and back."""
+    with parameter(name):
+        store = open_store(url)
+        probe = ".preflight"
+        store.write(probe, b"")
+        store.delete(probe)
+    return store
+
+
+def check_model(model: str, revision: str, staged: Path) -> None:
+    """The target is staged at `staged` already, or is where it will be staged from: a hub's repository, an s3:// URL."""
+    with parameter("model"):
+        if (staged / STAGED).is_file() or (staged / "config.json").is_file():
+            return
+        if model.startswith("s3://"):
+            if not open_store(model).exists("config.json"):
+                raise BadInput(f"{model}: no config.json there")
+        else:
+            _check_hub_model(model, revision)
+
+
+def _check_hub_model(model: str, revision: str) -> None:
+    from httpx import HTTPError  # with the hub's client, half a second
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        files = HfApi().model_info(model, revision=revision, timeout=20).siblings or []
+    except GatedRepoError as error:
+        raise BadInput(f"{model}: its license must be accepted by the account of secret hugging-face") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise BadInput(f"{model}: the hub knows no such model, or shows it only with a token") from error
+    except (HfHubHTTPError, HTTPError) as error:
+        if getattr(getattr(error, "response", None), "status_code", 500) == 404:
+            raise BadInput(f"{model}: the hub has no revision {revision} (parameter revision)") from error
+        raise PassingFault(f"{model}: the hub cannot be asked: {' '.join(str(error).split())}") from error
+    if not any(file.rfilename == "config.json" for file in files):
+        raise BadInput(f"{model}: no config.json in that repository: not a model that transformers loads")
+
+
+def check_config(name: str, config: str, root: Path) -> None:
+    """The recipe's config exists in this image."""
+    known = sorted(path.relative_to(root).as_posix() for path in (root / "spec" / "configs").rglob("*.yaml"))
+    if config not in known:
+        raise BadInput(f"parameter {name}: {config}: no such file; there are {', '.join(known) or 'none'}")
+
+
+def check_quota(quotas: list[Json], needed: dict[str, float], *, names: str) -> None:
+    """`needed` (resource to amount, as `{"nvidia.com/gpu": 16}`) fits into what every ResourceQuota has left.
+
+    `names` are the parameters that it comes from. What other runs hold now counts as taken.
+    """
+    for quota in quotas:
+        status = quota.get("status") or {}
+        hard, used = status.get("hard") or {}, status.get("used") or {}
+        for resource, amount in needed.items():
+            key = next((key for key in (f"requests.{resource}", resource) if key in hard), None)
+            if amount and key and amount > quantity(hard[key]) - quantity(used.get(key, "0")):
+                raise BadInput(
+                    f"parameters {names}: {amount:g} {resource} needed, and quota {quota['metadata']['name']} has "
+                    f"{quantity(hard[key]) - quantity(used.get(key, '0')):g} of {hard[key]} left"
+                )
+
+
+def quantity(text: str) -> float:
+    """A Kubernetes quantity as a number: `500m`, `16Gi`, `8`."""
+    found = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", str(text))
+    if not found or found[2] not in _UNITS:
+        raise BadInput(f"{text}: not a quantity that Kubernetes knows")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def remaining(store: Store, shards: int) -> dict[str, str]:
+    """For each part of the pipeline that needs GPUs, whether the run still lacks it: `missing` or `done`.
+
+    Only spares starting servers and jobs. The steps themselves still run and compare settings with their markers.
+    """
+    answers = (f"{folder_of(Shard(index, shards))}/{MARKER}" for index in range(shards))
+    done = {
+        "answers": all(store.exists(key) for key in answers),
+        "training": store.exists("draft/draft.json"),
+        "report": store.exists("report/report.json"),
+    }
+    return {part: "done" if is_done else "missing" for part, is_done in done.items()}

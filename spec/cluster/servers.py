@@ -1,0 +1,72 @@
+"""Waiting for a server: its Deployment is available once a token was generated (its readiness probe)."""
+
+import time
+
+from spec.cluster import pods
+from spec.cluster.api import Cluster, Json
+from spec.errors import BadInput, PassingFault
+
+CONTAINER = "server"
+_CRASHES = 3  # a server that died this often at its start will not come up
+
+
+def wait_until_ready(cluster: Cluster, name: str, *, patience: float, poll: float = 3.0) -> float:
+    """Block until `deployment/name` is available; returns the seconds it took.
+
+    Raises `BadInput` with the server's last words if it keeps crashing or can never start, and `PassingFault` if it is
+    not ready after `patience` seconds: no node, or a model that takes longer to load.
+    """
+    begin = time.monotonic()
+    said = 0.0
+    while True:
+        waited = time.monotonic() - begin
+        try:
+            deployment = cluster.get("deployment", name)
+            if is_available(deployment):
+                return waited
+            state = _judge(cluster, name)
+        except (FileNotFoundError, PassingFault) as fault:
+            state = str(fault)
+        if waited >= patience:
+            raise PassingFault(f"deployment/{name}: not ready after {waited:.0f} s: {state}")
+        if waited - said >= 30:
+            said = waited
+            print(f"waiting for deployment/{name} ({waited:.0f} s): {state}", flush=True)
+        time.sleep(poll)
+
+
+def is_available(deployment: Json) -> bool:
+    status = deployment.get("status") or {}
+    current = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+    return current and any(
+        found["type"] == "Available" and found["status"] == "True" for found in status.get("conditions") or []
+    )
+
+
+def _judge(cluster: Cluster, name: str) -> str:
+    """What the pods are at, or `BadInput` if they are at nothing that will end well."""
+    state = "no pod yet"
+    for pod in cluster.pods(f"sgl-spec/server={name}"):
+        if reason := pods.cannot_start(pod, pulls_count=False):
+            raise BadInput(reason)
+        for container in pods.containers(pod):
+            if container["restartCount"] >= _CRASHES:
+                raise BadInput(f"{pods.name(pod)}: {container['name']} crashed {container['restartCount']} times; "
+                               f"its last words: {_last_words(cluster, pods.name(pod), container['name'])}")
+        state = pods.not_scheduled(pod) or pods.cannot_start(pod, pulls_count=True) or _phase(pod)
+    return state
+
+
+def _phase(pod: Json) -> str:
+    for container in pods.containers(pod):
+        if container.get("ready"):
+            continue
+        for state, details in (container.get("state") or {}).items():
+            return f"{pods.name(pod)}: {container['name']} {state} {details.get('reason', '')}".rstrip()
+    return f"{pods.name(pod)}: {(pod.get('status') or {}).get('phase', 'unknown')}"
+
+
+def _last_words(cluster: Cluster, pod: str, container: str) -> str:
+    lines = [line.partition(" ")[2] for line in cluster.log(pod, container, tail_lines=20).splitlines()]
+    told = [line for line in lines if line.strip()]
+    return told[-1] if told else "none"

@@ -1,0 +1,38 @@
+"""End what a workflow started besides its own pods, and wait until it is gone; or sweep up after all that are over."""
+
+from typing import Annotated
+
+import typer
+
+from spec import cli
+from spec.cluster.api import Cluster
+from spec.cluster.cleanup import end, sweep
+from spec.cluster.conclusion import conclude
+from spec.errors import BadInput
+
+
+def main(
+    workflow: Annotated[str | None, typer.Option(help="The workflow whose servers and jobs to end")] = None,
+    servers_only: Annotated[bool, typer.Option(help="Leave its training jobs alone")] = False,
+    verdict: Annotated[bool, typer.Option(help="Afterwards, end as the workflow's pipeline did, with its cause")] = False,
+    sweep_up: Annotated[bool, typer.Option("--sweep", help="End what workflows that are over have left")] = False,
+    seconds: Annotated[float, typer.Option(help="How long the pods may take to end")] = 600,
+    namespace: Annotated[str | None, typer.Option(help="Default: this pod's, or the kubeconfig's")] = None,
+) -> None:
+    """Delete servers and training jobs."""
+    if (workflow is None) != sweep_up:
+        raise BadInput("name one --workflow, or --sweep up after all")
+    cluster = Cluster(namespace)
+    if workflow is None:
+        swept = sweep(cluster)
+        print(f"swept: {', '.join(swept) or 'nothing was left'}", flush=True)
+        return
+    kinds = ("deployment",) if servers_only else ("deployment", "pytorchjob")
+    ended = end(cluster, workflow, kinds, patience=seconds)
+    print(f"ended: {', '.join(ended) or 'nothing was left'}", flush=True)
+    if verdict:
+        print(conclude(cluster.get("workflow", workflow)), flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,58 @@
+"""Check a pipeline's parameters before anything of it starts, in seconds: one line that names the wrong one, exit 2.
+
+Writes to --output which of the parts that need GPUs are `missing` or `done` (files answers, training, report), so that
+the same run submitted again starts only the servers and jobs that it still needs.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spec import cli
+from spec.cluster import preflight
+from spec.cluster.api import Cluster
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(
+    run: Annotated[str, typer.Option(help="Where the run lives")],
+    destination: Annotated[str, typer.Option(help="Where the draft is published")],
+    workflow: Annotated[str, typer.Option(help="The workflow's name")],
+    model: Annotated[str, typer.Option(help="The target: a hub name or an s3:// URL")],
+    revision: Annotated[str, typer.Option(help="The target's revision")],
+    target: Annotated[Path, typer.Option(help="Where the target is, or will be, staged")],
+    config: Annotated[str, typer.Option(help="The recipe's config, as spec/configs/…/….yaml")],
+    shards: Annotated[int, typer.Option(help="Number of shards")],
+    nodes: Annotated[int, typer.Option(help="Training nodes")],
+    gpus_per_node: Annotated[int, typer.Option(help="GPUs of a training node")],
+    server_gpus: Annotated[int, typer.Option(help="GPUs of a server")],
+    secret: Annotated[str, typer.Option(help="The Secret that S3 credentials come from")],
+    output: Annotated[Path, typer.Option(help="Directory for what was found")],
+    namespace: Annotated[str | None, typer.Option(help="Default: this pod's, or the kubeconfig's")] = None,
+) -> None:
+    """Refuse a run that cannot succeed."""
+    preflight.check_workflow_name(workflow)
+    preflight.check_number("shards", shards, least=1, most=512)  # one pod each
+    preflight.check_number("nodes", nodes, least=1, most=128)
+    preflight.check_number("gpus-per-node", gpus_per_node, least=0, most=16)
+    preflight.check_number("server-gpus", server_gpus, least=0, most=16)
+    preflight.check_config("config", config, ROOT)
+    needed = {"nvidia.com/gpu": max(nodes * gpus_per_node, server_gpus)}
+    names = "nodes, gpus-per-node and server-gpus"
+    preflight.check_quota(Cluster(namespace).quotas(), needed, names=names)
+    if "s3://" in run + destination + model:
+        preflight.check_credentials(secret)
+    store = preflight.check_writable("run", run)
+    if not destination.startswith("hf://"):
+        preflight.check_writable("destination", destination)
+    preflight.check_model(model, revision, target)
+    output.mkdir(parents=True, exist_ok=True)
+    for part, state in preflight.remaining(store, shards).items():
+        print(f"{part}: {state}", flush=True)
+        (output / part).write_text(state)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,26 @@
+"""Wait until a server's Deployment is ready, which its readiness probe says once it has generated a token.
+
+A server that keeps crashing ends this with 2 and its last words; one that is not ready in time with 75.
+"""
+
+from typing import Annotated
+
+import typer
+
+from spec import cli
+from spec.cluster.api import Cluster
+from spec.cluster.servers import wait_until_ready
+
+
+def main(
+    deployment: Annotated[str, typer.Argument(help="Name of the Deployment")],
+    seconds: Annotated[float, typer.Option(help="How long it may take, scheduling and loading included")] = 3600,
+    namespace: Annotated[str | None, typer.Option(help="Default: this pod's, or the kubeconfig's")] = None,
+) -> None:
+    """Wait for a server."""
+    took = wait_until_ready(Cluster(namespace), deployment, patience=seconds)
+    print(f"deployment/{deployment}: ready after {took:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
