@@ -11,10 +11,10 @@ import typer
 
 from spec.errors import BadInput, PassingFault, SpecError, Stopped
 
-_SPACE = ("free some space and run this again", PassingFault.exit_code)
-_RIGHTS = ("make it writable or choose another path", BadInput.exit_code)
-_KIND = ("a file stands where a folder is needed, or the other way round", BadInput.exit_code)
-_DEVICE = ("the file system failed; run this again", PassingFault.exit_code)
+_SPACE = ("free some space and run this again", PassingFault)
+_RIGHTS = ("make it writable or choose another path", BadInput)
+_KIND = ("a file stands where a folder is needed, or the other way round", BadInput)
+_DEVICE = ("the file system failed; run this again", PassingFault)
 _ADVICE = (
     dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _SPACE)
     | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _RIGHTS)
@@ -36,11 +36,19 @@ def run(command: Callable[..., Any]) -> None:
     except SpecError as error:
         fail(str(error), error.exit_code)
     except OSError as error:
-        if error.errno not in _ADVICE:
+        expected = as_expected(error)
+        if expected is None:
             raise
-        advice, exit_code = _ADVICE[error.errno]
-        where = f" at {error.filename}" if error.filename else ""
-        fail(f"{os.strerror(error.errno).lower()}{where}: {advice}", exit_code)
+        fail(str(expected), expected.exit_code)
+
+
+def as_expected(error: OSError) -> SpecError | None:
+    """The one-line error of a full disk, missing rights and the like; None for what would be a bug."""
+    if error.errno not in _ADVICE:
+        return None
+    advice, kind = _ADVICE[error.errno]
+    where = f" at {error.filename}" if error.filename else ""
+    return kind(f"{os.strerror(error.errno).lower()}{where}: {advice}")
 
 
 def _stop(*_: object) -> None:

@@ -5,6 +5,7 @@ class SpecError(Exception):
     """A step's expected end, told to the user in one line: what is wrong, where, what to do."""
 
     exit_code = 1
+    agreed = False  # all ranks of a training run raise it alike: the first one tells it for all
 
 
 class BadInput(SpecError):

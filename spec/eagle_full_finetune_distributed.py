@@ -1,0 +1,261 @@
+"""Trains an EAGLE-3 draft against a frozen target: a torchtune recipe, for one process or many nodes.
+
+    tune run --nproc_per_node 8 spec/eagle_full_finetune_distributed.py --config spec/configs/llama3/8B_eagle.yaml \\
+        run_dir=RUN target=DIR
+
+It reads RUN/samples, which prepare_data.py wrote, and writes RUN/checkpoints. Started again, it goes on from the newest
+complete checkpoint; finished, it says so and ends with 0. On SIGTERM it saves and ends with 143.
+"""
+
+import math
+from time import perf_counter
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torchtune import config
+from torchtune.recipe_interfaces import FTRecipeInterface
+from torchtune.training import get_lr
+
+from spec import launch
+from spec.errors import BadInput, Stopped
+from spec.models.draft import EagleDraft
+from spec.models.target import FrozenTarget
+from spec.storage import Store
+from spec.storage.markers import Marker
+from spec.training import ranks, settings
+from spec.training.batch import Batch
+from spec.training.checkpoints import Checkpoints, Progress
+from spec.training.inputs import held_out_loader, open_inputs, train_loader
+from spec.training.metrics import Metrics, Sums, Window
+from spec.training.shutdown import Shutdown
+from spec.training.step import Observation, StepResult, decay_weights, observe, step_loss
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
+    """One training run: `setup` builds or resumes it, `train` takes it to its end, `cleanup` lets go of it."""
+
+    def __init__(self, cfg: DictConfig):
+        self.ranks = ranks.start(cfg.get("device"), cfg.get("timeout_minutes", 10))
+        self.cfg = ranks.together(lambda: settings.complete(cfg))
+        self.device = self.ranks.device
+        self.decay = decay_weights(self.cfg.steps, self.cfg.decay, self.device)  # [K]
+        self.shutdown = Shutdown()
+        self.progress = Progress()
+        self.window = Window(self.cfg.steps, self.device)
+        self.metrics: Metrics | None = None  # rank 0's
+        self.finished = False
+
+    def setup(self) -> None:
+        """Check every input, then allocate: a mistake must not cost the minutes that a large target takes to load."""
+        cfg = self.cfg
+        self.inputs = open_inputs(cfg, self.ranks)
+        self.train_data = train_loader(cfg, self.inputs, self.ranks)
+        self.held_out_data = held_out_loader(cfg, self.inputs, self.ranks)
+        store = self.inputs.store.at("checkpoints")
+        self.checkpoints = Checkpoints(
+            store,
+            self.inputs.scratch,
+            self.ranks,
+            settings=settings.deciding(cfg),
+            inputs=self.inputs.identity,
+            keep=cfg.keep_checkpoints,
+        )
+        newest = self.checkpoints.newest(overwrite=cfg.overwrite)
+        self.finished = newest is not None and newest[1].facts["finished"]
+        if newest and self.finished:
+            return self._say(f"training is already done: {store.url}/{newest[0]}")
+
+        self.target = FrozenTarget.load(
+            cfg.target, dtype=DTYPES[cfg.target_dtype], device=self.device, shard=cfg.target_shard
+        )
+        self.draft: Any = self._setup_draft()  # an EagleDraft that fully_shard made an FSDPModule as well
+        self.optimizer = config.instantiate(cfg.optimizer, self.draft.parameters())
+        if newest:
+            self.progress = Progress.of(newest[1])
+        self.total_steps = self._count_steps()
+        self.scheduler = config.instantiate(cfg.lr_scheduler, self.optimizer, num_training_steps=self.total_steps)
+        if newest:
+            self.load_checkpoint(*newest)
+        if self.ranks.rank == 0:
+            self.metrics = self._setup_metrics(store)
+
+    def train(self) -> None:
+        """Optimizer steps up to the last one, with evaluations and checkpoints on the way."""
+        if self.finished:
+            return
+        cfg, progress = self.cfg, self.progress
+        while True:
+            for batches in self.train_data.epoch(progress.epoch, progress.bins_done):
+                stop = self.train_step(batches)
+                self.finished = progress.step == self.total_steps
+                if progress.step % cfg.log_every == 0 or self.finished:
+                    self._log()
+                if cfg.evaluate_every and (progress.step % cfg.evaluate_every == 0 or self.finished):
+                    self.evaluate()
+                if progress.step % cfg.save_every == 0 or self.finished or stop:
+                    self.save_checkpoint()
+                if self.finished:
+                    return
+                if stop:
+                    raise Stopped(
+                        f"SIGTERM: saved step {progress.step} of {self.total_steps}; the same command goes on"
+                    )
+            progress.epoch, progress.bins_done = progress.epoch + 1, 0
+
+    def train_step(self, batches: list[Batch]) -> bool:
+        """One optimizer step over this rank's `batches`; whether any rank was asked to stop.
+
+        At each draft position the loss is the mean over the loss-bearing rows of all ranks, however unevenly these hold
+        them: the counts are added up before the first backward, and gradients are summed, not averaged.
+        """
+        began, data = perf_counter(), self.train_data
+        seen = [observe(self.draft, self.target, batch, steps=self.cfg.steps) for batch in batches]
+        counts = ranks.total(torch.stack([observation.count for observation in seen]).sum(0))  # [K]
+        weights = self.decay / counts.clamp(min=1)
+        sums = Sums(self.cfg.steps, self.device)
+        for index, observation in enumerate(seen):
+            self.draft.set_requires_gradient_sync(index == len(seen) - 1)
+            result = self._loss(observation, weights)
+            result.loss.backward()
+            sums.add(result)
+        lr, grad_norm = get_lr(self.optimizer), self._clip_gradients()
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+
+        sums.count_tokens(batches)
+        stop = sums.add_up_ranks(self.shutdown.requested)
+        self.progress.step += 1
+        self.progress.bins_done = min(self.progress.bins_done + data.bins_a_step, len(data.bins))
+        self.progress.tokens_seen += sums.tokens
+        self.window.add(sums, lr=lr, grad_norm=grad_norm, seconds=perf_counter() - began, waited=data.waited)
+        return stop
+
+    @torch.no_grad()
+    def evaluate(self) -> None:
+        """Loss and accuracy by draft position on the held-out rows."""
+        sums = Sums(self.cfg.steps, self.device)
+        for (batch,) in self.held_out_data.epoch(0):
+            sums.add(self._loss(observe(self.draft, self.target, batch, steps=self.cfg.steps), self.decay))
+        self.draft.reshard()
+        sums.add_up_ranks()
+        if self.metrics:
+            self.metrics.log(self.progress.step, {"held_out": sums.means(self.decay)})
+
+    def save_checkpoint(self) -> None:
+        if self.metrics:
+            self.metrics.publish()
+        self.checkpoints.save(
+            self.progress, self._state(), self.inputs.draft_config.to_json(), {"finished": self.finished}
+        )
+
+    def load_checkpoint(self, name: str, marker: Marker) -> None:
+        state = self._state()
+        self.checkpoints.load(name, marker, state)
+        set_state_dict(self.draft, self.optimizer, model_state_dict=state["draft"], optim_state_dict=state["optimizer"])
+        self.scheduler.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["rng"])
+        self._say(f"going on from {name} of {self.total_steps} steps")
+
+    def cleanup(self) -> None:
+        if self.metrics:
+            self.metrics.close()
+        self.shutdown.close()
+        torch.distributed.destroy_process_group()
+
+    def _setup_draft(self) -> EagleDraft:
+        """The draft, drawn from the seed alike on every rank, then split over all of them (FSDP2), weights in fp32."""
+        torch.manual_seed(self.cfg.seed)
+        with torch.device(self.device):
+            draft = EagleDraft(self.inputs.draft_config)
+        draft.set_vocabulary(self.inputs.d2t.to(self.device), self.inputs.t2d.to(self.device))
+        compute = DTYPES[self.cfg.dtype]
+        policy = MixedPrecisionPolicy(compute, torch.float32, cast_forward_inputs=False)
+        fully_shard(draft, mp_policy=policy)
+        assert isinstance(draft, FSDPModule)
+        draft.set_gradient_divide_factor(1.0)  # a sum over ranks: the loss is normalised over all of them already
+        draft.set_force_sum_reduction_for_comms(True)
+        draft.set_reduce_scatter_unused_params(True)  # a rank whose rows bear no loss takes part all the same
+        draft.share_embedding(self.target.embed_weight)
+        return draft
+
+    def _setup_metrics(self, store: Store) -> Metrics:
+        cfg, scratch = self.cfg.metric_logger, self.inputs.scratch
+        if cfg is not None and "log_dir" in cfg and cfg.log_dir is None:
+            cfg.log_dir = str((self.inputs.store.local_path() or scratch) / "logs")
+        logger = config.instantiate(cfg)
+        return Metrics(store, scratch, logger, step=self.progress.step, steps=self.total_steps)
+
+    def _count_steps(self) -> int:
+        """Optimizer steps of the whole run. On other ranks than before, what is left is counted in their steps."""
+        cfg, progress, data = self.cfg, self.progress, self.train_data
+        if cfg.epochs is None:
+            return cfg.max_steps
+        later = (cfg.epochs - progress.epoch - 1) * data.steps_from(0)
+        steps = progress.step + data.steps_from(progress.bins_done) + later
+        return min(steps, cfg.max_steps or steps)
+
+    def _loss(self, observation: Observation, weights: torch.Tensor) -> StepResult:
+        cfg = self.cfg
+        return step_loss(
+            self.draft,
+            observation,
+            weights,
+            objective=cfg.objective,
+            checkpoint_steps=cfg.activation_checkpointing,
+        )
+
+    def _clip_gradients(self) -> float:
+        """The gradient's norm over all ranks, after which it is at most `clip_grad_norm`. Stops at NaN or infinity."""
+        norm = torch.nn.utils.clip_grad_norm_(self.draft.parameters(), self.cfg.clip_grad_norm or math.inf)
+        value = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        if not math.isfinite(value):
+            error = BadInput(
+                f"step {self.progress.step + 1}: the gradient is {value}: lower optimizer.lr or raise "
+                "lr_scheduler.num_warmup_steps; the checkpoints so far are good"
+            )
+            error.agreed = True
+            raise error
+        return value
+
+    def _state(self) -> dict[str, Any]:
+        """Everything that a resumed run needs; tensors are this rank's parts."""
+        draft, optimizer = get_state_dict(self.draft, self.optimizer)
+        return {
+            "draft": draft,
+            "optimizer": optimizer,
+            "schedule": self.scheduler.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+
+    def _log(self) -> None:
+        row = self.window.flush(self.decay)
+        if self.metrics:
+            self.metrics.log(
+                self.progress.step, {"epoch": self.progress.epoch} | row | {"tokens_seen": self.progress.tokens_seen}
+            )
+
+    def _say(self, text: str) -> None:
+        if self.metrics:
+            self.metrics.say(text)
+        elif self.ranks.rank == 0:
+            print(text, flush=True)
+
+
+def recipe_main() -> None:
+    recipe = EagleFullFinetuneRecipeDistributed(settings.from_command_line())
+    recipe.setup()
+    try:
+        recipe.train()
+    finally:
+        recipe.cleanup()
+
+
+if __name__ == "__main__":
+    launch.run(recipe_main)

@@ -1,0 +1,148 @@
+"""How a training process is started and how it ends, for a run of one process and of many.
+
+torch's launcher (`torchrun`, and `tune run` with processes) is a process of its own, and two things it does mislead
+whoever runs this: it ends with 1 whatever its workers ended with, and `tune run` drops `--node-rank` and
+`--master-addr` without a word, so that every node waits alone. The launcher loads `watch_launcher` as a plugin (entry
+point `torchrun.handlers` in pyproject.toml), which acts only where the recipe of this package is launched: it stops
+the lone form with the right command, and passes the workers' exit code on.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+from spec import cli
+from spec.errors import BadInput, PassingFault, SpecError, Stopped
+
+RECIPE = "eagle_full_finetune_distributed"
+_LAUNCHERS = ("tune", "torchrun", "torch/distributed/run.py")
+GRACE = "600"  # seconds the launcher gives its workers to save after SIGTERM; torch's own default is 30
+
+
+def run(recipe: Callable[[], Any]) -> None:
+    """Run a worker's `recipe` and end the process: one line for an expected error, and its exit code.
+
+    An error that all ranks agreed on is told by rank 0 alone.
+    """
+    try:
+        recipe()
+    except Exception as error:
+        expected = _expected(error)
+        if expected is None:
+            raise
+        _tell(expected)
+        _end(expected.exit_code)
+    _end(0)
+
+
+def _expected(error: Exception) -> SpecError | None:
+    """`error` as one line for the user, or None for what is a bug and keeps its traceback."""
+    import torch
+    import torch.distributed as dist
+
+    if isinstance(error, SpecError):
+        return error
+    if isinstance(error, OSError):
+        return cli.as_expected(error)
+    line = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError):
+        return BadInput(
+            f"out of memory: {line[:200]}; in this order, try activation_checkpointing=true, batch_size=1, "
+            "target_shard=world, a shorter max_length, or more GPUs"
+        )
+    gone = ("Connection closed by peer", "Connection reset by peer", "gloo", "Timed out waiting")
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(sign in line for sign in gone)):
+        return PassingFault(
+            f"another rank is gone or silent ({line[:160]}); start this again: it goes on from the newest checkpoint"
+        )
+    return None
+
+
+def _tell(error: SpecError) -> None:
+    rank = int(os.environ.get("RANK", 0))
+    if rank == 0:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+    elif not error.agreed:
+        print(f"error: rank {rank}: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+
+
+def _end(code: int) -> None:
+    """Leave at once where other ranks may be gone: a process group taken down in order waits for them."""
+    import torch.distributed as dist
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code and dist.is_initialized() and dist.get_world_size() > 1:
+        os._exit(code)
+    sys.exit(code)
+
+
+def watch_launcher() -> Callable[..., Any]:
+    """Called once in every process that imports torch's launcher; does nothing unless that launches our recipe."""
+    if sys.argv[0].endswith(_LAUNCHERS) and any(RECIPE in argument for argument in sys.argv[1:]):
+        try:
+            refuse_lone_nodes(sys.argv, os.environ)
+        except BadInput as error:
+            cli.fail(str(error), error.exit_code)
+        os.environ.setdefault("PET_SHUTDOWN_TIMEOUT", GRACE)
+        sys.excepthook = _end_as_workers
+    return _no_rendezvous
+
+
+def refuse_lone_nodes(argv: Sequence[str], environ: Any) -> None:
+    """`BadInput` with the right command for `tune run --nnodes 2 ...` without a rendezvous endpoint."""
+    if os.path.basename(argv[0]) != "tune":
+        return
+    own = next(index for index, argument in enumerate(argv) if RECIPE in argument)
+    flags = _flags(argv[2:own])
+    nodes = flags.get("nnodes", environ.get("PET_NNODES", "1"))
+    if nodes in ("1", "1:1") or flags.get("rdzv-endpoint") or environ.get("PET_RDZV_ENDPOINT"):
+        return
+    host = flags.get("master-addr", environ.get("PET_MASTER_ADDR", "FIRST_NODE"))
+    port = flags.get("master-port", environ.get("PET_MASTER_PORT", "29500"))
+    raise BadInput(
+        f"tune run with {nodes} nodes and no --rdzv-endpoint ignores --node-rank, --master-addr and --master-port, and "
+        f"each node would wait for itself; run the same on every node: tune run --nnodes {nodes} "
+        f"--nproc-per-node {flags.get('nproc-per-node', environ.get('PET_NPROC_PER_NODE', '8'))} --rdzv-backend c10d "
+        f"--rdzv-id eagle --rdzv-endpoint {host}:{port} {' '.join(argv[own:])}"
+    )
+
+
+def _flags(arguments: Sequence[str]) -> dict[str, str]:
+    """`--a-b=c`, `--a_b c` -> {"a-b": "c"}."""
+    flags = {}
+    for index, argument in enumerate(arguments):
+        if argument.startswith("--"):
+            name, given, value = argument[2:].partition("=")
+            following = arguments[index + 1] if index + 1 < len(arguments) else ""
+            flags[name.replace("_", "-")] = value if given else following
+    return flags
+
+
+def _end_as_workers(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The launcher's excepthook: end with what the workers ended with, in one line instead of two tracebacks."""
+    if kind.__name__ == "SignalException":  # by name: torch is still being imported when this is set
+        _leave("", Stopped.exit_code)
+    if kind.__name__ != "ChildFailedError":
+        return sys.__excepthook__(kind, error, trace)
+    codes = {failure.exitcode for failure in getattr(error, "failures", {}).values()}
+    for code in (BadInput.exit_code, Stopped.exit_code, PassingFault.exit_code):
+        if code in codes:
+            _leave("", code)
+    if any(code < 0 for code in codes):
+        _leave("a rank was killed; start this again: it goes on from the newest checkpoint", PassingFault.exit_code)
+    _leave("a rank failed; its traceback is above", 1)
+
+
+def _leave(message: str, code: int) -> None:
+    if message:
+        print(f"error: {message}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # an excepthook's return would make it 1
+
+
+def _no_rendezvous(*_: Any) -> None:
+    raise BadInput("sgl-spec is no rendezvous backend: use c10d")

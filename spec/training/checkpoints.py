@@ -1,0 +1,173 @@
+"""Saving and resuming: torch's distributed checkpoint in `checkpoints/step-000400/`, counted only by its marker.
+
+Every rank writes its own part (into the run's directory, or into scratch and from there to S3), and rank 0 writes
+`checkpoint.json` once all parts are there. A folder without it is a save that was cut short; nobody reads it.
+Ranks may come back in another number: torch reshards what it reads.
+"""
+
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+
+from spec.errors import BadInput
+from spec.models.draft import DraftConfig, EagleDraft
+from spec.storage import Store, file_sha256
+from spec.storage.markers import File, Json, Marker, describe_files, difference, digest_of, read_marker, write_marker
+from spec.training.ranks import Ranks, first_decides, together
+
+MARKER = "checkpoint.json"
+DRAFT_CONFIG = "draft_config.json"
+_NAME = re.compile(r"step-(\d{6,})/checkpoint\.json")
+
+
+@dataclass
+class Progress:
+    """How far a run has come: optimizer steps taken, and the bins of the current epoch that they have used up."""
+
+    step: int = 0
+    epoch: int = 0
+    bins_done: int = 0
+    tokens_seen: int = 0
+
+    @classmethod
+    def of(cls, marker: Marker) -> "Progress":
+        return cls(**marker.counts)
+
+
+class Checkpoints:
+    """The checkpoints of one run, made and continued with one set of deciding settings and inputs."""
+
+    def __init__(self, store: Store, scratch: Path, ranks: Ranks, *, settings: Json, inputs: Json, keep: int):
+        self.store, self.scratch, self.ranks = store, scratch, ranks
+        self.settings, self.inputs, self.keep = settings, inputs, keep
+
+    def newest(self, *, overwrite: bool = False) -> tuple[str, Marker] | None:
+        """Name and marker of the newest complete checkpoint, or None; on every rank the same.
+
+        `BadInput` names the difference if it is of other settings or inputs, unless `overwrite`, which deletes all.
+        """
+
+        def find() -> tuple[str, Marker] | None:
+            for name in reversed(list_complete(self.store)):
+                marker = read_marker(self.store, f"{name}/{MARKER}")
+                if marker is None:
+                    continue
+                if marker.digest == digest_of("train", self.settings, self.inputs):
+                    return name, marker
+                if not overwrite:
+                    raise BadInput(
+                        f"{self.store.url}/{name} is of another training: "
+                        f"{difference(marker, self.settings, self.inputs)}; overwrite=true trains anew"
+                    )
+                self._remove(name)
+            return None
+
+        return first_decides(find)
+
+    def save(self, progress: Progress, state: Json, draft_config: str, facts: Json) -> None:
+        """Write `state` (tensors, DTensors, plain values) as the checkpoint of `progress`. Every rank calls it."""
+        name = f"step-{progress.step:06d}"
+        folder = self._folder(name)
+        store = self.store.at(name)
+
+        def clear() -> None:  # what an earlier save of this step left behind, perhaps by other ranks
+            self._remove(name)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+
+        first_decides(clear)
+        together(lambda: folder.mkdir(parents=True, exist_ok=True))
+        dcp.save(state, checkpoint_id=folder)
+
+        def hand_over() -> dict[str, File]:
+            own = sorted(path.name for path in folder.glob(f"__{self.ranks.rank}_*"))
+            if self.ranks.rank == 0:
+                (folder / DRAFT_CONFIG).write_text(draft_config)
+                own += [".metadata", DRAFT_CONFIG]
+            files = describe_files(folder, own)
+            for file in own:
+                store.upload(file, folder / file)
+            return files
+
+        parts: list[Any] = [None] * self.ranks.world
+        dist.all_gather_object(parts, together(hand_over))
+        files = {file: entry for part in parts for file, entry in part.items()}
+
+        def conclude() -> None:
+            if absent := sorted(set(files) - {entry.key for entry in store.list()}):
+                raise BadInput(
+                    f"{store.url}: {absent[0]} is not seen from the first node: "
+                    "nodes must share the run's directory, or the run must be in S3"
+                )
+            marker = Marker(
+                step="train",
+                digest=digest_of("train", self.settings, self.inputs),
+                settings=self.settings,
+                inputs=self.inputs,
+                files=files,
+                counts=asdict(progress),
+                facts=facts | {"ranks": self.ranks.world},
+            )
+            write_marker(store, MARKER, marker)
+            for old in list_complete(self.store)[: -self.keep]:
+                self._remove(old)
+
+        first_decides(conclude)
+        if self.store.local_path() is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def load(self, name: str, marker: Marker, state: Json) -> None:
+        """Read checkpoint `name` into `state`, whose tensors are filled in place. Every rank calls it."""
+        folder = self._folder(name)
+        store = self.store.at(name)
+        ours = [file for index, file in enumerate(sorted(marker.files)) if self._reads(index)]
+
+        def verify() -> None:
+            for file in ours:
+                if store.local_path() is None:
+                    store.download(file, folder / file)
+                path = folder / file
+                if not path.is_file() or file_sha256(path) != marker.files[file].sha256:
+                    raise BadInput(
+                        f"{store.url}/{file}: missing or damaged; delete {MARKER} beside it to go on from the "
+                        "checkpoint before"
+                    )
+
+        together(verify)
+        dcp.load(state, checkpoint_id=folder)
+        if self.store.local_path() is None:
+            dist.barrier()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _reads(self, index: int) -> bool:
+        """The ranks of a node share the work of fetching and checking the files that all of them read."""
+        return index % self.ranks.local_world == self.ranks.local_rank
+
+    def _folder(self, name: str) -> Path:
+        return (self.store.local_path() or self.scratch / "checkpoints") / name
+
+    def _remove(self, name: str) -> None:
+        self.store.delete(f"{name}/{MARKER}")  # first: half a checkpoint must not look whole
+        for entry in self.store.list(name):
+            self.store.delete(entry.key)
+        folder = self.store.local_path()
+        if folder is not None:
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def list_complete(store: Store) -> list[str]:
+    """Names of the complete checkpoints of a run's `checkpoints/`, oldest first."""
+    matches = filter(None, (_NAME.fullmatch(entry.key) for entry in store.list()))
+    return [f"step-{match[1]}" for match in sorted(matches, key=lambda match: int(match[1]))]
+
+
+def read_draft(folder: Path) -> EagleDraft:
+    """The draft of the checkpoint in `folder`, in fp32 on the CPU, without its embedding; needs no process group."""
+    draft = EagleDraft(DraftConfig.from_json((folder / DRAFT_CONFIG).read_text()))
+    dcp.load({"draft": draft.state_dict()}, checkpoint_id=folder, no_dist=True)
+    return draft

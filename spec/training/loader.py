@@ -1,0 +1,124 @@
+"""Which rows each rank trains on, in which order, and the thread that has them ready before they are asked for.
+
+The order of the bins follows from the seed and the epoch alone, and an optimizer step takes the next
+`batch_size * accumulation * ranks` of them. So runs that differ in ranks but not in that product see the same rows at
+the same step, and a run resumed on other ranks goes on with the first bin that was not trained on.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from spec.samples.packing import epoch_order
+from spec.training.batch import Batch, collate
+
+
+class Rows(Protocol):
+    """Tokenised documents: `rows[i]` is (token ids, loss mask), both `[length]`."""
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]: ...
+
+
+class Loader:
+    """Hands this rank its batches, an optimizer step at a time."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        bins: Sequence[Sequence[int]],
+        *,
+        width: int | None,
+        batch_size: int,
+        accumulation: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+        device: torch.device | str = "cpu",
+    ):
+        """`bins`: the rows (by index) packed into each row of a batch; `width`: T, or None for the fullest bin's."""
+        self.rows, self.bins, self.width = rows, bins, width
+        self.batch_size, self.accumulation, self.rank, self.world = batch_size, accumulation, rank, world
+        self.seed, self.shuffle, self.device = seed, shuffle, torch.device(device)
+        self.waited = 0.0  # seconds that the consumer has waited for data so far
+
+    @property
+    def bins_a_step(self) -> int:
+        return self.batch_size * self.accumulation * self.world
+
+    def steps_from(self, bins_done: int) -> int:
+        """Optimizer steps left in an epoch of which `bins_done` bins are trained on."""
+        return -(-(len(self.bins) - bins_done) // self.bins_a_step)
+
+    def epoch(self, epoch: int, bins_done: int = 0) -> Iterator[list[Batch]]:
+        """For each optimizer step of what is left of `epoch`, this rank's batches, one for each accumulation.
+
+        Every rank gets the same number of steps. Where the last step has too few bins for all, some ranks get batches
+        that bear no loss.
+        """
+        ready: queue.Queue[Any] = queue.Queue(maxsize=2)
+        stop = threading.Event()
+        worker = threading.Thread(target=self._prepare, args=(epoch, bins_done, ready, stop), daemon=True)
+        worker.start()
+        try:
+            while True:
+                began = time.perf_counter()
+                item = ready.get()
+                self.waited += time.perf_counter() - began
+                if item is None:
+                    return
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            stop.set()
+            while worker.is_alive():  # it may be waiting to hand something over
+                _drain(ready)
+                worker.join(timeout=0.05)
+
+    def _prepare(self, epoch: int, bins_done: int, ready: queue.Queue, stop: threading.Event) -> None:
+        try:
+            order = self._order(epoch)[bins_done:]
+            for start in range(0, len(order), self.bins_a_step):
+                ready.put(self._step(order[start : start + self.bins_a_step]))
+                if stop.is_set():
+                    return
+            ready.put(None)
+        except Exception as error:  # handed to the consumer, whose stack it belongs to
+            ready.put(error)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if not self.shuffle:
+            return np.arange(len(self.bins))
+        return epoch_order(len(self.bins), seed=self.seed, epoch=epoch)
+
+    def _step(self, bins: np.ndarray) -> list[Batch]:
+        """The bins of one optimizer step, dealt out so that all ranks' first batches come before their second ones."""
+        batches = []
+        for turn in range(self.accumulation):
+            start = (turn * self.world + self.rank) * self.batch_size
+            batches.append(self._batch(bins[start : start + self.batch_size]))
+        return batches
+
+    def _batch(self, bins: np.ndarray) -> Batch:
+        documents = [[self.rows[row] for row in self.bins[index]] for index in bins]
+        batch = collate(documents or [[_NOTHING]], self.width)
+        if self.device.type == "cuda":
+            return batch.to(self.device)
+        return batch
+
+
+_NOTHING = ([0, 0], [0, 0])  # a document that bears no loss, for a rank that has run out of bins
+
+
+def _drain(ready: queue.Queue) -> None:
+    try:
+        while True:
+            ready.get_nowait()
+    except queue.Empty:
+        pass

@@ -1,0 +1,143 @@
+"""The settings of a training run: a target's YAML and the command line over `spec/configs/defaults.yaml`, checked."""
+
+import difflib
+import inspect
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torchtune import config
+from torchtune.config._errors import InstantiationError
+from torchtune.config._utils import _get_component_from_path
+from yaml import YAMLError
+
+from spec.errors import BadInput
+from spec.models.draft import DraftConfig
+
+DEFAULTS = Path(__file__).parents[1] / "configs" / "defaults.yaml"
+
+# What decides the numbers of a run. Ranks, rows a rank and shards may differ between a stop and a resume; these not.
+DECIDING = (
+    *("draft_vocab_size", "draft", "steps", "decay", "objective", "target_dtype", "dtype", "seed", "packed"),
+    *("max_length", "epochs", "max_steps", "optimizer", "lr_scheduler", "clip_grad_norm"),
+)
+
+_CHOICES = {
+    "objective": ("ce", "lk", "hard"),
+    "target_dtype": ("bf16", "fp32"),
+    "dtype": ("bf16", "fp32"),
+    "target_shard": ("node", "world", "none"),
+}
+_COUNTS = (
+    *("draft_vocab_size", "steps", "max_length", "epochs", "max_steps", "batch_size", "gradient_accumulation_steps"),
+    *("timeout_minutes", "log_every", "evaluate_every", "evaluate_rows", "save_every", "keep_checkpoints"),
+)
+_OPTIONAL = ("epochs", "max_steps", "evaluate_every", "clip_grad_norm")
+
+
+def from_command_line() -> DictConfig:
+    """`--config FILE key=value ...` as torchtune reads it; the values are still to be checked by `complete`."""
+    read: list[DictConfig] = []
+    try:
+        config.parse(read.append)()
+    except SystemExit as end:  # parse() ends so, whatever it calls
+        if end.code:
+            raise
+    except FileNotFoundError as error:
+        raise BadInput(f"config: {error.filename!r}: no such file; there are spec/configs/*/*.yaml") from error
+    except (ValueError, TypeError, AttributeError, AssertionError, YAMLError, OmegaConfBaseException) as error:
+        raise BadInput(f"config: {str(error) or 'not a file of settings'}") from error
+    return read[0]
+
+
+def complete(given: DictConfig) -> DictConfig:
+    """`given` over the defaults. `BadInput` names the first key, component or value that cannot be meant."""
+    defaults = OmegaConf.load(DEFAULTS)
+    assert isinstance(defaults, DictConfig)
+    known = [str(key) for key in defaults.keys()]  # noqa: SIM118  (`in defaults` leaves out what is still missing)
+    for key in given:
+        if key not in known:
+            raise BadInput(f"config: no setting is called {key!r}{_nearest(str(key), known)}")
+    _check_shape(given, defaults)
+    try:
+        cfg = OmegaConf.merge(defaults, given)
+        assert isinstance(cfg, DictConfig)
+        OmegaConf.resolve(cfg)
+    except OmegaConfBaseException as error:
+        raise BadInput(f"config: {str(error).splitlines()[0]}") from error
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise BadInput(f"config: {missing[0]} is not set; add {missing[0]}=... to the command line or the file")
+    _check_values(cfg)
+    for name in ("optimizer", "lr_scheduler", "metric_logger"):
+        if cfg[name] is not None:
+            _check_component(name, cfg[name])
+    _check_names("draft", cfg.draft, {field.name for field in fields(DraftConfig)} - {"vocab_size", "draft_vocab_size"})
+    return cfg
+
+
+def deciding(cfg: DictConfig) -> dict[str, Any]:
+    """The part of the settings that a checkpoint records and a resume must find again."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return {name: plain[name] for name in DECIDING}
+
+
+def _check_shape(given: DictConfig, defaults: DictConfig) -> None:
+    for name, value in given.items():
+        key = str(name)
+        group = not OmegaConf.is_missing(defaults, key) and OmegaConf.is_dict(defaults[key])
+        if group != OmegaConf.is_dict(value) and not (key == "metric_logger" and value is None):
+            kind = "a group of settings" if group else "one value"
+            raise BadInput(f"config: {key} is {kind}; see {DEFAULTS.name} for its form")
+
+
+def _check_values(cfg: DictConfig) -> None:
+    for name, choices in _CHOICES.items():
+        if cfg[name] not in choices:
+            raise BadInput(f"config: {name}={cfg[name]!r}; it is one of {', '.join(choices)}")
+    for name in _COUNTS:
+        value = cfg[name]
+        if value is None and name in _OPTIONAL:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise BadInput(f"config: {name}={value!r}; it is a whole number of at least 1")
+    if cfg.epochs is None and cfg.max_steps is None:
+        raise BadInput("config: neither epochs nor max_steps is set, so training would never end")
+    for name in ("packed", "activation_checkpointing", "cache_features", "overwrite"):
+        if not isinstance(cfg[name], bool):
+            raise BadInput(f"config: {name}={cfg[name]!r}; it is true or false")
+    if not isinstance(cfg.decay, int | float) or not 0 < cfg.decay <= 1:
+        raise BadInput(f"config: decay={cfg.decay!r}; it lies above 0 and up to 1")
+    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+        raise BadInput(f"config: seed={cfg.seed!r}; it is a whole number from 0 to {2**32 - 1}")
+    clip = cfg.clip_grad_norm
+    if clip is not None and (not isinstance(clip, int | float) or clip <= 0):
+        raise BadInput(f"config: clip_grad_norm={clip!r}; it is above 0, or null")
+
+
+def _check_component(name: str, node: DictConfig) -> None:
+    """The callable exists and takes the arguments given; its own errors would come minutes later, as a traceback."""
+    path = node.get("_component_")
+    try:
+        component = _get_component_from_path(str(path))
+        parameters = inspect.signature(component).parameters
+    except (InstantiationError, ValueError, TypeError) as error:
+        raise BadInput(
+            f"config: {name}._component_={path!r} cannot be imported: {str(error).splitlines()[0]}"
+        ) from error
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    _check_names(name, node, {*parameters, "_component_"})
+
+
+def _check_names(group: str, node: DictConfig, known: set[str]) -> None:
+    for key in node:
+        if key not in known:
+            raise BadInput(f"config: {group} has no setting {key!r}{_nearest(str(key), known)}")
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else "; see spec/configs/defaults.yaml"
