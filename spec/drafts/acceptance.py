@@ -1,4 +1,4 @@
-"""Greedy speculation with a chain of drafts, for real and without a server: what a draft is worth, counted as SGLang does.
+"""Greedy speculation with a chain of drafts, for real but without a server: a draft's worth, counted as SGLang does.
 
 Each forward of the target reads the last token and `steps` drafts, keeps the drafts that are its own greedy choice, and
 adds the choice that follows them. The answer's first token comes with the prompt and belongs to no forward; a forward

@@ -1,4 +1,4 @@
-"""Writes a checkpoint's draft as SGLang loads it, and does not believe itself: what was written is read back and checked."""
+"""Writes a checkpoint's draft as SGLang loads it, then reads back and checks what it wrote."""
 
 import json
 import tempfile
@@ -9,12 +9,14 @@ import torch
 from safetensors.torch import save_file
 
 from spec.drafts import probe
-from spec.drafts.layout import CONFIG, MARKER, VOCABULARY_MAP, WEIGHTS
+from spec.drafts.layout import CONFIG, MARKER, VOCABULARY_MAP, WEIGHTS, rope_scaling
 from spec.drafts.tensors import read_tensors
 from spec.drafts.verify import check_files, verify_probe
 from spec.models.draft import DraftConfig, EagleDraft
 from spec.storage import Store
 from spec.storage.markers import Marker, describe_files, digest_of, write_marker
+from spec.training.attention import ttt_attention
+from spec.training.block0 import Queries
 
 STEP = "extract"
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -68,10 +70,9 @@ def export(
 def sglang_config(config: DraftConfig, dtype: str, context_length: int) -> dict[str, Any]:
     """The `config.json` that SGLang reads. Every value is written out: defaults differ between transformers versions.
 
-    RoPE stands there in both spellings, since transformers 5 reads `rope_parameters` and falls back to a theta of 10000.
+    RoPE stands there in both spellings, since transformers 5 reads `rope_parameters`, else takes a theta of 10000.
     """
     rope = dict(config.rope_parameters)
-    scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
     return {
         "architectures": ["LlamaForCausalLMEagle3"],
         "model_type": "llama",
@@ -93,7 +94,7 @@ def sglang_config(config: DraftConfig, dtype: str, context_length: int) -> dict[
         "tie_word_embeddings": False,
         "max_position_embeddings": max(config.max_position_embeddings, context_length),
         "rope_theta": rope["rope_theta"],
-        "rope_scaling": None if scaling == {"rope_type": "default"} else scaling,
+        "rope_scaling": rope_scaling(rope),
         "rope_parameters": rope,
         "bos_token_id": config.bos_token_id,
         "eos_token_id": config.eos_token_id,
@@ -120,33 +121,18 @@ def trained_answer(draft: EagleDraft, dtype: torch.dtype) -> torch.Tensor:
         {name: w.to(dtype) if w.is_floating_point() else w for name, w in draft.state_dict().items()}
     )
     embeddings, aux = probe.inputs(draft.config.hidden_size, draft.config.target_hidden_size)
-    positions = torch.arange(probe.FEATURES)
-    hidden = rounded.project_features(aux)
-    attend = _Attend()
-    states = []
+    every = Queries(((0, 0, probe.FEATURES),), torch.tensor([0, probe.FEATURES], dtype=torch.int32), probe.FEATURES)
+    keys: list[torch.Tensor] = []
+    values: list[torch.Tensor] = []
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        keys.append(key)
+        values.append(value)
+        return ttt_attention(query, keys, values, every)
+
+    hidden, states = rounded.project_features(aux), []
     for step in range(probe.CHAIN + 1):
         at = embeddings[: probe.FEATURES] if step == 0 else embeddings[probe.FEATURES + step - 1].expand_as(hidden)
-        hidden = rounded.midlayer(at, hidden, positions + step, attend)
+        hidden = rounded.midlayer(at, hidden, torch.arange(probe.FEATURES) + step, attend)
         states.append(hidden if step == 0 else hidden[-1:])
     return rounded.head(torch.cat(states))
-
-
-class _Attend:
-    """PLACEHOLDER until spec.training.attention."""
-
-    def __init__(self):
-        self.keys, self.values = [], []
-
-    def __call__(self, query, key, value):
-        groups = query.shape[1] // key.shape[1]
-        self.keys.append(key.repeat_interleave(groups, 1))
-        self.values.append(value.repeat_interleave(groups, 1))
-        length = query.shape[0]
-        scores = torch.einsum("qhd,khd->hqk", query, self.keys[0])
-        scores = scores.masked_fill(~torch.ones(length, length, dtype=torch.bool).tril(), float("-inf"))
-        scores = torch.cat([scores] + [torch.einsum("qhd,qhd->hq", query, k)[..., None] for k in self.keys[1:]], -1)
-        p = (scores * query.shape[-1] ** -0.5).softmax(-1)
-        out = torch.einsum("hqk,khd->qhd", p[..., :length], self.values[0])
-        for j, v in enumerate(self.values[1:]):
-            out = out + p[..., length + j].T[..., None] * v
-        return out

@@ -1,4 +1,4 @@
-"""A draft as the server runs it: read from its exported folder, one token after another, with a cache of keys and values.
+"""A draft as the server runs it: its exported folder, one token after another, with a cache of keys and values.
 
 Written from the definition of EAGLE-3 (arXiv 2503.01840, section 3.1; SGLang's models/llama_eagle3.py) and sharing no
 code with training, so that a mistake in either shows where the two are compared. Chains only, no trees, one sequence.
@@ -31,6 +31,8 @@ class InferenceDraft:
     def __init__(self, config: LlamaConfig, weights: dict[str, torch.Tensor]):
         """`weights` by their exported names, all of one dtype; `config` as transformers reads the exported one."""
         self.config, self.weights = config, weights
+        self.head_dim = int(config.head_dim or 0)
+        self.kv_heads = len(weights["midlayer.self_attn.k_proj.weight"]) // self.head_dim
         self.dtype, self.device = weights["fc.weight"].dtype, weights["fc.weight"].device
         self.rotary = LlamaRotaryEmbedding(config).to(self.device)
         d2t = weights["d2t"]
@@ -46,9 +48,7 @@ class InferenceDraft:
         return cls(LlamaConfig.from_pretrained(folder), weights)
 
     def empty_cache(self) -> Cache:
-        empty = torch.empty(
-            self.config.num_key_value_heads, 0, self.config.head_dim, dtype=self.dtype, device=self.device
-        )
+        empty = torch.empty(self.kv_heads, 0, self.head_dim, dtype=self.dtype, device=self.device)
         return Cache(empty, empty)
 
     def project(self, aux: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,7 @@ class InferenceDraft:
         """Read tokens at the positions after those of `cache`, each beside the state of the position before it.
 
         `embeddings [T, H]` of the tokens; `hidden [T, H]`: features (from `project`), or this function's own output for
-        a draft that is read in turn. Returns the states before the last norm [T, H], and the cache with T positions more.
+        a draft that is read in turn. Returns the states before the last norm [T, H], and the longer cache.
         """
         x = torch.cat(
             [
@@ -110,7 +110,7 @@ class InferenceDraft:
         """Causal attention of T new positions [T, 2H] over the cached ones and each other; [T, H]."""
         count = len(x)
         q, k, v = (
-            self._linear(x, f"midlayer.self_attn.{name}_proj").unflatten(-1, (-1, self.config.head_dim)).transpose(0, 1)
+            self._linear(x, f"midlayer.self_attn.{name}_proj").unflatten(-1, (-1, self.head_dim)).transpose(0, 1)
             for name in "qkv"
         )  # [heads, T, head_dim]
         positions = torch.arange(cache.length, cache.length + count, device=self.device)

@@ -1,4 +1,4 @@
-"""What a draft's folder holds, and what SGLang reads out of it (`LlamaForCausalLMEagle3` of 0.5.23, models/llama_eagle3.py).
+"""What a draft's folder holds, and what SGLang 0.5.23 reads out of it (models/llama_eagle3.py).
 
 Imports no torch: the machine that publishes a draft has none.
 """
@@ -34,7 +34,7 @@ def weight_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     keys = config["num_key_value_heads"] * config["head_dim"]
     return {
         "fc.weight": (hidden, 3 * config["target_hidden_size"]),
-        **{name: (hidden,) for name in NORMS},
+        **dict.fromkeys(NORMS, (hidden,)),
         "midlayer.self_attn.q_proj.weight": (queries, 2 * hidden),
         "midlayer.self_attn.k_proj.weight": (keys, 2 * hidden),
         "midlayer.self_attn.v_proj.weight": (keys, 2 * hidden),
@@ -46,3 +46,9 @@ def weight_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         "d2t": (config["draft_vocab_size"],),
         "t2d": (config["vocab_size"],),
     }
+
+
+def rope_scaling(rope_parameters: dict[str, Any]) -> dict[str, Any] | None:
+    """The older spelling of transformers 5's `rope_parameters`, which goes beside a `rope_theta` of its own."""
+    scaling = {name: value for name, value in rope_parameters.items() if name != "rope_theta"}
+    return None if scaling == {"rope_type": "default"} else scaling

@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from spec.drafts.layout import CONFIG, MARKER, NORMS, VOCABULARY_MAP, WEIGHTS, default_context, weight_shapes
+from spec.drafts.layout import (
+    CONFIG,
+    MARKER,
+    NORMS,
+    VOCABULARY_MAP,
+    WEIGHTS,
+    default_context,
+    rope_scaling,
+    weight_shapes,
+)
 from spec.drafts.tensors import StoredTensor, read_tensors
 from spec.errors import BadInput
 from spec.storage import markers, open_store
@@ -163,10 +172,7 @@ def _check_rope(path: Path, config: dict[str, Any]) -> None:
     new = config.get("rope_parameters")
     if not isinstance(new, dict) or "rope_theta" not in new or "rope_type" not in new:
         raise BadInput(f"{path}: rope_parameters with rope_type and rope_theta missing: the server would take 10000")
-    scaling = {name: value for name, value in new.items() if name != "rope_theta"}
-    if scaling == {"rope_type": "default"}:
-        scaling = None
-    if config.get("rope_theta") != new["rope_theta"] or config.get("rope_scaling") != scaling:
+    if config.get("rope_theta") != new["rope_theta"] or config.get("rope_scaling") != rope_scaling(new):
         raise BadInput(f"{path}: rope_theta and rope_scaling do not say what rope_parameters says")
 
 
