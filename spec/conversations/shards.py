@@ -67,21 +67,29 @@ def find_shards(store: Store) -> dict[Shard, Marker]:
 def read_answers(store: Store) -> Iterator[dict[str, Any]]:
     """Every answer row of the run (no rejects), shard by shard and in the order of ids within each.
 
-    The order is that of content, whatever order the server finished in. Each part is checked against its SHA-256.
-    Takes about 200 bytes of memory for each row of one shard. Raises `BadInput` as `find_shards` does.
+    Raises `BadInput` as `find_shards` does.
     """
     for shard, marker in find_shards(store).items():
-        with tempfile.TemporaryDirectory(prefix="answers-") as scratch:
-            parts = fetch(store.at(folder_of(shard)), marker, Path(scratch))
-            places = sorted(place for part in marker.files for place in _answers_in(parts, part))
-            before = ""
-            for row_id, part, offset in places:
-                if row_id == before:
-                    continue  # two workers of one shard, each believing the other dead, both finished it
-                before = row_id
-                with open(parts / part, "rb") as file:
-                    file.seek(offset)
-                    yield json.loads(file.readline())
+        yield from (row for row in read_rows(store, shard, marker) if "reject" not in row)
+
+
+def read_rows(store: Store, shard: Shard, marker: Marker) -> Iterator[dict[str, Any]]:
+    """Every row of a finished shard, answers and rejects, in the order of ids.
+
+    The order is that of content, whatever order the server finished in. Each part is checked against its SHA-256.
+    Takes about 200 bytes of memory for each row.
+    """
+    with tempfile.TemporaryDirectory(prefix="answers-") as scratch:
+        parts = fetch(store.at(folder_of(shard)), marker, Path(scratch))
+        places = sorted(place for part in marker.files for place in _rows_in(parts, part))
+        before = ""
+        for row_id, part, offset in places:
+            if row_id == before:
+                continue  # two workers of one shard, each believing the other dead, both finished it
+            before = row_id
+            with open(parts / part, "rb") as file:
+                file.seek(offset)
+                yield json.loads(file.readline())
 
 
 def read_counts(store: Store) -> dict[str, int]:
@@ -93,12 +101,10 @@ def read_counts(store: Store) -> dict[str, int]:
     return total
 
 
-def _answers_in(folder: Path, part: str) -> Iterator[tuple[str, str, int]]:
-    """(id, part, byte offset) of each answer in a part."""
+def _rows_in(folder: Path, part: str) -> Iterator[tuple[str, str, int]]:
+    """(id, part, byte offset) of each row in a part."""
     offset = 0
     with open(folder / part, "rb") as file:
         for line in file:
-            row = json.loads(line)
-            if "reject" not in row:
-                yield row["id"], part, offset
+            yield json.loads(line)["id"], part, offset
             offset += len(line)
