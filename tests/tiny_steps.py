@@ -89,14 +89,15 @@ def fake_target(draft: EagleDraft, batch: Batch, *, seed: int = 0) -> FakeTarget
 
 
 def judged(draft: EagleDraft, target: FakeTarget, batch: Batch, *, steps: int, weights: torch.Tensor, objective="ce"):
-    """The reference's (loss, loss sums, correct, count) and its gradients by name, in the draft's dtype."""
-    parameters = {name: p.detach().clone().requires_grad_() for name, p in draft.named_parameters()}
-    logits = target.last @ target.head_weight.T
+    """The reference's (loss, loss sums, correct, count) and its gradients by name, all in double: in fp32 its own
+    rounding, through seven steps, is larger than that of what it judges."""
+    parameters = {name: p.detach().double().requires_grad_() for name, p in draft.named_parameters()}
+    logits = target.last.double() @ target.head_weight.double().T
     documents = [
         Document(
             batch.input_ids[row, start:end],
             batch.loss_mask[row, start:end],
-            target.aux[row, start:end],
+            target.aux[row, start:end].double(),
             logits[row, start:end],
         )
         for row, start, end in batch.documents.spans
@@ -104,11 +105,11 @@ def judged(draft: EagleDraft, target: FakeTarget, batch: Batch, *, steps: int, w
     loss, *rest = reference_loss(
         parameters,
         draft.config,
-        target.embed_weight,
+        target.embed_weight.double(),
         draft.t2d,
         documents,
         steps=steps,
-        weights=weights,
+        weights=weights.double(),
         objective=objective,
     )
     loss.backward()

@@ -137,11 +137,17 @@ class Mlp(nn.Module):
 
 class Midlayer(nn.Module):
     """The decoder layer. Its attention reads `cat(input_layernorm(embedding), hidden_norm(h))`; `h` un-normed is the
-    residual, and the output is the next step's `h`, before any norm."""
+    residual, and the output is the next step's `h`, before any norm.
+
+    The projection of that concatenation is the sum of its halves', and the embedding's half hangs on the token alone:
+    training computes it once for all steps. Hence the pieces; `forward` is their composition.
+    """
 
     def __init__(self, config: DraftConfig):
         super().__init__()
         self.head_dim = config.head_dim
+        self.heads = config.num_attention_heads
+        self.kv_heads = config.num_key_value_heads
         self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)  # of the embedding
         self.hidden_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)  # of the feature
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -149,18 +155,38 @@ class Midlayer(nn.Module):
         self.mlp = Mlp(config)
         self.rope = Rope(config)
 
+    def qkv_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The embedding's and the hidden's half of the weights of q, k and v: each `[(heads + 2 kv_heads) D, H]`."""
+        attention = self.self_attn
+        weight = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight))
+        return weight[:, : weight.shape[1] // 2], weight[:, weight.shape[1] // 2 :]
+
+    def embed_half(self, embeds: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """`embeds [.., H]` -> its part `[.., (heads + 2 kv_heads) D]` of q, k and v."""
+        return F.linear(self.input_layernorm(embeds), weight)
+
+    def qkv(
+        self, embed_half: torch.Tensor, hidden: torch.Tensor, weight: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """q `[.., heads, D]` and k, rotated by `positions [..]`, and v, both `[.., kv_heads, D]`."""
+        x = embed_half + F.linear(self.hidden_norm(hidden), weight)
+        rotated, value = x.unflatten(-1, (-1, self.head_dim)).tensor_split((self.heads + self.kv_heads,), dim=-2)
+        rotated = rotate(rotated, *self.rope.tables(positions, x.dtype))
+        query, key = rotated.tensor_split((self.heads,), dim=-2)
+        return query, key, value
+
+    def after_attention(self, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """The residual `hidden [.., H]` and `attended [.., heads, D]` -> the next hidden `[.., H]`."""
+        hidden = hidden + self.self_attn.o_proj(attended.flatten(-2))
+        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+
     def forward(
         self, embeds: torch.Tensor, hidden: torch.Tensor, positions: torch.Tensor, attend: Attend
     ) -> torch.Tensor:
         """`embeds [.., H]`, `hidden [.., H]`, `positions [..]` -> the next hidden `[.., H]`."""
-        x = torch.cat((self.input_layernorm(embeds), self.hidden_norm(hidden)), dim=-1)  # [.., 2H]
-        heads = (-1, self.head_dim)
-        cos, sin = self.rope.tables(positions, x.dtype)
-        query = rotate(self.self_attn.q_proj(x).unflatten(-1, heads), cos, sin)
-        key = rotate(self.self_attn.k_proj(x).unflatten(-1, heads), cos, sin)
-        value = self.self_attn.v_proj(x).unflatten(-1, heads)
-        hidden = hidden + self.self_attn.o_proj(attend(query, key, value).flatten(-2))
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+        of_embeds, of_hidden = self.qkv_weights()
+        qkv = self.qkv(self.embed_half(embeds, of_embeds), hidden, of_hidden, positions)
+        return self.after_attention(hidden, attend(*qkv))
 
 
 class EagleDraft(nn.Module):

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from spec.models.draft import EagleDraft
+from spec.training.attention import ttt_attention
 from spec.training.batch import Batch
+from spec.training.block0 import Queries
+from spec.training.losses import Wanted, argmax_and_lse, drafting_loss
 
 Objective = Literal["ce", "lk", "hard"]
 
@@ -34,36 +37,27 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Observation:
-    """What the frozen target says of a batch; all that a step needs of it. No gradient reaches it."""
+    """What the frozen target says of a batch: all that a step needs of both. No gradient reaches it.
 
-    batch: Batch
-    steps: int
-    aux: torch.Tensor  # [B, T, 3 * H_target]
-    last: torch.Tensor  # [B, T, H_target]
-    bears: torch.Tensor  # [K, B, T] bool: position i bears loss at step k
-    head_weight: torch.Tensor  # [V, H_target]
+    N are the batch's tokens without padding. A (`queries.rows`) are those at which any step bears loss: a later step's
+    key is read by its own position alone, so the other positions are needed for block 0's keys and nothing else.
+    """
+
+    input_ids: torch.Tensor  # [N] int64
+    positions: torch.Tensor  # [N] int64, in each document
+    aux: torch.Tensor  # [N, 3 * H_target]
+    queries: Queries
+    wanted: Wanted
 
     @property
     def count(self) -> torch.Tensor:
-        return self.bears.sum((1, 2))  # [K] int64
+        """`[K]` int64: the rows that bear loss at each step."""
+        return self.wanted.bears.sum(1)
 
 
 def decay_weights(steps: int, decay: float = 0.8, device: torch.device | str = "cpu") -> torch.Tensor:
     """`decay ** k` for each step, `[K]` fp32 (EAGLE-3 reference trainers: 0.8)."""
     return decay ** torch.arange(steps, dtype=torch.float32, device=device)
-
-
-@torch.no_grad()
-def observe(draft: EagleDraft, target, batch: Batch, *, steps: int = 7) -> Observation:
-    """Runs the frozen target over `batch` and finds the rows that bear loss at each step."""
-    aux, last = target.features(batch.input_ids, batch.documents)
-    choice = (last @ target.head_weight.T).argmax(-1)  # [B, T]
-    ids = batch.documents.document_ids
-    bears = []
-    for k in range(steps):
-        same = (_shifted(ids, 2 + k, -1) == ids) & (ids >= 0)
-        bears.append(_shifted(batch.loss_mask, 2 + k, False) & _shifted(draft.t2d[choice], 1 + k, False) & same)
-    return Observation(batch, steps, aux, last, torch.stack(bears), target.head_weight)
 
 
 def draft_loss(
@@ -82,6 +76,50 @@ def draft_loss(
     return step_loss(draft, observation, weights, objective=objective, checkpoint_steps=checkpoint_steps)
 
 
+@torch.no_grad()
+def observe(draft: EagleDraft, target, batch: Batch, *, steps: int = 7) -> Observation:
+    """Runs the frozen target over `batch` and finds the rows that bear loss at each step."""
+    documents = batch.documents
+    features = target.features(batch.input_ids, documents)
+    tokens = documents.tokens  # [N]
+    positions = documents.position_ids.flatten()[tokens]
+    answers = batch.loss_mask.flatten()[tokens] & (positions >= 2)  # nothing drafts a document's first two tokens
+    seen = answers.nonzero().squeeze(1) - 1  # where the target chooses a token that bears loss
+    hidden = features.last.flatten(0, 1)[tokens[seen]]  # [seen, H_target]
+    choice, lse = argmax_and_lse(hidden, target.head_weight)
+    draftable = draft.t2d[choice]
+    seen, hidden, choice, lse = seen[draftable], hidden[draftable], choice[draftable], lse[draftable]  # J of them
+
+    shift = torch.arange(1, steps + 1, device=seen.device)[:, None]  # step k drafts from k + 1 positions before
+    bears = positions[seen] >= shift  # [K, J]
+    at = (seen - shift).clamp_min(0)  # [K, J], an index into the N tokens
+    needed = torch.zeros_like(answers)
+    needed[at[bears]] = True
+    slot = (needed.cumsum(0) - 1).clamp_min(0)  # of each of the N tokens among the A rows
+    wanted = Wanted(
+        hidden=hidden,
+        head=target.head_weight[draft.draft_tokens()],
+        lse=lse,
+        choice=(draft.t2d.cumsum(0) - 1)[choice],
+        rows=torch.where(bears, slot[at], 0),
+        bears=bears,
+    )
+    queries = Queries(_runs(needed, documents.lengths), documents.cu_seqlens, max(documents.lengths))
+    aux = features.aux.flatten(0, 1)
+    return Observation(batch.input_ids.flatten()[tokens], positions, aux[tokens], queries, wanted)
+
+
+def _runs(needed: torch.Tensor, lengths: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
+    """The runs of `needed [N]` bool as (their document's first token, start, end)."""
+    runs, first, flags = [], 0, needed.cpu()
+    for length in lengths:
+        edges = torch.diff(flags[first : first + length].int(), prepend=torch.zeros(1), append=torch.zeros(1))
+        starts, ends = ((edges == sign).nonzero().squeeze(1).add(first).tolist() for sign in (1, -1))
+        runs += [(first, start, end) for start, end in zip(starts, ends, strict=True)]
+        first += length
+    return tuple(runs)
+
+
 def step_loss(
     draft: EagleDraft,
     observation: Observation,
@@ -90,54 +128,43 @@ def step_loss(
     objective: Objective = "ce",
     checkpoint_steps: bool = False,
 ) -> StepResult:
-    """The loss of the draft against `observation`, each step's sum times `weights[k]`.
+    """The loss of the draft against `observation`, each step's sum times `weights[k]`; one backward only.
 
-    Runs inside `draft(...)`, so that an FSDP2 draft gathers its parameters once for all steps.
+    Runs inside `draft(...)`, so that an FSDP2 draft gathers its parameters once for all steps. `checkpoint_steps`
+    keeps a step's hidden, key and value alone and computes the rest again in the backward.
     """
     loss, loss_sum, correct = draft(_unroll, observation, weights, objective, checkpoint_steps)
     return StepResult(loss, loss_sum, correct, observation.count)
 
 
 def _unroll(draft: EagleDraft, seen: Observation, weights: torch.Tensor, objective: str, checkpoint_steps: bool):
-    batch, ids = seen.batch, seen.batch.documents.document_ids
-    length = ids.shape[1]
-    block0 = (ids[:, :, None] == ids[:, None, :]) & torch.ones(
-        length, length, dtype=torch.bool, device=ids.device
-    ).tril()
+    layer, rows = draft.midlayer, seen.queries.rows
+    of_embeds, of_hidden = layer.qkv_weights()
+    embed_half = layer.embed_half(draft.embed(seen.input_ids), of_embeds)  # [N, qkv], of each token
+
+    def step(hidden, at, positions, keys, values):
+        token = at.clamp_max(len(embed_half) - 1)  # beyond its document's end a row bears no loss: any token will do
+        query, key, value = layer.qkv(embed_half[token], hidden, of_hidden, positions)
+        if not keys:  # block 0: keys at every token, queries at the rows
+            query, hidden = query[rows], hidden[rows]
+        attended = ttt_attention(query, [*keys, key], [*values, value], seen.queries)
+        return layer.after_attention(hidden, attended), key, value
+
+    hidden = draft.project_features(seen.aux)  # [N, H], from step 1 on [A, H]
+    at = torch.arange(len(seen.input_ids), device=hidden.device)
+    positions = seen.positions
+    hiddens: list[torch.Tensor] = []
     keys: list[torch.Tensor] = []
     values: list[torch.Tensor] = []
-
-    def attend(query, key, value):  # [B, T, heads, D]
-        groups = query.shape[2] // key.shape[2]
-        keys.append(key.repeat_interleave(groups, 2))
-        values.append(value.repeat_interleave(groups, 2))
-        scores = [torch.einsum("bqhd,bkhd->bhqk", query, keys[0]).masked_fill(~block0[:, None], -1e30)]
-        scores += [torch.einsum("bqhd,bqhd->bhq", query, k)[..., None] for k in keys[1:]]
-        p = (torch.cat(scores, -1) * query.shape[-1] ** -0.5).softmax(-1)
-        out = torch.einsum("bhqk,bkhd->bqhd", p[..., :length], values[0])
-        for j, v in enumerate(values[1:]):
-            out = out + p[..., length + j].transpose(1, 2)[..., None] * v
-        return out
-
-    hidden = draft.project_features(seen.aux)
-    target_logits = (seen.last @ seen.head_weight.T).float()[..., draft.draft_tokens()]
-    sums, corrects = [], []
-    for k in range(seen.steps):
-        embeds = draft.embed(_shifted(batch.input_ids, 1 + k, 0))
-        hidden = draft.midlayer(embeds, hidden, batch.documents.position_ids + k, attend)
-        rows = seen.bears[k]
-        logits = draft.head(hidden[rows]).float()
-        wanted = _shifted(target_logits, 1 + k, 0.0)[rows]
-        if objective != "ce":
-            raise NotImplementedError(objective)
-        sums.append(-(wanted.softmax(-1) * F.log_softmax(logits, -1)).sum())
-        corrects.append((logits.argmax(-1) == wanted.argmax(-1)).sum())
-    loss_sum = torch.stack(sums)
-    return (loss_sum * weights).sum(), loss_sum.detach(), torch.stack(corrects)
-
-
-def _shifted(x: torch.Tensor, by: int, fill) -> torch.Tensor:
-    """`x [B, T, ..]` moved left along T, `fill` coming in."""
-    out = torch.full_like(x, fill)
-    out[:, : x.shape[1] - by] = x[:, by:]
-    return out
+    for k in range(len(weights)):
+        arguments = (hidden, at + 1 + k, positions + k, tuple(keys), tuple(values))
+        if checkpoint_steps:
+            hidden, key, value = checkpoint(step, *arguments, use_reentrant=False)
+        else:
+            hidden, key, value = step(*arguments)
+        if k == 0:
+            at, positions = rows, positions[rows]
+        hiddens.append(hidden)
+        keys.append(key)
+        values.append(value)
+    return drafting_loss(hiddens, draft.norm, draft.lm_head.weight, seen.wanted, weights, objective)

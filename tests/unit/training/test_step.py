@@ -17,7 +17,7 @@ LAYOUTS = {
 
 def assert_equals_reference(draft, batch, *, objective="ce", tolerance=1e-5, **options):
     target = fake_target(draft, batch)
-    weights = decay_weights(STEPS).to(draft.fc.weight.dtype)
+    weights = decay_weights(STEPS)
     loss, loss_sum, correct, count, gradients = judged(
         draft, target, batch, steps=STEPS, weights=weights, objective=objective
     )

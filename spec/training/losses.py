@@ -1,0 +1,169 @@
+"""The loss of the drafted rows, fused: norm, head, softmax and loss in chunks of rows, their gradients by hand.
+
+Neither the target's logits nor the draft's ever exist for more than a chunk. A target position's distribution serves
+every step that drafts its token, so a chunk holds target positions, and computes each distribution once.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+# Logits in a chunk. On CPU a chunk should stay near the cache; on a GPU it should fill the matrix units.
+CHUNK = {"cpu": 1 << 22, "cuda": 1 << 26}
+
+SMALLEST_ACCEPTANCE = 1e-30  # below it the logarithm's slope is cut off: exp underflows in fp32 there
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The target's distributions at J positions, and the draft's rows that should match them."""
+
+    hidden: torch.Tensor  # [J, H_target] after the target's final norm
+    head: torch.Tensor  # [draft_vocab, H_target], the target's head at the draft's tokens
+    lse: torch.Tensor  # [J] fp32, of the logits over the target's whole vocabulary
+    choice: torch.Tensor  # [J] int64, the target's argmax as a draft token
+    rows: torch.Tensor  # [K, J] int64, the row of step k that drafts position j's token; any row where none does
+    bears: torch.Tensor  # [K, J] bool, whether one does
+
+
+# An objective: (logits [K, J, draft_vocab], wanted, its target logits [J, draft_vocab]) -> (losses [K, J], gradient of
+# each loss by its logits). It may overwrite both of the logits it is given.
+Objective = Callable[[torch.Tensor, Wanted, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def cross_entropy(logits, wanted, target_logits):
+    """Soft cross-entropy against the target's distribution renormalised on the draft's vocabulary (EAGLE-3)."""
+    p = target_logits.softmax(-1)
+    losses = -(p * logits).sum(-1)
+    q = logits.softmax(-1)
+    losses += logits.logsumexp(-1)
+    return losses, q.sub_(p)
+
+
+def hard_cross_entropy(logits, wanted, target_logits):
+    """Cross-entropy against the target's own choice."""
+    choice = wanted.choice.expand(logits.shape[:2])[..., None]
+    losses = logits.logsumexp(-1) - logits.gather(-1, choice).squeeze(-1)
+    q = logits.softmax(-1)
+    return losses, q.scatter_add_(-1, choice, q.new_full((), -1.0).expand(choice.shape))
+
+
+def negative_log_acceptance(logits, wanted, target_logits):
+    """`-log(alpha)`, alpha the expected acceptance `sum_v min(p_v, q_v)` (LK losses, arXiv 2602.23881).
+
+    p is not renormalised on the draft's vocabulary: what the draft cannot say can never be accepted.
+    """
+    p = (target_logits - wanted.lse[:, None]).exp_()
+    q = logits.softmax(-1)
+    alpha = torch.minimum(p, q).sum(-1, keepdim=True).clamp_min(SMALLEST_ACCEPTANCE)
+    short = torch.where(q < p, q, 0)  # the tokens whose q a gradient can raise alpha with
+    return -alpha.log().squeeze(-1), q.mul_(short.sum(-1, keepdim=True)).sub_(short).div_(alpha)
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "ce": cross_entropy,
+    "hard": hard_cross_entropy,
+    "lk": negative_log_acceptance,
+}
+
+
+@torch.no_grad()
+def argmax_and_lse(hidden: torch.Tensor, head: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The argmax (int64) and log-sum-exp (fp32) of `hidden [J, H] @ head.T [H, V]`, both `[J]`, by chunks of both."""
+    budget = CHUNK.get(hidden.device.type, CHUNK["cuda"])
+    width = min(len(head), 8192)
+    best, lses = [], []
+    for rows in hidden.split(max(1, budget // width)):
+        top = rows.new_full(rows.shape[:1], float("-inf"), dtype=torch.float32)
+        argmax = torch.zeros_like(top, dtype=torch.int64)
+        lse = top.clone()
+        for start in range(0, len(head), width):
+            logits = _wide(rows @ head[start : start + width].T)
+            value, index = logits.max(-1)
+            argmax = torch.where(value > top, index + start, argmax)
+            top = torch.maximum(top, value)
+            lse = torch.logaddexp(lse, logits.logsumexp(-1))
+        best.append(argmax)
+        lses.append(lse)
+    return torch.cat(best), torch.cat(lses)
+
+
+def drafting_loss(
+    hiddens: Sequence[torch.Tensor],
+    norm: torch.nn.RMSNorm,
+    head: torch.Tensor,
+    wanted: Wanted,
+    weights: torch.Tensor,
+    objective: str,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The weighted loss of the K steps' `hiddens [A, H]` (pre-norm) under `norm` and `head [draft_vocab, H]`.
+
+    Returns `sum_k weights[k] * loss_k` (with the gradient, computed at once: one backward only), the sums `loss_k [K]`
+    and how often the draft's argmax is the target's choice `[K]` (int64).
+    """
+    return _DraftingLoss.apply(
+        wanted, weights, OBJECTIVES[objective], norm.eps, torch.is_grad_enabled(), norm.weight, head, *hiddens
+    )
+
+
+class _DraftingLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, wanted, weights, objective, eps, with_gradient, norm, head, *hiddens):
+        steps = len(hiddens)
+        loss_sum = torch.zeros(steps, dtype=_wide_type(head), device=head.device)
+        correct = torch.zeros_like(loss_sum, dtype=torch.int64)
+        grads = [torch.zeros_like(x, dtype=_wide_type(x)) for x in (norm, head, *hiddens)] if with_gradient else []
+        chunk = max(1, CHUNK.get(head.device.type, CHUNK["cuda"]) // (steps * len(head)))
+        for part in _split(wanted, chunk):
+            x = torch.stack([hidden[rows] for hidden, rows in zip(hiddens, part.rows, strict=True)])  # [K, J, H]
+            inverse = (_wide(x).square().mean(-1, keepdim=True) + eps).rsqrt()
+            normed = _wide(x) * inverse
+            y = (normed * norm).to(head.dtype)
+            logits = _wide(y.flatten(0, 1) @ head.T).view(*part.rows.shape, -1)  # [K, J, draft_vocab]
+            correct += ((logits.argmax(-1) == part.choice) & part.bears).sum(1)
+            losses, grad_logits = objective(logits, part, _wide(part.hidden @ part.head.T))
+            loss_sum += torch.where(part.bears, losses, 0).sum(1)
+            if not with_gradient:
+                continue
+            grad_norm, grad_head, *grad_hiddens = grads
+            grad_logits = grad_logits.mul_((weights[:, None] * part.bears)[..., None]).to(head.dtype).flatten(0, 1)
+            grad_head.addmm_(grad_logits.T, y.flatten(0, 1))
+            grad_y = _wide(grad_logits @ head).view(x.shape)
+            grad_norm += (grad_y * normed).sum((0, 1))
+            grad_normed = grad_y * norm
+            grad_x = inverse * (grad_normed - normed * (grad_normed * normed).mean(-1, keepdim=True))
+            for grad_hidden, rows, grad in zip(grad_hiddens, part.rows, grad_x, strict=True):
+                grad_hidden.index_add_(0, rows, grad)
+        if with_gradient:
+            ctx.save_for_backward(*(g.to(x.dtype) for g, x in zip(grads, (norm, head, *hiddens), strict=True)))
+        loss = (weights * loss_sum).sum()
+        ctx.mark_non_differentiable(loss_sum, correct)
+        return loss, loss_sum, correct
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, *_):
+        return None, None, None, None, None, *(saved * grad for saved in ctx.saved_tensors)
+
+
+def _split(wanted: Wanted, size: int):
+    """`wanted` by chunks of `size` target positions."""
+    for at in range(0, len(wanted.hidden), size):
+        part = slice(at, at + size)
+        yield Wanted(
+            wanted.hidden[part],
+            wanted.head,
+            wanted.lse[part],
+            wanted.choice[part],
+            wanted.rows[:, part],
+            wanted.bears[:, part],
+        )
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    return x.to(_wide_type(x))
+
+
+def _wide_type(x: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
