@@ -248,14 +248,12 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
             print(text, flush=True)
 
 
-def recipe_main() -> None:
-    recipe = EagleFullFinetuneRecipeDistributed(settings.from_command_line())
+def recipe_main(cfg: DictConfig) -> None:
+    recipe = EagleFullFinetuneRecipeDistributed(cfg)
     recipe.setup()
-    try:
-        recipe.train()
-    finally:
-        recipe.cleanup()
+    recipe.train()
+    recipe.cleanup()
 
 
 if __name__ == "__main__":
-    launch.run(recipe_main)
+    launch.run(lambda: recipe_main(settings.from_command_line()))

@@ -7,6 +7,7 @@ Ranks may come back in another number: torch reshards what it reads.
 
 import re
 import shutil
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -169,5 +170,6 @@ def list_complete(store: Store) -> list[str]:
 def read_draft(folder: Path) -> EagleDraft:
     """The draft of the checkpoint in `folder`, in fp32 on the CPU, without its embedding; needs no process group."""
     draft = EagleDraft(DraftConfig.from_json((folder / DRAFT_CONFIG).read_text()))
-    dcp.load({"draft": draft.state_dict()}, checkpoint_id=folder, no_dist=True)
+    with warnings.catch_warnings(action="ignore"):  # it says at length that no process group is there
+        dcp.load({"draft": draft.state_dict()}, checkpoint_id=folder, no_dist=True)
     return draft

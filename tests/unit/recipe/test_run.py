@@ -1,0 +1,99 @@
+"""A training run as its user sees it: begun, stopped, resumed, done."""
+
+import json
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from spec.training.checkpoints import read_draft
+from tests.prepared import prepared_run
+from tests.tiny_models import save_tiny_target
+from tests.training_runs import Interruption, losses, rows, train
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    return save_tiny_target("llama", tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture
+def run(tmp_path):
+    return prepared_run(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, target):
+    """One rank, from the first step to the last."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run = prepared_run(folder / "run")
+    outcome = train(run, target, logs=folder)
+    assert outcome.codes == [0], outcome.said
+    return run
+
+
+def numbers(run):
+    """Everything of metrics.jsonl that does not depend on the clock or the machine."""
+    clock = {"tokens_per_s", "loss_tokens_per_s", "peak_memory_gib", "data_wait_share"}
+    return [{key: row[key] for key in row.keys() - clock} for row in rows(run)]
+
+
+def newest(run):
+    return sorted((run / "checkpoints").glob("step-*/checkpoint.json"))[-1].parent
+
+
+def test_a_run_logs_every_step_evaluates_and_keeps_the_last_checkpoints(uninterrupted):
+    logged = rows(uninterrupted)
+    steps = [row["step"] for row in logged if "loss" in row]
+    assert steps == list(range(1, len(steps) + 1))
+    first = logged[0]
+    for key in ("loss_by_position", "accuracy_by_position"):
+        assert len(first[key]) == 3
+    for key in ("lr", "grad_norm", "tokens_per_s", "loss_tokens_per_s", "peak_memory_gib", "data_wait_share"):
+        assert isinstance(first[key], float), key
+    assert [row["step"] for row in logged if "held_out" in row] == [5, 10, 15, 20, len(steps)]
+    kept = sorted(path.name for path in (uninterrupted / "checkpoints").glob("step-*"))
+    assert kept == ["step-000020", f"step-{len(steps):06d}"]
+    marker = json.loads((newest(uninterrupted) / "checkpoint.json").read_text())
+    assert marker["step"] == "train" and marker["facts"]["finished"] is True
+    assert logged[-1]["held_out"]["loss"] < next(row for row in logged if "held_out" in row)["held_out"]["loss"]
+
+
+def test_a_finished_run_says_so_and_trains_no_more(uninterrupted, target, tmp_path):
+    before = numbers(uninterrupted)
+    outcome = train(uninterrupted, target, logs=tmp_path)
+    assert outcome.codes == [0]
+    assert "already done" in outcome.said[0]
+    assert numbers(uninterrupted) == before
+
+
+def test_stopped_and_resumed_gives_the_uninterrupted_run_bit_for_bit(uninterrupted, target, run, tmp_path):
+    for step in (3, 8, 14):  # in the first epoch, between two checkpoints, in the second epoch
+        outcome = train(run, target, logs=tmp_path, interruption=Interruption(step))
+        assert outcome.codes == [143], outcome.said
+        assert f"saved step {step} of" in outcome.said[0]
+    assert train(run, target, logs=tmp_path).codes == [0]
+    assert numbers(run) == numbers(uninterrupted)
+    ended, wanted = read_draft(newest(run)), read_draft(newest(uninterrupted))
+    for name, tensor in wanted.state_dict().items():
+        assert torch.equal(ended.state_dict()[name], tensor), name
+
+
+def test_killed_it_goes_on_from_the_newest_complete_checkpoint(uninterrupted, target, run, tmp_path):
+    outcome = train(run, target, logs=tmp_path, interruption=Interruption(8, number=9))
+    assert outcome.codes == [-9]
+    half = run / "checkpoints/step-000007"  # as if it had been killed while it saved
+    half.mkdir()
+    (half / "__0_0.distcp").write_bytes(b"half")
+    outcome = train(run, target, logs=tmp_path)
+    assert outcome.codes == [0] and "going on from step-000005" in outcome.said[0]
+    assert numbers(run) == numbers(uninterrupted)
+
+
+def test_the_draft_of_a_checkpoint_reads_back_without_a_process_group(uninterrupted):
+    draft = read_draft(newest(uninterrupted))
+    state = {"draft": {"fc.weight": torch.empty_like(draft.fc.weight)}}
+    dcp.load(state, checkpoint_id=newest(uninterrupted), no_dist=True)
+    assert torch.equal(state["draft"]["fc.weight"], draft.fc.weight)
+    assert draft.t2d.sum() == 128 and draft.lm_head.weight.dtype == torch.float32
+    assert losses(uninterrupted)
