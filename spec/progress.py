@@ -1,0 +1,76 @@
+"""How far a step over rows is: a bar on a terminal, elsewhere one JSON line every few seconds (both on stderr)."""
+
+import json
+import sys
+import time
+from collections import deque
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+_WINDOW = 60.0  # seconds that rates are measured over
+_QUIET_SECONDS = 5.0  # between two JSON lines
+
+
+class RowProgress:
+    """Shows the rows of a step; `total` is known, an estimate, or None. Call `update` about once a second or more."""
+
+    def __init__(self, step: str, total: int | None, *, rows_before: int = 0):
+        self._total = total
+        self._terminal = sys.stderr.isatty()
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rates]}", markup=False),
+        )
+        self._bar = Progress(*columns, console=Console(stderr=True), disable=not self._terminal)
+        self._task = self._bar.add_task(step, total=total, completed=rows_before, rates="")
+        self._seen: deque[tuple[float, int, int]] = deque()  # (time, rows, tokens)
+        self._printed_at = 0.0
+
+    def __enter__(self) -> "RowProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._bar.stop()
+
+    def update(self, rows: int, tokens: int, *, rejects: dict[str, int], in_flight: int | None = None) -> None:
+        """`rows` and `tokens` so far, earlier processes' included; `rejects` by reason."""
+        now = time.monotonic()
+        rows_per_s, tokens_per_s = self._rates(now, rows, tokens)
+        left = None if not self._total or not rows_per_s else max(self._total - rows, 0) / rows_per_s
+        if self._terminal:
+            flight = "" if in_flight is None else f"{in_flight} in flight  "
+            reasons = ", ".join(f"{name} {count}" for name, count in rejects.items()) or "none"
+            rates = f"{rows_per_s:.1f} rows/s  {tokens_per_s:.0f} tokens/s  {flight}"
+            self._bar.update(self._task, completed=rows, rates=f"{rates}rejects: {reasons}  left: {_clock(left)}")
+        elif now - self._printed_at >= _QUIET_SECONDS:
+            self._printed_at = now
+            line = {
+                "rows": rows,
+                "of": self._total,
+                "rows_per_s": round(rows_per_s, 2),
+                "tokens_per_s": round(tokens_per_s, 1),
+                **({} if in_flight is None else {"in_flight": in_flight}),
+                "rejects": rejects,
+                "seconds_left": None if left is None else round(left),
+            }
+            print(json.dumps(line), file=sys.stderr, flush=True)
+
+    def _rates(self, now: float, rows: int, tokens: int) -> tuple[float, float]:
+        self._seen.append((now, rows, tokens))
+        while now - self._seen[0][0] > _WINDOW:
+            self._seen.popleft()
+        then, rows_then, tokens_then = self._seen[0]
+        seconds = now - then
+        return ((rows - rows_then) / seconds, (tokens - tokens_then) / seconds) if seconds > 0 else (0.0, 0.0)
+
+
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    return f"{seconds / 86400:.1f} days" if seconds >= 86400 else time.strftime("%H:%M:%S", time.gmtime(seconds))

@@ -1,0 +1,187 @@
+"""The prepare step: a run's answers into `samples/`.
+
+answers -> rows of tokens, in parallel processes -> arrays of the two splits -> draft vocabulary -> marker
+
+Answers are read in the order of their shards and ids and written in that order: the same answers give the same
+samples, byte for byte, with any number of processes.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from spec.conversations.shards import find_shards, folder_of, read_answers
+from spec.errors import BadInput
+from spec.progress import RowProgress
+from spec.samples import statistics
+from spec.samples.convert import EMPTY_MASK, HELD_OUT, REJECTS, TRAIN, Conversation, Converted, Converter, Limits
+from spec.samples.dataset import FILES, Samples, SamplesWriter
+from spec.samples.held_out import held_out_below
+from spec.samples.parallel import ordered_map
+from spec.samples.target import fingerprint, load_tokenizer, vocabulary_size
+from spec.samples.template import RETOKENISED
+from spec.samples.vocabulary import check_size, choose_vocabulary, count_tokens
+from spec.storage import Store
+from spec.storage.markers import Json, Marker, describe_files, digest_of, find_marker, write_marker
+
+STEP = "prepare"
+FOLDER = "samples"
+MARKER = "samples.json"
+VOCABULARY = "vocab_map.safetensors"
+PROMPTS = "prompts.jsonl"
+
+_SPLITS = (TRAIN, HELD_OUT)
+_FILES = [*(f"{split}/{name}" for split in _SPLITS for name in FILES), f"{HELD_OUT}/{PROMPTS}", VOCABULARY]
+_CHUNK = 64  # conversations that a process takes at once
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the samples, beside the answers and the tokenizer."""
+
+    chat_template_kwargs: Json = field(default_factory=dict)  # as the server was asked with
+    max_length: int = 2048  # tokens of a row
+    truncate: bool = False  # cut longer rows at their end; else their conversation is rejected
+    held_out: float = 0.05  # below 1 a share of the prompts, from 1 a number of conversations
+    draft_vocab_size: int = 32000
+    max_empty: float = 0.05  # share of conversations in which no token bears loss
+    max_retokenised: float = 0.05  # share of conversations that do not read back as the server wrote them
+
+
+def prepare(
+    run: Store, target: str, settings: Settings, *, revision: str | None = None, processes: int, overwrite: bool = False
+) -> tuple[Marker, bool]:
+    """Make `samples/` of a run with the tokenizer of `target`; gives the marker, and whether anything was to do.
+
+    Raises `BadInput` where the tokenizer is not that of the model that answered, where more conversations than the
+    settings allow cannot be used, and where none is left; `PassingFault` where a process was killed.
+    """
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a process
+    tokenizer, vocab_size = load_tokenizer(target, revision), vocabulary_size(target, revision)
+    check_size(settings.draft_vocab_size, vocab_size)
+    shards = find_shards(run)
+    decides = {**asdict(settings), "target_vocab_size": vocab_size}
+    inputs = {folder_of(shard): _hash(marker) for shard, marker in shards.items()}
+    inputs["tokenizer"] = fingerprint(tokenizer)
+    store = run.at(FOLDER)
+    if found := find_marker(store, MARKER, STEP, decides, inputs, overwrite=overwrite):
+        return found, False
+
+    started = time.monotonic()
+    answers = sum(marker.counts["answers"] for marker in shards.values())
+    below = held_out_below(settings.held_out, lambda: read_answers(run))
+    limits = Limits(settings.max_length, settings.truncate, below)
+    converter = Converter(tokenizer, settings.chat_template_kwargs, limits)
+    processes = min(processes, 1 + answers // (2 * _CHUNK))  # forking does not pay for less
+    with _local_folder(store) as folder:
+        converted = _write(ordered_map(converter, _chunks(read_answers(run)), processes), folder, answers)
+        _check(converted, settings)
+        facts = _finish(folder, tokenizer, vocab_size, converted.special, settings)
+        facts["why_rejected"] = converted.why
+        facts["seconds"] = round(time.monotonic() - started, 2)
+        facts["tokens_per_s"] = round(sum(facts[split]["tokens"] for split in _SPLITS) / facts["seconds"])
+        marker = Marker(
+            step=STEP,
+            digest=digest_of(STEP, decides, inputs),
+            settings=decides,
+            inputs=inputs,
+            files=describe_files(folder, _FILES),
+            counts={"answers": answers, **{name: converted.counts[name] for name in (*_SPLITS, *REJECTS)}},
+            facts=facts,
+        )
+        for name in _FILES:
+            store.upload(name, folder / name)
+        return write_marker(store, MARKER, marker), True
+
+
+def _hash(shard: Marker) -> str:
+    """Of a shard's content: its marker also says how long it took."""
+    return hashlib.sha256(json.dumps({name: its.sha256 for name, its in shard.files.items()}).encode()).hexdigest()[:16]
+
+
+def _chunks(answers: Iterator[Conversation]) -> Iterator[list[Conversation]]:
+    return iter(lambda: list(islice(answers, _CHUNK)), [])
+
+
+@contextmanager
+def _local_folder(store: Store) -> Iterator[Path]:
+    """Where to write: the run itself where it is a directory, else a temporary folder to upload from."""
+    if (folder := store.local_path()) is not None:
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory(prefix="samples-") as scratch:
+            yield Path(scratch)
+
+
+def _write(results: Iterable[Converted], folder: Path, answers: int) -> Converted:
+    """Append all rows to their arrays; gives what the conversations came to, the rows and prompts left out."""
+    total = Converted()
+    prompts: set[bytes] = set()
+    with (
+        SamplesWriter(folder / TRAIN) as train,
+        SamplesWriter(folder / HELD_OUT) as held_out,
+        open(folder / HELD_OUT / PROMPTS, "w") as file,
+        RowProgress(STEP, answers) as progress,
+    ):
+        for done in results:
+            train.append(*done.rows[TRAIN])
+            held_out.append(*done.rows[HELD_OUT])
+            for prompt in done.prompts:
+                key = hashlib.sha256(str(prompt["input_ids"]).encode()).digest()
+                if key not in prompts:  # asked once, however often it was answered
+                    file.write(json.dumps(prompt, ensure_ascii=False) + "\n")
+                    prompts.add(key)
+            total.counts += done.counts
+            total.special |= done.special
+            total.why = done.why | total.why
+            rejects = {name: total.counts[name] for name in REJECTS if total.counts[name]}
+            progress.update(total.counts.total(), train.tokens + held_out.tokens, rejects=rejects)
+    return total
+
+
+def _check(converted: Converted, settings: Settings) -> None:
+    """Raise `BadInput` where too many conversations are of no use, or none is left."""
+    counts = converted.counts
+    for bucket, most, advice in (
+        (EMPTY_MASK, settings.max_empty, "the chat template does not mark what the assistant wrote; --max-empty"),
+        (
+            RETOKENISED,
+            settings.max_retokenised,
+            "not the model that answered, or its answers were changed; --max-retokenised",
+        ),
+    ):
+        if counts[bucket] > most * counts.total():
+            raise BadInput(
+                f"{bucket}: {counts[bucket]} of {counts.total()} conversations, for example {converted.why[bucket]}: "
+                f"{advice} allows more than {most:.0%}"
+            )
+    if not counts[TRAIN]:
+        left = ", ".join(f"{name} {count}" for name, count in counts.items()) or "there are no answers"
+        raise BadInput(f"nothing is left to train on: {left}; see --max-length and --held-out")
+
+
+def _finish(folder: Path, tokenizer: Any, vocab_size: int, special: set[int], settings: Settings) -> Json:
+    """Choose and write the draft's vocabulary; gives the facts of the samples."""
+    samples = {split: Samples.open(folder / split) for split in _SPLITS}
+    counts = {split: count_tokens(its.input_ids, its.loss_mask, vocab_size) for split, its in samples.items()}
+    always = {*special, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])}
+    vocabulary = choose_vocabulary(counts[TRAIN], settings.draft_vocab_size, always)
+    vocabulary.save(folder / VOCABULARY)
+    return {
+        **{split: statistics.of_split(samples[split], counts[split], vocabulary) for split in _SPLITS},
+        "lengths": statistics.length_histogram(samples[TRAIN], settings.max_length),
+        "vocabulary": {
+            "size": settings.draft_vocab_size,
+            "seen": int((counts[TRAIN] > 0).sum()),
+            "always": sorted(always),
+        },
+        "examples": statistics.examples(samples[TRAIN], tokenizer),
+    }

@@ -1,0 +1,94 @@
+"""Token ids and loss mask of rendered rows, in one tokenisation pass, checked against what the server counted.
+
+The server reports for each answer how many tokens its prompt and the answer had. Both must come out here too: another
+tokenizer, another template or an answer that reads back as other tokens would train the draft on what the target
+never saw, and nothing later would show it.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from tokenizers import Encoding
+
+from spec.conversations.rows import Reject
+from spec.errors import BadInput
+from spec.samples.template import RETOKENISED, Answer, Row
+
+Turn = dict[str, Any]  # {"prompt_tokens", "completion_tokens", "finish_reason"}, as the server counted
+
+
+class Sample(NamedTuple):
+    input_ids: np.ndarray  # [T] int32
+    loss_mask: np.ndarray  # [T] uint8, 1 where the target wrote this token, the end-of-turn token included
+
+
+class Tokens:
+    """Tokenises rows as the server does: special tokens are those that the template writes, none is added."""
+
+    def __init__(self, tokenizer: Any):
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.post_processor = None  # it would trim spaces off the offsets
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        added = {token for token, its in tokenizer.added_tokens_decoder.items() if its.special}
+        self.special = added | set(tokenizer.all_special_ids)
+
+    def encode(self, text: str) -> list[int]:
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def encode_rows(self, rows: list[Row]) -> list[Encoding]:
+        return self._backend.encode_batch([row.text for row in rows], add_special_tokens=False)
+
+    def sample(self, row: Row, encoding: Encoding, turns: list[Turn]) -> Sample:
+        """The ids and the mask of a row whose text is encoded; `turns` are all of the conversation's.
+
+        Raises `BadInput` where a prompt has another number of tokens than the server counted, `Reject` where an answer
+        does not read back as the tokens that the server wrote.
+        """
+        ids = np.array(encoding.ids, dtype=np.int32)  # [T]
+        mask = np.zeros(len(ids), dtype=np.uint8)  # [T]
+        for answer in row.answers:
+            end = self._end(row, answer, encoding, ids, turns[answer.turn])
+            for start, stop in answer.bears:
+                mask[_token_at(encoding, start, row, answer) : min(_token_at(encoding, stop, row, answer), end)] = 1
+            if answer.bears:
+                mask[end - 1] = 1  # a template's own marks may leave the end-of-turn token out
+        return Sample(ids, mask)
+
+    def _end(self, row: Row, answer: Answer, encoding: Encoding, ids: np.ndarray, turn: Turn) -> int:
+        """Where the tokens that the server wrote for an answer end, once they are found to be as many here."""
+        prompt, completion = turn["prompt_tokens"], turn["completion_tokens"]
+        start = _token_from(encoding, answer.start, row)
+        if start != prompt and (alone := len(self.encode(row.text[: answer.start]))) != prompt:
+            raise BadInput(
+                f"answer {answer.turn + 1}: its prompt has {alone} tokens here and had {prompt} at the server: another "
+                f"tokenizer or chat template; give --tokenizer the directory of the model that answered"
+            )
+        if start != prompt:
+            raise _misfit(answer, "its first characters and the prompt's last are one token")
+        stop = _token_at(encoding, answer.end, row, answer)
+        closing = next((place for place in range(stop - 1, prompt - 1, -1) if ids[place] in self.special), stop)
+        end = min(closing + (turn["finish_reason"] != "length"), stop)  # cut off at its limit, it has no end of turn
+        if end - prompt != completion:
+            raise _misfit(answer, f"{end - prompt} tokens here, {completion} at the server")
+        return end
+
+
+def _token_from(encoding: Encoding, character: int, row: Row) -> int | None:
+    """The first token of what begins at a character (the end counts as one); None if a token stands across it."""
+    if character == len(row.text):
+        return len(encoding.ids)
+    token = encoding.char_to_token(character)
+    span = None if token is None else encoding.token_to_chars(token)
+    return token if span is not None and span[0] == character else None
+
+
+def _token_at(encoding: Encoding, character: int, row: Row, answer: Answer) -> int:
+    token = _token_from(encoding, character, row)
+    if token is None:
+        raise _misfit(answer, "one token holds a part of it and what is beside it")
+    return token
+
+
+def _misfit(answer: Answer, why: str) -> Reject:
+    return Reject(RETOKENISED, f"answer {answer.turn + 1} does not read back as the server wrote it: {why}")
