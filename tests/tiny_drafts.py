@@ -2,7 +2,7 @@
 
 import torch
 
-from spec.drafts.acceptance import CachedTarget, greedy
+from spec.drafts.evaluation.speculation import CachedTarget, greedy
 from spec.models.draft import DraftConfig, EagleDraft
 from spec.models.target import FrozenTarget
 from spec.training.batch import collate

@@ -47,6 +47,17 @@ class InferenceDraft:
         weights = {name: w.to(dtype) if w.is_floating_point() else w for name, w in weights.items()}
         return cls(LlamaConfig.from_pretrained(folder), weights)
 
+    def untrained(self, seed: int = 0) -> "InferenceDraft":
+        """A draft of the same shape and vocabulary that has learnt nothing: what chance accepts."""
+        random = torch.Generator().manual_seed(seed)
+        weights = dict(self.weights)
+        for name, weight in self.weights.items():
+            if name.endswith("norm.weight"):
+                weights[name] = torch.ones_like(weight)
+            elif weight.is_floating_point():
+                weights[name] = (torch.randn(weight.shape, generator=random) * 0.02).to(weight)
+        return InferenceDraft(self.config, weights)
+
     def empty_cache(self) -> Cache:
         empty = torch.empty(self.kv_heads, 0, self.head_dim, dtype=self.dtype, device=self.device)
         return Cache(empty, empty)

@@ -101,35 +101,3 @@ def speculate(
 def _until_stop(tokens: list[int], stop: frozenset[int]) -> list[int]:
     end = next((at for at, token in enumerate(tokens) if token in stop), len(tokens))
     return tokens[: end + 1]
-
-
-@dataclass
-class Acceptance:
-    """Counts over answers; `histogram[n]` forwards kept n drafts."""
-
-    tokens: int
-    histogram: list[int]
-
-    @classmethod
-    def of(cls, answers: Sequence[Answer], steps: int) -> "Acceptance":
-        kept = [count for answer in answers for count in answer.kept]
-        return cls(sum(len(answer.tokens) for answer in answers), [kept.count(n) for n in range(steps + 1)])
-
-    @property
-    def forwards(self) -> int:
-        return sum(self.histogram)
-
-    @property
-    def accept_length(self) -> float:
-        """Tokens a forward; 1 where no forward was needed."""
-        return self.tokens / self.forwards if self.forwards else 1.0
-
-    @property
-    def by_position(self) -> list[float]:
-        """For the 1st, 2nd, .. draft of a chain, the share of forwards that kept it (and so all before it)."""
-        return [sum(self.histogram[n + 1 :]) / max(self.forwards, 1) for n in range(len(self.histogram) - 1)]
-
-    @property
-    def accept_rate(self) -> float:
-        """Drafts kept of drafts made."""
-        return sum(self.by_position) / max(len(self.by_position), 1)

@@ -1,0 +1,1 @@
+"""What a draft is worth: measured without a server, and on one with it and without it."""

@@ -1,0 +1,98 @@
+"""Measure what a run's draft is worth: accept length offline and on SGLang, and tokens/s with the draft and without.
+
+    python3 tools/evaluate_draft.py RUN --target TARGET                          # here, without a server
+    python3 tools/evaluate_draft.py RUN --target TARGET --baseline-url URL       # SGLang without the draft
+    python3 tools/evaluate_draft.py RUN --target TARGET --base-url URL           # SGLang with the draft
+
+Each call keeps what it measures in RUN/report; in any order, or several at once. When all parts are there, report.json
+says whether the draft reaches the bar; this ends with 3 if it does not.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from typer import Argument, Option
+
+from spec import cli
+from spec.drafts.evaluation.gate import gate
+from spec.drafts.evaluation.parts import NAMES
+from spec.drafts.evaluation.step import Evaluation, Settings
+from spec.errors import BadInput, BelowBar
+from spec.storage import open_store
+
+_HOW = {"offline": "without a URL", "baseline": "with --baseline-url", "speculative": "with --base-url"}
+
+
+def main(
+    run: Annotated[str, Argument(help="The run: a directory or s3://BUCKET/PREFIX.")],
+    target: Annotated[Path, Option(help="The target's directory.")],
+    base_url: Annotated[str | None, Option(help="An SGLang server with the draft.")] = None,
+    baseline_url: Annotated[str | None, Option(help="An SGLang server of the same target without a draft.")] = None,
+    min_accept_length: Annotated[float | None, Option(min=1.0, help="The bar: below it, this ends with 3.")] = None,
+    prompts: Annotated[int, Option(min=1, help="Held-out prompts to ask, at most.")] = 32,
+    max_new_tokens: Annotated[int, Option(min=2, help="Tokens an answer may have.")] = 128,
+    num_steps: Annotated[int, Option(min=1, help="Drafts in a chain: --speculative-num-steps of the server.")] = 3,
+    concurrency: Annotated[int, Option(min=1, help="Requests at once to a server.")] = 8,
+    without: Annotated[
+        list[str] | None, Option(help="A part that the report does without: offline, baseline or speculative.")
+    ] = None,
+    device: Annotated[
+        str | None, Option(help="Of the offline part: cpu or cuda. Default: cuda if it is there.")
+    ] = None,
+    overwrite: Annotated[bool, Option("--overwrite", help="Measure again what is measured; replace a report.")] = False,
+) -> None:
+    """Measure what a run's draft is worth."""
+    if unknown := set(without or ()) - set(NAMES):
+        raise BadInput(f"--without {min(unknown)}: the parts are {', '.join(NAMES)}")
+    settings = Settings(prompts, max_new_tokens, num_steps, concurrency, frozenset(without or ()))
+    evaluation = Evaluation(open_store(run), target, settings, overwrite=overwrite)
+
+    def needed(part: str) -> bool:
+        return part not in settings.without and (overwrite or part not in evaluation.parts)
+
+    if (base_url or not baseline_url) and needed("offline"):
+        evaluation.measure_offline(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not base_url and "offline" in evaluation.parts and "speculative" in evaluation.missing:
+        _refuse_below(gate({"offline": evaluation.parts["offline"]}, min_accept_length))  # a server would say the same
+    if baseline_url and needed("baseline"):
+        evaluation.measure_baseline(baseline_url)
+    if base_url and needed("speculative"):
+        evaluation.measure_speculative(base_url)
+    _show(evaluation)
+    if evaluation.missing:
+        needs = " and ".join(f"{part} ({_HOW[part]})" for part in evaluation.missing)
+        print(f"{run}: kept {', '.join(evaluation.parts) or 'nothing'}; no report yet, it needs {needs}")
+        return
+    marker = evaluation.conclude(min_accept_length)
+    _refuse_below(marker.facts["gate"])
+    print(f"{run}: {marker.facts['gate']['why']}")
+
+
+def _refuse_below(judged: dict) -> None:
+    if not judged["passed"]:
+        raise BelowBar(f"the draft is not good enough: {judged['why']}")
+
+
+def _show(evaluation: Evaluation) -> None:
+    """The figures, a row a part."""
+    table = Table("", "accept length", "kept at 1, 2, ..", "tokens/s", "same tokens")
+    for name in evaluation.parts:
+        part = evaluation.parts[name]
+        same = part.get("tokens_equal", part.get("tokens_equal_baseline"))
+        table.add_row(
+            name,
+            f"{part['accept_length']:.3f}" if "accept_length" in part else "",
+            " ".join(f"{share:.2f}" for share in part.get("acceptance_by_position", [])),
+            f"{part['tokens_per_s']:.0f}" if "tokens_per_s" in part else "",
+            "" if same is None else "yes" if same else f"{len(part['differ'])} of {part['prompts']} differ",
+        )
+        if name == "offline":
+            table.add_row("untrained", f"{part['untrained_accept_length']:.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    cli.run(main)
