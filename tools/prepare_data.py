@@ -15,7 +15,7 @@ from typer import Argument, Option
 from spec import cli
 from spec.conversations.lineage import read_run
 from spec.errors import BadInput, Stopped
-from spec.samples.prepare import Settings, prepare
+from spec.samples.prepare import Settings, Tolerance, prepare
 from spec.samples.show import show
 from spec.storage import open_store
 from spec.storage.markers import Marker
@@ -39,11 +39,11 @@ def main(
     ] = Settings.draft_vocab_size,
     max_empty: Annotated[
         float, Option(min=0, max=1, help="Share of conversations without a loss-bearing token above which this fails.")
-    ] = Settings.max_empty,
+    ] = Tolerance.empty_mask,
     max_retokenised: Annotated[
         float,
         Option(min=0, max=1, help="Share of conversations that read back as other tokens above which this fails."),
-    ] = Settings.max_retokenised,
+    ] = Tolerance.retokenised_differently,
     processes: Annotated[int | None, Option(min=1, help="Default: one a core.")] = None,
     examples: Annotated[int, Option("--show", min=0, max=3, help="Samples to print.")] = 1,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace samples made otherwise.")] = False,
@@ -62,14 +62,13 @@ def main(
         truncate=truncate,
         held_out=held_out,
         draft_vocab_size=draft_vocab_size,
-        max_empty=max_empty,
-        max_retokenised=max_retokenised,
     )
     marker, worked = prepare(
         store,
         target,
         settings,
         revision=answered_by.get("revision") if tokenizer is None else None,
+        tolerance=Tolerance(max_empty, max_retokenised),
         processes=processes or len(os.sched_getaffinity(0)),
         overwrite=overwrite,
     )

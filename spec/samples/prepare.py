@@ -22,11 +22,11 @@ from spec.conversations.shards import find_shards, folder_of, read_answers
 from spec.errors import BadInput
 from spec.progress import RowProgress
 from spec.samples import statistics
-from spec.samples.convert import EMPTY_MASK, HELD_OUT, REJECTS, TRAIN, Conversation, Converted, Converter, Limits
+from spec.samples.convert import EMPTY_MASK, HELD_OUT, REJECTS, TRAIN, Converted, Converter, Limits
 from spec.samples.dataset import FILES, Samples, SamplesWriter
 from spec.samples.held_out import held_out_below
 from spec.samples.parallel import ordered_map
-from spec.samples.target import fingerprint, load_tokenizer, vocabulary_size
+from spec.samples.target import fingerprint, load_tokenizer, target_folder, vocabulary_size
 from spec.samples.template import RETOKENISED
 from spec.samples.vocabulary import check_size, choose_vocabulary, count_tokens
 from spec.storage import Store
@@ -52,42 +52,54 @@ class Settings:
     truncate: bool = False  # cut longer rows at their end; else their conversation is rejected
     held_out: float = 0.05  # below 1 a share of the prompts, from 1 a number of conversations
     draft_vocab_size: int = 32000
-    max_empty: float = 0.05  # share of conversations in which no token bears loss
-    max_retokenised: float = 0.05  # share of conversations that do not read back as the server wrote them
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The share of conversations that may be of no use. It decides whether samples are made, not which."""
+
+    empty_mask: float = 0.05  # no token bears loss
+    retokenised_differently: float = 0.1  # reads back as other tokens than the server wrote
 
 
 def prepare(
-    run: Store, target: str, settings: Settings, *, revision: str | None = None, processes: int, overwrite: bool = False
+    run: Store,
+    target: str,
+    settings: Settings,
+    *,
+    revision: str | None = None,
+    tolerance: Tolerance | None = None,
+    processes: int = 1,
+    overwrite: bool = False,
 ) -> tuple[Marker, bool]:
     """Make `samples/` of a run with the tokenizer of `target`; gives the marker, and whether anything was to do.
 
-    Raises `BadInput` where the tokenizer is not that of the model that answered, where more conversations than the
-    settings allow cannot be used, and where none is left; `PassingFault` where a process was killed.
+    Raises `BadInput` where the tokenizer is not that of the model that answered, where more conversations than
+    `tolerance` allows are of no use, and where none is left; `PassingFault` where a process was killed.
     """
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a process
-    tokenizer, vocab_size = load_tokenizer(target, revision), vocabulary_size(target, revision)
+    model = target_folder(target, revision)
+    vocab_size = vocabulary_size(model)
     check_size(settings.draft_vocab_size, vocab_size)
     shards = find_shards(run)
     decides = {**asdict(settings), "target_vocab_size": vocab_size}
-    inputs = {folder_of(shard): _hash(marker) for shard, marker in shards.items()}
-    inputs["tokenizer"] = fingerprint(tokenizer)
+    inputs = {folder_of(shard): _content_hash(marker) for shard, marker in shards.items()}
+    inputs["tokenizer"] = fingerprint(model)
     store = run.at(FOLDER)
     if found := find_marker(store, MARKER, STEP, decides, inputs, overwrite=overwrite):
         return found, False
 
     started = time.monotonic()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a process
+    tokenizer = load_tokenizer(model)
     answers = sum(marker.counts["answers"] for marker in shards.values())
-    below = held_out_below(settings.held_out, lambda: read_answers(run))
-    limits = Limits(settings.max_length, settings.truncate, below)
-    converter = Converter(tokenizer, settings.chat_template_kwargs, limits)
     processes = min(processes, 1 + answers // (2 * _CHUNK))  # forking does not pay for less
     with _local_folder(store) as folder:
-        converted = _write(ordered_map(converter, _chunks(read_answers(run)), processes), folder, answers)
-        _check(converted, settings)
+        converted = _write(_converted(run, tokenizer, settings, processes), folder, answers)
+        _check(converted, tolerance or Tolerance())
         facts = _finish(folder, tokenizer, vocab_size, converted.special, settings)
-        facts["why_rejected"] = converted.why
-        facts["seconds"] = round(time.monotonic() - started, 2)
-        facts["tokens_per_s"] = round(sum(facts[split]["tokens"] for split in _SPLITS) / facts["seconds"])
+        seconds = time.monotonic() - started
+        tokens = sum(facts[split]["tokens"] for split in _SPLITS)
+        facts |= {"why": converted.why, "seconds": round(seconds, 1), "tokens_per_s": round(tokens / seconds)}
         marker = Marker(
             step=STEP,
             digest=digest_of(STEP, decides, inputs),
@@ -99,16 +111,21 @@ def prepare(
         )
         for name in _FILES:
             store.upload(name, folder / name)
-        return write_marker(store, MARKER, marker), True
+    return write_marker(store, MARKER, marker), True
 
 
-def _hash(shard: Marker) -> str:
-    """Of a shard's content: its marker also says how long it took."""
+def _converted(run: Store, tokenizer: Any, settings: Settings, processes: int) -> Iterator[Converted]:
+    """The run's answers as rows, some conversations at a time."""
+    below = held_out_below(settings.held_out, lambda: read_answers(run))
+    limits = Limits(settings.max_length, settings.truncate, below)
+    converter = Converter(tokenizer, settings.chat_template_kwargs, limits)
+    answers = read_answers(run)
+    return ordered_map(converter, iter(lambda: list(islice(answers, _CHUNK)), []), processes)
+
+
+def _content_hash(shard: Marker) -> str:
+    """Of a shard's answers; the marker itself also says how long they took."""
     return hashlib.sha256(json.dumps({name: its.sha256 for name, its in shard.files.items()}).encode()).hexdigest()[:16]
-
-
-def _chunks(answers: Iterator[Conversation]) -> Iterator[list[Conversation]]:
-    return iter(lambda: list(islice(answers, _CHUNK)), [])
 
 
 @contextmanager
@@ -147,25 +164,25 @@ def _write(results: Iterable[Converted], folder: Path, answers: int) -> Converte
     return total
 
 
-def _check(converted: Converted, settings: Settings) -> None:
+def _check(converted: Converted, tolerance: Tolerance) -> None:
     """Raise `BadInput` where too many conversations are of no use, or none is left."""
     counts = converted.counts
     for bucket, most, advice in (
-        (EMPTY_MASK, settings.max_empty, "the chat template does not mark what the assistant wrote; --max-empty"),
+        (EMPTY_MASK, tolerance.empty_mask, "see what the chat template renders of them, or raise --max-empty"),
         (
             RETOKENISED,
-            settings.max_retokenised,
-            "not the model that answered, or its answers were changed; --max-retokenised",
+            tolerance.retokenised_differently,
+            "give --tokenizer the target's own, or raise --max-retokenised",
         ),
     ):
         if counts[bucket] > most * counts.total():
             raise BadInput(
-                f"{bucket}: {counts[bucket]} of {counts.total()} conversations, for example {converted.why[bucket]}: "
-                f"{advice} allows more than {most:.0%}"
+                f"{bucket}: {counts[bucket]} of {counts.total()} conversations, more than {most:.0%}; "
+                f"the first is {converted.why[bucket]}; {advice}"
             )
     if not counts[TRAIN]:
-        left = ", ".join(f"{name} {count}" for name, count in counts.items()) or "there are no answers"
-        raise BadInput(f"nothing is left to train on: {left}; see --max-length and --held-out")
+        came_to = ", ".join(f"{name} {count}" for name, count in counts.items()) or "there are no answers"
+        raise BadInput(f"nothing is left to train on: {came_to}; see --max-length, --held-out and the filter's rejects")
 
 
 def _finish(folder: Path, tokenizer: Any, vocab_size: int, special: set[int], settings: Settings) -> Json:

@@ -1,33 +1,57 @@
 """What preparing needs of the target: its tokenizer and the size of its vocabulary. No weights are read."""
 
 import hashlib
+import json
+from pathlib import Path
 from typing import Any
-
-from transformers import AutoConfig, AutoTokenizer
 
 from spec.errors import BadInput
 
+_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
-def load_tokenizer(name: str, revision: str | None = None) -> Any:
-    """The fast tokenizer in a directory, or of a hub model. Raises `BadInput`."""
+
+def target_folder(target: str, revision: str | None = None) -> Path:
+    """The target's directory, or that of a hub model in the cache, fetched there if need be. Raises `BadInput`."""
+    if Path(target).is_dir():
+        return Path(target)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{name}: no tokenizer to load ({error}); give --tokenizer the target's directory") from error
-    if not tokenizer.is_fast:
-        raise BadInput(f"{name}: no fast tokenizer, so no offsets; add the target's tokenizer.json")
-    return tokenizer
+        return Path(snapshot_download(target, revision=revision, allow_patterns=list(_FILES)))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise BadInput(
+            f"{target}: no such directory, nor a hub model at hand; give --tokenizer DIR ({error})"
+        ) from error
 
 
-def vocabulary_size(name: str, revision: str | None = None) -> int:
+def fingerprint(folder: Path) -> str:
+    """Hash of what decides a conversation's tokens: the tokenizer and its chat template (16 hex digits)."""
+    present = [folder / name for name in _FILES[1:] if (folder / name).is_file()]
+    return hashlib.sha256(b"\0".join(path.name.encode() + b"\0" + path.read_bytes() for path in present)).hexdigest()[
+        :16
+    ]
+
+
+def vocabulary_size(folder: Path) -> int:
     """Rows of the target's embedding, which may be more than its tokenizer has tokens. Raises `BadInput`."""
     try:
-        return AutoConfig.from_pretrained(name, revision=revision).get_text_config().vocab_size
-    except (OSError, ValueError, AttributeError) as error:
-        raise BadInput(f"{name}: no config.json that gives vocab_size ({error}); use the target's directory") from error
+        config = json.loads((folder / "config.json").read_bytes())
+        return int(config.get("text_config", config)["vocab_size"])
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(
+            f"{folder}/config.json: no vocab_size there ({error}); use the target's own directory"
+        ) from error
 
 
-def fingerprint(tokenizer: Any) -> str:
-    """Hash of what decides a conversation's tokens: the tokenizer and its chat template (16 hex digits)."""
-    parts = (tokenizer.backend_tokenizer.to_str(), tokenizer.get_chat_template() if tokenizer.chat_template else "")
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+def load_tokenizer(folder: Path) -> Any:
+    """The fast tokenizer in a directory, as the server loads it. Raises `BadInput`."""
+    from transformers import AutoTokenizer  # where torch is installed too, this takes 10 s
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{folder}: no tokenizer to load ({error}); give --tokenizer the target's directory") from error
+    if not tokenizer.is_fast:
+        raise BadInput(f"{folder}: no fast tokenizer, so no offsets; add the target's tokenizer.json")
+    return tokenizer

@@ -9,7 +9,6 @@ import re
 from typing import Any, NamedTuple
 
 import jinja2
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from spec.conversations.rows import Reject
 from spec.errors import BadInput
@@ -46,6 +45,9 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, settings: dict[str, Any]):
         if not tokenizer.chat_template:
             raise BadInput(f"{tokenizer.name_or_path}: this tokenizer has no chat template; use the chat model's own")
+        from transformers.utils.chat_template_utils import render_jinja_template  # seconds, where torch is installed
+
+        self._jinja: Any = render_jinja_template
         self._template = tokenizer.get_chat_template()
         self._variables = {**tokenizer.special_tokens_map, **settings}
         self._marks = re.search(r"\{%-?\s*generation\b", self._template) is not None
@@ -86,7 +88,7 @@ class ChatTemplate:
     def _render(self, messages: list[Message], *, add_generation_prompt: bool) -> tuple[str, list[Span]]:
         """The text, and the answers that the template marks in it."""
         try:
-            rendered: Any = render_jinja_template(
+            texts, marks = self._jinja(
                 conversations=[messages],
                 chat_template=self._template,
                 add_generation_prompt=add_generation_prompt,
@@ -97,5 +99,4 @@ class ChatTemplate:
             raise BadInput(
                 f"the chat template refuses the messages ({error}); was this another model's run?"
             ) from error
-        texts, marks = rendered
         return texts[0], marks[0] if self._marks else []
