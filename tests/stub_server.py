@@ -28,6 +28,7 @@ class Asked:
     """One chat request: what came, and when it was in flight (seconds of `time.monotonic`)."""
 
     body: Json
+    authorization: str
     started: float
     ended: float | None = None
 
@@ -76,6 +77,7 @@ class StubServer:
         self.probes = 0
         self._random = random.Random(0)
         self._port = 0
+        self._answering: set[asyncio.Transport] = set()
 
     @property
     def url(self) -> str:
@@ -99,7 +101,7 @@ class StubServer:
         """Vanish: drop every connection without a word. A second call does nothing."""
         if self._loop.is_closed():
             return
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._vanish(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
@@ -118,11 +120,16 @@ class StubServer:
         app.router.add_get("/health", self._health)
         app.router.add_get("/server_info", self._server_info)
         app.router.add_post("/v1/chat/completions", self._chat)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.0)
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, backlog=1024)
         await site.start()
         self._port = self._runner.addresses[0][1]
+
+    async def _vanish(self) -> None:
+        for transport in list(self._answering):
+            transport.abort()
+        await self._runner.cleanup()
 
     async def _models(self, _: web.Request) -> web.Response:
         card = {"id": self.model, "object": "model", "root": self.model, "max_model_len": self.context}
@@ -136,8 +143,9 @@ class StubServer:
         return web.json_response({"version": "0.5.23", "revision": None, "model_path": self.model})
 
     async def _chat(self, request: web.Request) -> web.Response:
-        asked = Asked(await request.json(), time.monotonic())
+        asked = Asked(await request.json(), request.headers.get("Authorization", ""), time.monotonic())
         self.asked.append(asked)
+        self._answering.add(request.transport)
         try:
             reply = self.behave(asked.body)
             await asyncio.sleep(self._random.uniform(*self.delay))
@@ -147,6 +155,7 @@ class StubServer:
             return self._response(asked, reply or Reply())
         finally:
             asked.ended = time.monotonic()
+            self._answering.discard(request.transport)
 
     def _response(self, asked: Asked, reply: Reply) -> web.Response:
         if reply.status != 200:

@@ -51,6 +51,9 @@ def main(
     max_tokens: Annotated[
         int, Option(min=1, help="Of one answer; a longer one is cut off, and the row rejected.")
     ] = 2048,
+    keep_truncated: Annotated[
+        bool, Option("--keep-truncated", help="Keep an answer that was cut off, without an end of turn.")
+    ] = False,
     seed: Annotated[
         int | None, Option(help="For temperatures above 0; the server needs --enable-deterministic-inference.")
     ] = None,
@@ -76,7 +79,7 @@ def main(
     )
     server = Server(
         base_url,
-        Sampling(temperature, max_tokens, seed, _template_kwargs(chat_template_kwargs)),
+        Sampling(temperature, max_tokens, seed, _template_kwargs(chat_template_kwargs), keep_truncated),
         model=model,
         patience=patience,
         request_timeout=request_timeout,

@@ -101,7 +101,13 @@ async def _answer_shard(
                     beside.create_task(_every(1.0, show)),
                     beside.create_task(_every(_FLUSH_SECONDS, lambda: asyncio.to_thread(parts.flush))),
                 ]
-                await answer_all(_questions(source, shard, index), server.chat, results, parallel=parallel)
+                await answer_all(
+                    _questions(source, shard, index),
+                    server.chat,
+                    results,
+                    parallel=parallel,
+                    keep_truncated=server.sampling.keep_truncated,
+                )
                 for task in others:
                     task.cancel()
         except BaseExceptionGroup as group:

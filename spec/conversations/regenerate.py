@@ -24,7 +24,9 @@ class Question(NamedTuple):
     conversation: list[Said]
 
 
-async def answer_all(questions: Iterator[Question], chat: Chat, results: Results, *, parallel: int) -> None:
+async def answer_all(
+    questions: Iterator[Question], chat: Chat, results: Results, *, parallel: int, keep_truncated: bool = False
+) -> None:
     """Answer every question, `parallel` at a time, in whatever order they finish.
 
     `questions` is read in a thread of its own. The first error of any part ends the whole (as an `ExceptionGroup`).
@@ -33,7 +35,7 @@ async def answer_all(questions: Iterator[Question], chat: Chat, results: Results
 
     async def work() -> None:
         while (question := await queue.get()) is not None:
-            results.add(await answer_row(question, chat))
+            results.add(await answer_row(question, chat, keep_truncated=keep_truncated))
 
     async with asyncio.TaskGroup() as workers:
         for _ in range(parallel):
@@ -43,11 +45,12 @@ async def answer_all(questions: Iterator[Question], chat: Chat, results: Results
             await queue.put(None)
 
 
-async def answer_row(question: Question, chat: Chat) -> dict[str, Any]:
+async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = False) -> dict[str, Any]:
     """The row's one line: `{"id", "messages", "turns"}` or `{"id", "reject", "detail"}`.
 
     Each turn's history holds the answers that `chat` gave to the turns before. A row with any turn unanswered is
-    rejected as a whole.
+    rejected as a whole; so is one with an answer cut off at its limit, unless `keep_truncated`, with which the row ends
+    there.
     """
     messages: list[Message] = []
     turns: list[dict[str, Any]] = []
@@ -55,7 +58,7 @@ async def answer_row(question: Question, chat: Chat) -> dict[str, Any]:
         for turn in turns_to_answer(question.conversation):
             messages += turn
             answer = await chat(messages)
-            _check(answer)
+            _check(answer, keep_truncated)
             messages.append(answer.message)
             turns.append(
                 {
@@ -64,16 +67,18 @@ async def answer_row(question: Question, chat: Chat) -> dict[str, Any]:
                     "finish_reason": answer.finish_reason,
                 }
             )
+            if answer.finish_reason == "length":
+                break  # no later turn was ever asked after half an answer
     except Reject as reject:
         detail = f"answer {len(turns) + 1}: {reject.detail}" if turns else reject.detail
         return {"id": question.id, "reject": reject.bucket, "detail": detail}
     return {"id": question.id, "messages": messages, "turns": turns}
 
 
-def _check(answer: Answer) -> None:
-    if answer.finish_reason == "length":
+def _check(answer: Answer, keep_truncated: bool) -> None:
+    if answer.finish_reason == "length" and not keep_truncated:
         raise Reject("truncated", f"cut off after {answer.completion_tokens} tokens")
-    if answer.finish_reason != "stop":
+    if answer.finish_reason not in ("stop", "length"):
         raise Reject("refused_by_server", f"finish_reason {answer.finish_reason}")
     if not answer.message["content"].strip():
         raise Reject("empty", f"{answer.completion_tokens} tokens and no text")

@@ -113,6 +113,10 @@ def _role(said: Said) -> str:
 def _text(said: Said) -> str:
     if not isinstance(said.content, str):
         raise Reject("not_text", f"a {said.role} turn holds {type(said.content).__name__}")
+    try:
+        said.content.encode()
+    except UnicodeEncodeError as error:  # half of a character, which no tokenizer takes
+        raise Reject("not_text", f"a {said.role} turn is not Unicode: {error.reason}") from error
     if said.role != "system" and not said.content.strip():
         raise Reject("no_prompt", f"a {said.role} turn is blank")
     return said.content

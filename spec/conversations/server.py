@@ -42,13 +42,15 @@ _SILENCE = 15.0  # seconds without any answer before asking whether the server i
 class Sampling:
     """How the target answers; recorded in `run.json`. At temperature 0 it is its greedy answer.
 
-    `seed` decides the samples only where the server runs with `--enable-deterministic-inference`.
+    `seed` decides the samples only where the server runs with `--enable-deterministic-inference`. With
+    `keep_truncated` an answer that reached `max_tokens` is kept as far as it goes; it is its row's last turn.
     """
 
     temperature: float = 0.0
     max_tokens: int = 2048
     seed: int | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    keep_truncated: bool = False
 
 
 @dataclass(frozen=True)

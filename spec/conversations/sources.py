@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -180,10 +179,10 @@ def _told(name: str) -> Iterator[None]:
 
 
 def _quiet() -> None:
-    """`datasets` reports progress and logs tracebacks of its own on the terminal."""
+    """Keep `datasets` from drawing bars, logging tracebacks, and importing torch to ask who reads."""
     datasets.disable_progress_bars()
     logging.getLogger("datasets").setLevel(logging.CRITICAL)
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    datasets.config.TORCH_AVAILABLE = False
 
 
 def _line(error: Exception) -> str:

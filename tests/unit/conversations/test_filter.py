@@ -1,0 +1,248 @@
+"""The whole step in this process: what ends up in the run, and what each end looks like from outside."""
+
+import importlib.util
+import io
+import json
+import signal
+import sys
+from collections import Counter
+
+import pytest
+
+from spec import cli
+from spec.conversations import parts
+from spec.conversations.lineage import read_run
+from spec.conversations.shards import read_answers, read_counts
+from spec.storage import open_store
+from tests.stub_server import Reply, answer_to, too_long
+from tests.unit.conversations.conftest import TOOL
+
+
+def chat(*prompts):
+    said = [("system", "be brief")]
+    for prompt in prompts:
+        said += [("user", prompt), ("assistant", f"THEIRS to {prompt}")]
+    return {"messages": [{"role": role, "content": content} for role, content in said]}
+
+
+CHATS = [chat(f"question {number % 30}", "and then?") for number in range(40)]
+
+
+@pytest.fixture
+def run(stub, tmp_path, monkeypatch, capsys):
+    """Call the tool with `options` as its command line does; gives its exit code, and what it said."""
+    loading = importlib.util.spec_from_file_location("filter_data", TOOL)
+    tool = importlib.util.module_from_spec(loading)
+    loading.loader.exec_module(tool)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.chdir(tmp_path)
+
+    def call(*options):
+        command = ["filter_data.py", "--base-url", stub.url, "--output", tmp_path / "run", "--parallel", 8, *options]
+        monkeypatch.setattr(sys, "argv", [str(part) for part in command])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.run(tool.main)
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out + captured.err
+
+    yield call
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(tmp_path / "run")
+
+
+def refused(outcome, *words):
+    """An exit 2 says one line, after progress if any."""
+    code, said = outcome
+    assert code == 2, said
+    (line,) = (line for line in said.splitlines() if not line.startswith("{"))
+    assert line.startswith("error: ")
+    assert all(word in line for word in words), line
+
+
+def test_every_row_is_answered_by_the_target_and_by_nothing_else(run, stub, jsonl, store):
+    code, said = run("--dataset-name", jsonl(CHATS))
+    assert code == 0 and "shard 0/1 done: rows 40, answers 40" in said
+    answers = list(read_answers(store))
+    assert Counter(row["messages"][1]["content"] for row in answers) == Counter(
+        row["messages"][1]["content"] for row in CHATS
+    )
+    for row in answers:
+        first, second = row["messages"][2]["content"], row["messages"][4]["content"]
+        assert first == answer_to(row["messages"][:2])
+        assert second == answer_to(row["messages"][:4])
+    assert "THEIRS" not in json.dumps([asked.body for asked in stub.asked])
+    assert len({row["id"] for row in answers}) == 40
+    assert sum(row["id"].endswith("-1") for row in answers) == 10
+
+
+def test_every_row_ends_as_an_answer_or_in_a_named_bucket(run, stub, jsonl, store):
+    special = {
+        "long": too_long(),
+        "cut": Reply("and so", finish_reason="length"),
+        "mute": Reply(""),
+        "odd": Reply(status=400, error="template says no"),
+    }
+    stub.behave = lambda body: special.get(body["messages"][-1]["content"])
+    rows = [{"prompt": prompt} for prompt in ("long", "cut", "mute", "odd", "", "fine", "good")]
+    code, _ = run("--dataset-name", jsonl(rows))
+    assert code == 0
+    counts = read_counts(store)
+    assert counts.pop("prompt_tokens") == 2 and counts.pop("completion_tokens") == 6
+    buckets = dict.fromkeys(("too_long", "truncated", "empty", "refused_by_server", "no_prompt"), 1)
+    assert counts == {"rows": 7, "answers": 2, **buckets}
+
+
+def test_lineage_says_who_answered_what_and_how(run, jsonl, store):
+    options = ("--temperature", 0.5, "--max-tokens", 64, "--seed", 3, "--limit", 5)
+    run("--dataset-name", jsonl(CHATS), *options, "--chat-template-kwargs", '{"enable_thinking": false}')
+    lineage = read_run(store)
+    assert lineage["target"] == {"model": "stub-model", "revision": None}
+    assert lineage["dataset"]["name"] == "rows.jsonl" and lineage["dataset"]["limit"] == 5
+    assert lineage["sampling"] == {
+        "temperature": 0.5,
+        "max_tokens": 64,
+        "seed": 3,
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    assert lineage["versions"]["server"] == "sglang 0.5.23"
+
+
+def test_done_is_done_also_without_the_server(run, stub, jsonl):
+    run("--dataset-name", jsonl(CHATS))
+    stub.stop()
+    code, said = run("--dataset-name", jsonl(CHATS))
+    assert code == 0 and "already done: rows 40" in said
+
+
+def test_shards_share_out_the_rows_and_the_run(run, stub, jsonl, store):
+    rows = jsonl([*CHATS, *CHATS])  # duplicates go where their twins go
+    assert run("--dataset-name", rows, "--shard", "1/2")[0] == 0
+    assert 0 < len(stub.asked) < 160
+    refused_read = pytest.raises(Exception, match="shards missing: 0/2")
+    with refused_read:
+        next(read_answers(store))
+    assert run("--dataset-name", rows, "--shard", "0/2")[0] == 0
+    assert len(stub.asked) == 160  # 80 rows of two turns
+    assert len({row["id"] for row in read_answers(store)}) == 80
+
+
+def test_the_limit_counts_rows_of_the_source_not_of_the_shard(run, jsonl, store):
+    for shard in ("0/2", "1/2"):
+        assert run("--dataset-name", jsonl(CHATS), "--limit", 10, "--shard", shard)[0] == 0
+    assert read_counts(store)["rows"] == 10
+
+
+def test_another_run_is_not_mixed_into_this_one(run, stub, jsonl):
+    run("--dataset-name", jsonl(CHATS))
+    refused(run("--dataset-name", jsonl(CHATS), "--temperature", 1), "sampling.temperature: 0.0 there, 1.0 asked")
+    refused(run("--dataset-name", jsonl(CHATS[1:])), "dataset.sha256")
+    refused(run("--dataset-name", jsonl(CHATS), "--shard", "0/2"), "holds shards of 1", "--shard I/1")
+    stub.model = "another"
+    refused(run("--dataset-name", jsonl(CHATS), "--model", "another"), "target.model: 'stub-model' there")
+
+
+def test_overwrite_replaces_what_other_settings_made_and_only_that(run, stub, jsonl, store):
+    rows = jsonl(CHATS)
+    for shard in ("0/2", "1/2"):
+        run("--dataset-name", rows, "--shard", shard)
+    assert run("--dataset-name", rows, "--temperature", 1, "--overwrite", "--shard", "0/2")[0] == 0
+    with pytest.raises(Exception, match="different settings"):
+        next(read_answers(store))
+    refused(run("--dataset-name", rows, "--temperature", 1, "--shard", "1/2"), "temperature")
+    assert run("--dataset-name", rows, "--temperature", 1, "--overwrite")[0] == 0  # one shard instead of two
+    assert read_counts(store)["rows"] == 40
+    asked = len(stub.asked)
+    assert run("--dataset-name", rows, "--temperature", 1, "--overwrite")[0] == 0
+    assert len(stub.asked) == asked
+
+
+def test_rows_of_other_settings_are_not_taken_up(run, stub, jsonl, store):
+    """Shard 0 is replaced while shard 1, of the old settings, is half done: shard 1 begins anew."""
+    rows = jsonl(CHATS)
+    stub.behave = lambda body: Reply(status=404) if len(stub.asked) > 10 else None
+    run("--dataset-name", rows, "--shard", "1/2", "--patience", 1)
+    assert store.list("answers/shard-00001-of-00002")
+    stub.behave = lambda body: None
+    assert run("--dataset-name", rows, "--shard", "0/2", "--temperature", 1, "--overwrite")[0] == 0
+    assert run("--dataset-name", rows, "--shard", "1/2", "--temperature", 1)[0] == 0
+    assert len(list(read_answers(store))) == 40
+    temperatures = Counter(asked.body["temperature"] for asked in stub.asked)
+    assert temperatures[1.0] == 80
+
+
+def test_a_server_that_refuses_everything_ends_the_step_and_spends_no_row(run, stub, jsonl, store):
+    stub.behave = lambda body: Reply(status=400, error="template says no")
+    refused(run("--dataset-name", jsonl(CHATS)), "refused all of the first 40 rows", "template says no", "--max-tokens")
+    stub.behave = lambda body: None
+    assert run("--dataset-name", jsonl(CHATS))[0] == 0
+    assert read_counts(store)["answers"] == 40
+
+
+def test_a_wrong_url_ends_the_step(run, stub, jsonl):
+    refused(run("--dataset-name", jsonl(CHATS), "--base-url", f"{stub.url}/nowhere"), "404", "--base-url")
+    refused(run("--dataset-name", jsonl(CHATS), "--base-url", "localhost:30000"), "not a URL")
+    refused(run("--dataset-name", jsonl(CHATS), "--model", "llama"), "serves stub-model, not llama")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--shard", "2/2"], ["--shard 2/2"]),
+        (["--chat-template-kwargs", "{"], ["--chat-template-kwargs", "not JSON"]),
+        (["--chat-template-kwargs", "[]"], ["a JSON object"]),
+        (["--column", "answer"], ["no column 'answer'; its columns: messages"]),
+        (["--dataset-split", "test"], ["no split 'test'"]),
+        (["--limit", "0"], ["--limit 0"]),
+        (["--output", "gs://bucket/run"], ["only directories and s3://"]),
+        (["--output", "rows.jsonl"], ["a file"]),
+    ],
+)
+def test_a_wrong_option_is_one_line(run, stub, jsonl, options, words):
+    refused(run("--dataset-name", jsonl(CHATS), *options), *words)
+    assert not stub.asked
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [("", "empty file"), ('{"prompt": "a"}\n{"prom', "line 2 is not JSON"), ('{"blob": 1}', "columns: blob")],
+)
+def test_a_wrong_file_is_one_line(run, stub, tmp_path, content, word):
+    (tmp_path / "wrong.jsonl").write_text(content)
+    refused(run("--dataset-name", tmp_path / "wrong.jsonl"), "wrong.jsonl" if word != "columns: blob" else "", word)
+    assert not stub.asked
+
+
+def test_a_missing_bucket_is_one_line_before_anything_is_asked(run, stub, jsonl, bucket):
+    refused(run("--dataset-name", jsonl(CHATS), "--output", f"s3://{bucket}-not/run"), "NoSuchBucket")
+    assert not stub.asked
+
+
+def test_a_full_disk_is_told_and_passes(run, jsonl, store, monkeypatch):
+    with monkeypatch.context() as patch:
+        real = io.FileIO
+        patch.setattr(parts.io, "FileIO", lambda path, mode: real("/dev/full", "w"))
+        code, said = run("--dataset-name", jsonl(CHATS))
+    assert code == 75 and "no space left" in said and "Traceback" not in said
+    assert run("--dataset-name", jsonl(CHATS))[0] == 0
+    assert read_counts(store)["rows"] == 40
+
+
+def test_without_a_name_the_run_is_called_after_the_dataset(run, jsonl, tmp_path):
+    rows = jsonl(CHATS, "my chats.jsonl")
+    code, _ = run("--dataset-name", rows, "--output", "")
+    assert code == 0
+    assert (tmp_path / "runs" / "my-chats" / "run.json").is_file()
+
+
+def test_elsewhere_than_on_a_terminal_progress_is_json(run, stub, jsonl):
+    stub.behave = lambda body: Reply(finish_reason="length") if body["messages"][1]["content"].endswith("1") else None
+    _, said = run("--dataset-name", jsonl(CHATS))
+    line = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
+    assert (line["rows"], line["of"], line["rejects"]) == (40, 40, {"truncated": 4})
+    assert {"rows_per_s", "tokens_per_s", "in_flight", "seconds_left"} <= line.keys()
