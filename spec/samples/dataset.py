@@ -29,7 +29,7 @@ class Samples:
         """Raises `BadInput` where there are none, or where the three arrays do not belong together."""
         try:
             arrays = [np.load(Path(folder) / name, mmap_mode="r") for name in FILES]
-        except (FileNotFoundError, ValueError) as error:
+        except (FileNotFoundError, EOFError, ValueError) as error:
             raise BadInput(f"{folder}: no prepared samples ({error}); run tools/prepare_data.py") from error
         samples = cls(*arrays)
         if not len(samples.input_ids) == len(samples.loss_mask) == samples.offsets[-1]:

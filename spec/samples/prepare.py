@@ -106,7 +106,8 @@ def prepare(
             settings=decides,
             inputs=inputs,
             files=describe_files(folder, _FILES),
-            counts={"answers": answers, **{name: converted.counts[name] for name in (*_SPLITS, *REJECTS)}},
+            counts={"answers": converted.counts.total()}
+            | {name: converted.counts[name] for name in (*_SPLITS, *REJECTS)},
             facts=facts,
         )
         for name in _FILES:

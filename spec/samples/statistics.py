@@ -34,15 +34,15 @@ def length_histogram(samples: Samples, longest: int) -> dict[str, list[int]]:
     return {"edges": edges.tolist(), "rows": rows.tolist()}
 
 
-def examples(samples: Samples, tokenizer: Any) -> list[list[tuple[str, bool]]]:
-    """The first rows as stretches of (text, bears loss), which show the mask to people."""
+def examples(samples: Samples, tokenizer: Any) -> list[list[list[Any]]]:
+    """The first rows as stretches of [text, bears loss], which show the mask to people."""
     return [_stretches(*samples[row], tokenizer) for row in range(min(_EXAMPLES, len(samples)))]
 
 
-def _stretches(input_ids: np.ndarray, loss_mask: np.ndarray, tokenizer: Any) -> list[tuple[str, bool]]:
+def _stretches(input_ids: np.ndarray, loss_mask: np.ndarray, tokenizer: Any) -> list[list[Any]]:
     edges = [0, *(np.flatnonzero(np.diff(loss_mask)) + 1).tolist(), len(loss_mask)]
     return [
-        (tokenizer.decode(input_ids[start:end].tolist()), bool(loss_mask[start]))
+        [tokenizer.decode(input_ids[start:end].tolist()), bool(loss_mask[start])]
         for start, end in zip(edges[:-1], edges[1:], strict=True)
     ]
 
