@@ -22,6 +22,7 @@ from torchtune.training import get_lr
 
 from spec import launch
 from spec.errors import BadInput, Stopped
+from spec.models import initialise
 from spec.models.draft import EagleDraft
 from spec.models.target import FrozenTarget
 from spec.storage import Store
@@ -29,6 +30,7 @@ from spec.storage.markers import Marker
 from spec.training import ranks, settings
 from spec.training.batch import Batch
 from spec.training.checkpoints import Checkpoints, Progress
+from spec.training.feature_cache import FeatureCache
 from spec.training.inputs import held_out_loader, open_inputs, train_loader
 from spec.training.metrics import Metrics, Sums, Window
 from spec.training.shutdown import Shutdown
@@ -49,6 +51,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.progress = Progress()
         self.window = Window(self.cfg.steps, self.device)
         self.metrics: Metrics | None = None  # rank 0's
+        self.features: FeatureCache | None = None
         self.finished = False
 
     def setup(self) -> None:
@@ -74,6 +77,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.target = FrozenTarget.load(
             cfg.target, dtype=DTYPES[cfg.target_dtype], device=self.device, shard=cfg.target_shard
         )
+        self.features = FeatureCache(self.inputs.scratch) if cfg.cache_features else None
         self.draft: Any = self._setup_draft()  # an EagleDraft that fully_shard made an FSDPModule as well
         self.optimizer = config.instantiate(cfg.optimizer, self.draft.parameters())
         if newest:
@@ -115,7 +119,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         them: the counts are added up before the first backward, and gradients are summed, not averaged.
         """
         began, data = perf_counter(), self.train_data
-        seen = [observe(self.draft, self.target, batch, steps=self.cfg.steps) for batch in batches]
+        seen = [self._observe(batch) for batch in batches]
         counts = ranks.total(torch.stack([observation.count for observation in seen]).sum(0))  # [K]
         weights = self.decay / counts.clamp(min=1)
         sums = Sums(self.cfg.steps, self.device)
@@ -142,7 +146,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         """Loss and accuracy by draft position on the held-out rows."""
         sums = Sums(self.cfg.steps, self.device)
         for (batch,) in self.held_out_data.epoch(0):
-            sums.add(self._loss(observe(self.draft, self.target, batch, steps=self.cfg.steps), self.decay))
+            sums.add(self._loss(self._observe(batch), self.decay))
         self.draft.reshard()
         sums.add_up_ranks()
         if self.metrics:
@@ -166,15 +170,19 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
     def cleanup(self) -> None:
         if self.metrics:
             self.metrics.close()
+        if self.features:
+            self.features.close()
         self.shutdown.close()
         torch.distributed.destroy_process_group()
 
     def _setup_draft(self) -> EagleDraft:
-        """The draft, drawn from the seed alike on every rank, then split over all of them (FSDP2), weights in fp32."""
+        """The draft, begun alike on every rank, then split over all of them (FSDP2), weights in fp32."""
         torch.manual_seed(self.cfg.seed)
         with torch.device(self.device):
             draft = EagleDraft(self.inputs.draft_config)
         draft.set_vocabulary(self.inputs.d2t.to(self.device), self.inputs.t2d.to(self.device))
+        if self.cfg.initialise == "target":
+            initialise.from_target(draft, self.target)
         compute = DTYPES[self.cfg.dtype]
         policy = MixedPrecisionPolicy(compute, torch.float32, cast_forward_inputs=False)
         fully_shard(draft, mp_policy=policy)
@@ -200,6 +208,11 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         later = (cfg.epochs - progress.epoch - 1) * data.steps_from(0)
         steps = progress.step + data.steps_from(progress.bins_done) + later
         return min(steps, cfg.max_steps or steps)
+
+    def _observe(self, batch: Batch) -> Observation:
+        """What the frozen target says of a batch, in the first epoch or, uncached, in every one."""
+        look = self.features.observe if self.features else observe
+        return look(self.draft, self.target, batch, steps=self.cfg.steps)
 
     def _loss(self, observation: Observation, weights: torch.Tensor) -> StepResult:
         cfg = self.cfg

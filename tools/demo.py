@@ -26,6 +26,8 @@ from spec.storage.markers import Marker, read_marker
 
 ROOT = Path(__file__).parents[1]
 BUCKET = "drafts"
+HELD_OUT = 32  # conversations that training never sees
+COPIES = 2  # of the model in the server, 3 GB each
 NAME = "smollm2-135m-instruct-eagle3"
 console = Console()
 
@@ -44,21 +46,32 @@ def main(
     model = inputs / "model"
     logs = run / "logs"
     step("inputs", "tools/demo_inputs.py", inputs)
-    evaluate = ["tools/evaluate_draft.py", run, "--target", model, "--min-accept-length", min_accept_length]
+    evaluate = ["tools/evaluate_draft.py", run, "--target", model, "--prompts", HELD_OUT]
+    evaluate += ["--max-new-tokens", answer_tokens, "--min-accept-length", min_accept_length]
 
     with served_unless((run / "report/baseline.json").exists(), model, None, logs / "server-target.log") as url:
         step(
             "filter",
             *["tools/filter_data.py", "--dataset-name", inputs / "prompts.jsonl", "--output", run, "--base-url", url],
-            *["--model", model, "--limit", rows, "--parallel", 64, "--max-tokens", answer_tokens, "--keep-truncated"],
+            *["--model", model, "--limit", rows, "--parallel", 128, "--max-tokens", answer_tokens, "--keep-truncated"],
         )
-        step("prepare", "tools/prepare_data.py", run, "--tokenizer", model, "--draft-vocab-size", 4096)
+        step(
+            "prepare",
+            "tools/prepare_data.py",
+            run,
+            "--tokenizer",
+            model,
+            "--draft-vocab-size",
+            4096,
+            "--held-out",
+            HELD_OUT,
+        )
         step("baseline", *evaluate, "--baseline-url", url)
 
     recipe = ["spec/eagle_full_finetune_distributed.py", "--config", "spec/configs/smollm2/135M_eagle.yaml"]
     step("train", "tune", "run", "--nproc_per_node", processes, *recipe, f"run_dir={run}", f"target={model}")
     step("extract", "tools/extract_draft_model.py", "--checkpoint_dir", run / "checkpoints", "--target", model)
-    step("offline", *evaluate, "--offline")
+    step("offline", *evaluate)
     with served_unless((run / "report/report.json").exists(), model, run / "draft", logs / "server-draft.log") as url:
         step("evaluate", *evaluate, "--base-url", url)
 
@@ -75,7 +88,9 @@ def step(name: str, *command: object) -> None:
     words = [str(word) for word in command]
     console.rule(f"[bold]{name}", align="left")
     script = words[0].endswith(".py")
-    console.print("$ " + shlex.join(["python3", *words] if script else words), style="cyan", highlight=False)
+    console.print(
+        "$ " + shlex.join(["python3", *words] if script else words), style="cyan", highlight=False, soft_wrap=True
+    )
     begun = time.monotonic()
     code = subprocess.run([sys.executable, *words] if script else words, check=False).returncode
     if code:
@@ -89,8 +104,12 @@ def served_unless(done: bool, model: Path, draft: Path | None, log: Path):
         return nullcontext("http://127.0.0.1:30000")
     console.rule(f"[bold]serve {'target and draft' if draft else 'the target'}", align="left")
     console.print(f"starting SGLang on CPU; its log is {log}", style="dim")
-    environment = {"MAX_RUNNING_REQUESTS": "64", "OMP_NUM_THREADS": str(os.cpu_count() or 1)}
-    return serving.sglang_on_cpu(model, draft, port=serving.free_port(30000), log=log, environment=environment)
+    # A copy of the model on each core beats one copy on all: threads that wait for each other crawl on a busy machine.
+    cores = sorted(os.sched_getaffinity(0))[:COPIES]
+    environment = {"MAX_RUNNING_REQUESTS": "64", "SGLANG_CPU_OMP_THREADS_BIND": "|".join(map(str, cores))}
+    flags = ("--dp-size", str(len(cores)))
+    port = serving.free_port(30000)
+    return serving.sglang_on_cpu(model, draft, port=port, log=log, flags=flags, environment=environment)
 
 
 @contextmanager

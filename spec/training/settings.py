@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ DEFAULTS = Path(__file__).parents[1] / "configs" / "defaults.yaml"
 # What decides the numbers of a run. Ranks, rows a rank and shards may differ between a stop and a resume; these not.
 DECIDING = (
     *("draft_vocab_size", "draft", "steps", "decay", "objective", "target_dtype", "dtype", "seed", "packed"),
-    *("max_length", "epochs", "max_steps", "optimizer", "lr_scheduler", "clip_grad_norm"),
+    *("initialise", "max_length", "epochs", "max_steps", "optimizer", "lr_scheduler", "clip_grad_norm"),
 )
 
 _CHOICES = {
+    "initialise": ("random", "target"),
     "objective": ("ce", "lk", "hard"),
     "target_dtype": ("bf16", "fp32"),
     "dtype": ("bf16", "fp32"),
@@ -32,7 +34,7 @@ _CHOICES = {
 }
 _COUNTS = (
     *("draft_vocab_size", "steps", "max_length", "epochs", "max_steps", "batch_size", "gradient_accumulation_steps"),
-    *("timeout_minutes", "log_every", "evaluate_every", "evaluate_rows", "save_every", "keep_checkpoints"),
+    *("log_every", "evaluate_every", "evaluate_rows", "save_every", "keep_checkpoints"),
 )
 _OPTIONAL = ("epochs", "max_steps", "evaluate_every", "clip_grad_norm")
 
@@ -85,8 +87,10 @@ def deciding(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _check_shape(given: DictConfig, defaults: DictConfig) -> None:
-    for name, value in given.items():
-        key = str(name)
+    for key in map(str, given):
+        if OmegaConf.is_missing(given, key):
+            continue
+        value = given[key]
         group = not OmegaConf.is_missing(defaults, key) and OmegaConf.is_dict(defaults[key])
         if group != OmegaConf.is_dict(value) and not (key == "metric_logger" and value is None):
             kind = "a group of settings" if group else "one value"
@@ -129,7 +133,7 @@ def _check_component(name: str, node: DictConfig) -> None:
         ) from error
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    _check_names(name, node, {*parameters, "_component_"})
+    _check_names(name, node, set(parameters) | {"_component_"})
 
 
 def _check_names(group: str, node: DictConfig, known: set[str]) -> None:
@@ -138,6 +142,7 @@ def _check_names(group: str, node: DictConfig, known: set[str]) -> None:
             raise BadInput(f"config: {group} has no setting {key!r}{_nearest(str(key), known)}")
 
 
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "; see spec/configs/defaults.yaml"
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
