@@ -11,6 +11,7 @@ import pytest
 
 from spec.errors import BadInput
 from spec.samples.dataset import Samples
+from spec.samples.held_out import held_out_below, prompt_hash
 from spec.samples.prepare import Settings, Tolerance, prepare
 from spec.samples.vocabulary import DraftVocabulary
 from spec.storage import open_store
@@ -127,6 +128,16 @@ def test_the_vocabulary_counts_training_rows_alone_and_keeps_the_templates_speci
     assert len(vocabulary.t2d) == 320  # the model's, which is more than the tokenizer has
     share = counts[best_first[:20]].sum() / counts.sum()
     assert marker.facts["train"]["vocabulary_coverage"] == pytest.approx(share, abs=1e-4)
+
+
+def test_what_is_held_out_does_not_count_for_the_vocabulary(target, tmp_path, tokenizer):
+    below = held_out_below(0.5, list)
+    answers = {f"Q{i}": "x" * 9 if prompt_hash(chat(f"Q{i}")) < below else "y" for i in range(20)}
+    rows = [answered(tokenizer, chat(question, text), [text + CLOSING]) for question, text in answers.items()]
+    run = answered_run(tmp_path / "run", rows, target)
+    prepare(run, str(target), Settings(held_out=0.5, draft_vocab_size=3))
+    kept = np.flatnonzero(DraftVocabulary.load(folder_of(run) / "vocab_map.safetensors").t2d)
+    assert tokenizer.convert_ids_to_tokens(kept.tolist()) == ["y", "<|im_start|>", "<|im_end|>"]
 
 
 def test_longer_rows_are_rejected_or_cut(rows, target, tmp_path):

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from tokenizers import processors
 
 from spec.errors import BadInput
 from spec.samples.convert import RETOKENISED, TRAIN, Converter, Limits
@@ -113,6 +114,14 @@ def test_an_answer_whose_first_token_would_take_in_the_prompts_last_is_rejected(
     converted = Converter(tokenizer, {}, LIMITS)([conversation])
     assert converted.counts == {RETOKENISED: 1}
     assert "its first characters and the prompt's last are one token" in converted.why[RETOKENISED]
+
+
+def test_a_tokenizer_that_trims_blanks_off_its_offsets():
+    """As GPT-2's does: an answer that begins with a blank still begins with its first token."""
+    tokenizer = chat_tokenizers.qwen3(chat_tokenizers.CHATML_TEMPLATE + "{# trims #}")
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    row = convert(tokenizer, answered(tokenizer, chat("Hi", "  Hello."), ["  Hello.<|im_end|>"]))
+    assert tokenizer.decode(row.input_ids[row.loss_mask == 1]) == "  Hello.<|im_end|>"
 
 
 def test_an_answer_cut_off_at_its_limit_has_no_end_of_turn():
