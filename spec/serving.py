@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import requests
@@ -97,12 +97,8 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
     """Let it finish what it answers, then end what is left of its processes."""
     if server.poll() is None:
         server.send_signal(signal.SIGTERM)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             server.wait(60)
-        except subprocess.TimeoutExpired:
-            pass
-    try:
+    with suppress(ProcessLookupError):  # all of them are gone
         os.killpg(server.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # all of them are gone
     server.wait()

@@ -30,7 +30,7 @@ def set_vocabulary(draft: EagleDraft, tokens: torch.Tensor) -> None:
     draft.set_vocabulary(tokens - torch.arange(len(tokens)), t2d)
 
 
-def prompts(target: FrozenTarget, count: int, *, seed: int = 11) -> list[list[int]]:
+def prompts(count: int, *, seed: int = 11) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(4, 256, (count, PROMPT_LENGTH), generator=generator).tolist()
 

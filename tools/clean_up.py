@@ -14,7 +14,9 @@ from spec.errors import BadInput
 def main(
     workflow: Annotated[str | None, typer.Option(help="The workflow whose servers and jobs to end")] = None,
     servers_only: Annotated[bool, typer.Option(help="Leave its training jobs alone")] = False,
-    verdict: Annotated[bool, typer.Option(help="Afterwards, end as the workflow's pipeline did, with its cause")] = False,
+    verdict: Annotated[
+        bool, typer.Option(help="Afterwards, end as the workflow's pipeline did, with its cause")
+    ] = False,
     sweep_up: Annotated[bool, typer.Option("--sweep", help="End what workflows that are over have left")] = False,
     seconds: Annotated[float, typer.Option(help="How long the pods may take to end")] = 600,
     namespace: Annotated[str | None, typer.Option(help="Default: this pod's, or the kubeconfig's")] = None,

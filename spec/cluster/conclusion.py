@@ -35,7 +35,9 @@ def conclude(workflow: Json) -> str:
         return "every step succeeded or was already done"
     causes = sorted(_causes(nodes), key=lambda node: node.get("finishedAt") or "")
     if not causes:
-        raise PassingFault(f"the pipeline ended as {pipeline['phase']}: {pipeline.get('message') or 'no step says why'}")
+        raise PassingFault(
+            f"the pipeline ended as {pipeline['phase']}: {pipeline.get('message') or 'no step says why'}"
+        )
     raise _error(nodes, causes[0])
 
 

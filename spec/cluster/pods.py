@@ -3,7 +3,13 @@
 from spec.cluster.api import Cluster, Json
 
 # Reasons that time does not mend: a wrong name or reference. Image pulls get a while, since registries fail too.
-_NEVER = {"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+_NEVER = {
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+}
 _PULLING = {"ErrImagePull", "ImagePullBackOff"}
 
 

@@ -51,8 +51,10 @@ def _judge(cluster: Cluster, name: str) -> str:
             raise BadInput(reason)
         for container in pods.containers(pod):
             if container["restartCount"] >= _CRASHES:
-                raise BadInput(f"{pods.name(pod)}: {container['name']} crashed {container['restartCount']} times; "
-                               f"its last words: {_last_words(cluster, pods.name(pod), container['name'])}")
+                raise BadInput(
+                    f"{pods.name(pod)}: {container['name']} crashed {container['restartCount']} times; "
+                    f"its last words: {_last_words(cluster, pods.name(pod), container['name'])}"
+                )
         state = pods.not_scheduled(pod) or pods.cannot_start(pod, pulls_count=True) or _phase(pod)
     return state
 

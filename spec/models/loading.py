@@ -67,8 +67,7 @@ def fill(model: PreTrainedModel, folder: Path, family: Family, device: torch.dev
 
 def _fill_group(model: PreTrainedModel, group: dict[str, tuple[str, Path]], device: torch.device) -> set[str]:
     """Read one layer's tensors; the names of the model's tensors that it did not fill."""
-    paths = sorted({path for _, path in group.values()})
-    where = short(map(str, paths))
+    paths = {path for _, path in group.values()}
     settings = LoadStateDictConfig(
         dtype=model.dtype,
         dtype_plan=model._get_dtype_plan(model.dtype),
@@ -81,19 +80,31 @@ def _fill_group(model: PreTrainedModel, group: dict[str, tuple[str, Path]], devi
         slices = {name: opened[path].get_slice(full_name) for name, (full_name, path) in group.items()}
         with _no_progress_bar():
             report, _ = convert_and_load_state_dict_in_model(model, slices, settings)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise BadInput(f"{where}: cannot be read ({error}); stage the model again") from error
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{short(map(str, paths))}: cannot be read ({error}); stage the model again") from error
     model._adjust_missing_and_unexpected_keys(report)  # buffers that old releases saved
     if report.unexpected_keys:
+        where = _files_of(min(report.unexpected_keys), group)
         raise BadInput(f"{where}: {short(report.unexpected_keys)} fits nowhere in the model of config.json")
     if report.mismatched_keys:
-        name, there, wanted = sorted(report.mismatched_keys)[0]
-        raise BadInput(f"{where}: {name} has shape {list(there)}, config.json asks for {list(wanted)}")
-    if report.conversion_errors or report.error_msgs:
-        reason = next(iter([*report.conversion_errors.values(), *report.error_msgs])).strip().splitlines()[-1]
-        raise BadInput(f"{where}: {short(group)} cannot be made into the model's tensors: {reason}")
-    _check_finite(model, set(model.state_dict()) - report.missing_keys, where)
+        name, there, wanted = min(report.mismatched_keys)
+        raise BadInput(f"{_files_of(name, group)}: {name} has shape {list(there)}, config.json asks for {list(wanted)}")
+    for name, reason in report.conversion_errors.items():
+        raise BadInput(f"{_files_of(name, group)}: {name} cannot be made from the tensors there: {reason}")
+    for name in sorted(set(model.state_dict()) - report.missing_keys):
+        if not _finite(model.get_parameter(name)):
+            raise BadInput(
+                f"{_files_of(name, group)}: {name} holds NaN or infinity: damaged; delete the file and stage it again"
+            )
     return report.missing_keys
+
+
+def _files_of(name: str, group: dict[str, tuple[str, Path]]) -> str:
+    """The file that a model's tensor comes from; several where it is merged from the experts of a layer."""
+    if name in group:
+        return str(group[name][1])
+    module = name.rpartition(".")[0]
+    return short({str(path) for part, (_, path) in group.items() if part.startswith(module)})
 
 
 def _by_layer(names: Iterable[str]) -> list[list[str]]:
@@ -105,12 +116,10 @@ def _by_layer(names: Iterable[str]) -> list[list[str]]:
     return [groups[layer] for layer in sorted(groups)]
 
 
-def _check_finite(model: PreTrainedModel, names: set[str], where: str) -> None:
-    """Bytes damaged on disk are often NaN or infinite once read; a frozen target would feed them to every step."""
-    for name in sorted(names):
-        part = local_part(model.get_parameter(name))
-        if part.numel() and not torch.isfinite(torch.stack(torch.aminmax(part))).all():
-            raise BadInput(f"{where}: {name} holds NaN or infinity: damaged; delete the file and stage it again")
+def _finite(parameter: torch.Tensor) -> bool:
+    """Whether this rank's part is; damaged bytes are often NaN or infinite, and would be fed to every step."""
+    part = local_part(parameter)
+    return not part.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(part))).all())
 
 
 def _refill_buffers(model: PreTrainedModel, device: torch.device) -> None:

@@ -47,21 +47,6 @@ def shard_layers(root: nn.Module, layers: nn.ModuleList, mesh: DeviceMesh) -> No
         layer.set_modules_to_forward_prefetch([following])
 
 
-def agree(error: Exception | None) -> None:
-    """Raise on every rank if any rank comes with an error: one that stops alone leaves the others waiting for it."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        if error:
-            raise error
-        return
-    errors: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(errors, str(error) if error else None)
-    for rank, message in enumerate(errors):
-        if message and rank == dist.get_rank():
-            raise error
-        if message:
-            raise BadInput(f"rank {rank}: {message}")
-
-
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
     """This rank's part of a parameter, or all of it where it is not split."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -5,14 +5,15 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PretrainedConfig, PreTrainedModel
 
-from spec.errors import BadInput
 from spec.models.document_attention import chunked
-from spec.models.families import FAMILIES, family_of, feature_layers, read_config, text_config_of
+from spec.models.families import FAMILIES, Family, family_of, feature_layers, read_config, text_config_of
 from spec.models.loading import empty_model, fill
-from spec.models.sharding import Shard, agree, shard_layers, target_mesh
+from spec.models.sharding import Shard, shard_layers, target_mesh
 from spec.training.documents import Documents
+from spec.training.ranks import together
 
 __all__ = ["FAMILIES", "Features", "FrozenTarget", "family_of", "feature_layers", "read_config", "text_config_of"]
 
@@ -48,22 +49,16 @@ class FrozenTarget(nn.Module):
         Every rank calls it. Host memory: the rank's own part plus a layer in passing. `BadInput`, on every rank alike,
         names the file that is missing, cut short, damaged or of another model.
         """
-        error: Exception | None = None
-        try:
+
+        def empty() -> tuple[FrozenTarget, Family, DeviceMesh | None]:
             config = read_config(path)
-            family = family_of(config)
-            target = cls(empty_model(config, family, dtype))
-            mesh = target_mesh(shard, torch.device(device).type)
-        except BadInput as found:
-            error = found
-        agree(error)
+            target = cls(empty_model(config, family_of(config), dtype))
+            return target, family_of(config), target_mesh(shard, torch.device(device).type)
+
+        target, family, mesh = together(empty)
         if mesh is not None:
             shard_layers(target, target.model.model.layers, mesh)
-        try:
-            fill(target.model, Path(path), family, torch.device(device))
-        except BadInput as found:
-            error = found
-        agree(error)
+        together(lambda: fill(target.model, Path(path), family, torch.device(device)))
         return target
 
     @property

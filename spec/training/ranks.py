@@ -24,7 +24,7 @@ class Ranks:
     device: torch.device
 
 
-def start(device: str | None = None, timeout_minutes: int = 10) -> Ranks:
+def start(device: str | None = None, timeout_minutes: float = 10) -> Ranks:
     """Join the process group that torchrun or `tune run` set up, or make one of this process alone.
 
     `device`: "cpu", "cuda" or None (the accelerator if there is one). After `timeout_minutes` without an answer, a
@@ -36,6 +36,8 @@ def start(device: str | None = None, timeout_minutes: int = 10) -> Ranks:
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind not in ("cpu", "cuda"):
         raise BadInput(f"config: device={kind!r}; it is cpu or cuda")
+    if not isinstance(timeout_minutes, int | float) or timeout_minutes <= 0:
+        raise BadInput(f"config: timeout_minutes={timeout_minutes!r}; it is above 0")
     if kind == "cuda" and local_world > torch.cuda.device_count():
         raise BadInput(
             f"{local_world} processes and {torch.cuda.device_count()} GPUs on this node: "
@@ -74,6 +76,10 @@ def agree(error: SpecError | None) -> None:
 
     The error has `agreed` set, so that it is told once.
     """
+    if not dist.is_initialized():
+        if error is not None:
+            raise error
+        return
     errors: list[tuple[type[SpecError], str] | None] = [None] * dist.get_world_size()
     dist.all_gather_object(errors, (type(error), str(error)) if error else None)
     found = next((pair for pair in errors if pair), None)

@@ -109,6 +109,7 @@ def test_lineage_says_who_answered_what_and_how(run, jsonl, store):
         "max_tokens": 64,
         "seed": 3,
         "chat_template_kwargs": {"enable_thinking": False},
+        "keep_truncated": False,
     }
     assert lineage["versions"]["server"] == "sglang 0.5.23"
 

@@ -1,0 +1,70 @@
+"""Publishes a run's draft with the evidence that it is good, and fetches published ones. Imports no torch."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from spec.drafts import card, report
+from spec.drafts.layout import MARKER
+from spec.drafts.verify import verify_files
+from spec.errors import BadInput, BelowBar
+from spec.storage import Store, versions
+from spec.storage.markers import Marker, read_marker
+
+Say = Callable[[str], None]
+
+
+def publish(run: Store, destination: str, *, without_report: bool = False, say: Say = print) -> versions.Manifest:
+    """Publish the run's draft at `destination` as its latest version: weights, card and report.
+
+    Raises `BadInput` for a damaged draft or one without a report of its own, `BelowBar` where its report says that it
+    missed the bar; `without_report` publishes without asking for one.
+    """
+    draft = run.at("draft")
+    marker = read_marker(draft, MARKER)
+    if marker is None:
+        raise BadInput(f"{draft.url}: no draft here ({MARKER} is missing); run tools/extract_draft_model.py")
+    if not without_report:
+        require_passing_report(run, marker)
+        _render_if_missing(run)
+    if not draft.exists(card.FILE):
+        card.write(run)
+    with tempfile.TemporaryDirectory(prefix="publish-draft-") as scratch:
+        names = [*marker.files, MARKER, card.FILE]
+        files = {name: _local(draft, name, Path(scratch)) for name in names}
+        verify_files(files[MARKER].parent)
+        if not without_report:
+            files |= {name: _local(run, name, Path(scratch)) for name in (report.MARKER, report.PAGE)}
+        return versions.publish(destination, "draft", files, say)
+
+
+def require_passing_report(run: Store, draft: Marker) -> None:
+    """Raise unless the run's report is of this very draft and its gate was passed."""
+    found = read_marker(run, report.MARKER)
+    advice = "run tools/evaluate_draft.py, or publish with --without-report"
+    if found is None:
+        raise BadInput(f"{run.url}: the draft has no report; {advice}")
+    if found.inputs.get("draft") != draft.identity:
+        raise BadInput(f"{run.url}/{report.MARKER} is of another draft than the one that is there now; {advice}")
+    gate = found.facts.get("gate", {})
+    if gate.get("passed") is not True:
+        raise BelowBar(f"{run.url}: the draft missed its bar: {gate.get('why', 'its report has no gate')}")
+
+
+def fetch(source: str, folder: Path, *, version: str | None = None, say: Say = print) -> Marker:
+    """Bring a published draft (default: the latest) into `folder`, checked as a fresh export is; gives its marker."""
+    versions.fetch(source, "draft", folder, version=version, say=say)
+    return verify_files(folder)
+
+
+def _render_if_missing(run: Store) -> None:
+    if not run.exists(report.PAGE):
+        report.write(run)
+
+
+def _local(store: Store, name: str, scratch: Path) -> Path:
+    """`name` as a local file: in place where the run is a directory, else downloaded."""
+    folder = store.local_path()
+    if folder is None:
+        store.download(name, scratch / name)
+    return (folder or scratch) / name
