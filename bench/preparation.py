@@ -2,9 +2,10 @@
 
     python3 -m bench.preparation --conversations 5000
 
-The corpus is made of Python's own manual, cut into conversations of about 1,000 tokens, with the real Llama 3 tokenizer
-(`--target` takes any other). Both contenders load the tokenizer and use the same number of processes; bare tokenisation
-is one `encode_batch` call a chunk, of texts that are already rendered and in memory.
+The corpus is Python's own manual, cut at random into conversations of about 1,000 tokens of the real Llama 3 tokenizer
+(`--target` takes any other). Both contenders load the tokenizer and use the same number of processes. Bare tokenisation
+is one `encode_batch` a chunk, of texts that are rendered already and in memory; preparing reads the answers, renders
+them, tokenises, masks, checks every count against the server's, writes the arrays, chooses the vocabulary and packs.
 """
 
 import json
@@ -13,7 +14,6 @@ import random
 import shutil
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -22,8 +22,9 @@ from pydoc_data.topics import topics
 from typing import Annotated, Any
 
 import numpy as np
-import typer
+from typer import Option, run
 
+from spec.samples.dataset import Samples
 from spec.samples.packing import pack
 from spec.samples.parallel import ordered_map
 from spec.samples.prepare import Settings, prepare
@@ -32,8 +33,8 @@ from spec.samples.vocabulary import choose_vocabulary, count_tokens
 from tests import chat_tokenizers
 from tests.answered import answered, answered_run, chat, save_target
 
-_CHUNK = 64
-_WORDS = {"question": 90, "answer": 560}  # a conversation of one turn then has about 1,000 tokens
+LENGTH = 2048  # tokens of a row and of a bin
+VOCABULARY, DRAFT_VOCABULARY = 152_000, 32_000
 
 
 def measure(
@@ -44,7 +45,7 @@ def measure(
     tokens: int = 100_000_000,
     target: Path | None = None,
 ) -> dict[str, Any]:
-    """All figures of this file: seconds are medians of `repeats`, the contenders alternating."""
+    """All figures of this file; seconds are medians over `repeats`, with the contenders alternating."""
     return {
         "preparation": measure_preparation(conversations, processes or len(os.sched_getaffinity(0)), repeats, target),
         "vocabulary": measure_vocabulary(tokens, repeats),
@@ -54,29 +55,134 @@ def measure(
 
 def measure_preparation(conversations: int, processes: int, repeats: int, target: Path | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        folder = Path(scratch)
-        target = target or save_target(chat_tokenizers.llama3(), folder / "target")
+        target = target or save_target(chat_tokenizers.llama3(), Path(scratch) / "target")
         tokenizer = load_tokenizer(target)
-        rows = list(_conversations(tokenizer, conversations))
+        rows = list(made_up_answers(tokenizer, conversations))
         texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in rows]
-        run = answered_run(folder / "run", rows, target)
+        store = answered_run(Path(scratch) / "run", rows, target)
+        samples = Path(scratch) / "run/samples"
 
         def prepared() -> dict[str, Any]:
-            shutil.rmtree(folder / "run/samples", ignore_errors=True)
-            return prepare(run, str(target), Settings(), processes=processes)[0].facts
+            shutil.rmtree(samples, ignore_errors=True)
+            marker, _ = prepare(store, str(target), Settings(max_length=LENGTH), processes=processes)
+            pack(Samples.open(samples / "train").lengths, LENGTH)
+            return marker.facts
 
         def bare() -> int:
             backend = load_tokenizer(target).backend_tokenizer
-            chunks = iter(lambda it=iter(texts): list(islice(it, _CHUNK)), [])
-            count = lambda chunk: sum(map(len, backend.encode_batch(chunk, add_special_tokens=False)))  # noqa: E731
-            return sum(ordered_map(count, chunks, processes))
+            left = iter(texts)
+            chunks = iter(lambda: list(islice(left, 64)), [])
+            return sum(ordered_map(lambda chunk: _tokens_of(backend, chunk), chunks, processes))
 
-        seconds: dict[str, list[float]] = {"prepared": [], "bare": []}
-        with _peak_memory() as peak:
-            for _ in range(repeats):
-                for name, contender in (("prepared", prepared), ("bare", bare)):
-                    started = time.perf_counter()
-                    result = contender()
-                    seconds[name].append(time.perf_counter() - started)
-        facts = prepared()
-    ...
+        seconds, results = _alternating({"prepared": prepared, "bare": bare}, repeats)
+    facts = results["prepared"]
+    return {
+        "conversations": conversations,
+        "processes": processes,
+        "tokens": results["bare"],
+        "mean_length": round(results["bare"] / conversations),
+        "loss_share": facts["train"]["loss_share"],
+        **{f"seconds_{name}": its for name, its in seconds.items()},
+        "tokens_per_s_prepared": round(results["bare"] / seconds["prepared"]["median"]),
+        "ratio": round(seconds["prepared"]["median"] / seconds["bare"]["median"], 3),
+    }
+
+
+def measure_vocabulary(tokens: int, repeats: int) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    ids = (rng.zipf(1.2, tokens).clip(1, VOCABULARY) - 1).astype(np.int32)
+    mask = np.repeat(rng.integers(0, 2, tokens // 100 + 1), 100)[:tokens].astype(np.uint8)  # answers, not single tokens
+    looped = min(tokens, 2_000_000)
+
+    def map_of_all() -> Any:
+        return choose_vocabulary(count_tokens(ids, mask, VOCABULARY), DRAFT_VOCABULARY)
+
+    def plain_loop() -> list[int]:
+        counts = [0] * VOCABULARY
+        for token, bears in zip(ids[:looped].tolist(), mask[:looped].tolist(), strict=True):
+            if bears:
+                counts[token] += 1
+        return sorted(sorted(range(VOCABULARY), key=lambda token: (-counts[token], token))[:DRAFT_VOCABULARY])
+
+    seconds, _ = _alternating({"map": map_of_all, "plain_loop": plain_loop}, repeats)
+    return {
+        "tokens": tokens,
+        "vocabulary": VOCABULARY,
+        "seconds": seconds["map"],
+        "tokens_plain_loop": looped,
+        "seconds_plain_loop": seconds["plain_loop"],
+    }
+
+
+def measure_packing(rows: int) -> dict[str, Any]:
+    """Log-normal lengths of mean 1000; those that are too long left out, as preparing leaves them out."""
+    lengths = np.random.default_rng(0).lognormal(np.log(1000) - 0.18, 0.6, rows).astype(np.int64) + 1
+    lengths = lengths[lengths <= LENGTH]
+    started = time.perf_counter()
+    bins = pack(lengths, LENGTH)
+    return {
+        "rows": len(lengths),
+        "mean_length": round(float(lengths.mean())),
+        "bins": len(bins),
+        "padding": round(1 - float(lengths.sum()) / (len(bins) * LENGTH), 4),
+        "padding_unpacked": round(1 - float(lengths.sum()) / (len(lengths) * LENGTH), 4),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def made_up_answers(tokenizer: Any, conversations: int) -> Iterator[dict[str, Any]]:
+    """Answer rows of two turns, with the counts that a server would have reported."""
+    manual = "\n\n".join(topics[name] for name in sorted(topics))
+    rng = random.Random(0)
+
+    def cut(mean: int) -> str:
+        size = int(rng.lognormvariate(0, 0.5) * mean)
+        start = rng.randrange(len(manual) - size)
+        return manual[start : start + size].strip() or "Yes."
+
+    for _ in range(conversations):
+        contents = [cut(size) for size in (300, 1300, 200, 1100)]
+        written = [text + tokenizer.eos_token for text in contents[1::2]]
+        yield answered(tokenizer, chat(*contents), written)
+
+
+def _tokens_of(backend: Any, texts: list[str]) -> int:
+    return sum(map(len, backend.encode_batch(texts, add_special_tokens=False)))
+
+
+def _alternating(
+    contenders: dict[str, Callable[[], Any]], repeats: int
+) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+    """Wall seconds of each contender, and what it returned last."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    results = {}
+    for _ in range(repeats):
+        for name, contender in contenders.items():
+            started = time.perf_counter()
+            results[name] = contender()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: _spread(its) for name, its in seconds.items()}, results
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    return {
+        "median": round(statistics.median(seconds), 3),
+        "least": round(min(seconds), 3),
+        "most": round(max(seconds), 3),
+    }
+
+
+def main(
+    conversations: Annotated[int, Option(min=64)] = 5000,
+    processes: Annotated[int | None, Option(min=1, help="Default: one a core.")] = None,
+    repeats: Annotated[int, Option(min=1)] = 3,
+    tokens: Annotated[int, Option(min=1, help="Of the vocabulary map.")] = 100_000_000,
+    target: Annotated[Path | None, Option(help="Another tokenizer's directory, with a config.json.")] = None,
+) -> None:
+    """Measure preparation, vocabulary map and packing; prints JSON."""
+    figures = measure(conversations=conversations, processes=processes, repeats=repeats, tokens=tokens, target=target)
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -17,6 +17,7 @@ from rich.table import Table
 from typer import Argument, Option
 
 from spec import cli
+from spec.drafts import card, report
 from spec.drafts.evaluation.gate import gate
 from spec.drafts.evaluation.parts import NAMES
 from spec.drafts.evaluation.step import Evaluation, Settings
@@ -67,8 +68,10 @@ def main(
         print(f"{run}: kept {', '.join(evaluation.parts) or 'nothing'}; no report yet, it needs {needs}")
         return
     marker = evaluation.conclude(min_accept_length)
+    card.write(evaluation.run)
+    report.write(evaluation.run)
     _refuse_below(marker.facts["gate"])
-    print(f"{run}: {marker.facts['gate']['why']}")
+    print(f"{run}: {marker.facts['gate']['why']}; see {run}/{report.PAGE}")
 
 
 def _refuse_below(judged: dict) -> None:

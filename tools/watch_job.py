@@ -1,8 +1,8 @@
 """Follow a PyTorchJob to its end: print rank 0's log, say what holds it up, and tell whether trying again can help.
 
 Reads only: killed and started again it finds the same job where it is. A failed attempt that another one may mend
-(lost pods, out of memory, a deadline) is `retry` in --outcome and exit 0 while attempts are left, and 75 after the last;
-wrong settings are exit 2 at once.
+(lost pods, out of memory, a deadline) is `retry` in --outcome and exit 0 while attempts are left, and 75 after the
+last; wrong settings are exit 2 at once.
 """
 
 import signal

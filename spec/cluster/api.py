@@ -37,7 +37,7 @@ class Cluster:
         self.namespace = namespace or own_namespace()
         self._api = client.ApiClient()
         self._core = client.CoreV1Api(self._api)
-        self._objects = client.CustomObjectsApi(self._api)
+        self._objects: Any = client.CustomObjectsApi(self._api)
 
     def get(self, kind: str, name: str) -> Json:
         group, version, plural = KINDS[kind]
@@ -46,7 +46,7 @@ class Cluster:
                 group, version, self.namespace, plural, name, _request_timeout=_SECONDS
             )
 
-    def list(self, kind: str, selector: str) -> list[Json]:
+    def find(self, kind: str, selector: str) -> list[Json]:
         group, version, plural = KINDS[kind]
         with told(f"{kind}s"):
             answer = self._objects.list_namespaced_custom_object(
@@ -57,7 +57,7 @@ class Cluster:
     def delete(self, kind: str, name: str) -> None:
         """Delete with all that it owns: it leaves the API only after its pods have. A missing one is fine."""
         group, version, plural = KINDS[kind]
-        options = client.V1DeleteOptions(propagationPolicy="Foreground")
+        options = client.V1DeleteOptions(propagation_policy="Foreground")
         try:
             with told(f"{kind}/{name}"):
                 self._objects.delete_namespaced_custom_object(

@@ -22,7 +22,7 @@ def end(cluster: Cluster, workflow: str, kinds: tuple[str, ...], *, patience: fl
     ended: set[str] = set()
     deadline = time.monotonic() + patience
     while True:
-        left = [(kind, item["metadata"]) for kind in kinds for item in cluster.list(kind, selector)]
+        left = [(kind, item["metadata"]) for kind in kinds for item in cluster.find(kind, selector)]
         if not left:
             return sorted(ended)
         for kind, metadata in left:
@@ -39,7 +39,7 @@ def sweep(cluster: Cluster) -> list[str]:
     """Delete what workflows that are over, or gone, have left; returns its names. Does not wait."""
     swept = []
     for kind in ("deployment", "pytorchjob"):
-        for item in cluster.list(kind, WORKFLOW_LABEL):
+        for item in cluster.find(kind, WORKFLOW_LABEL):
             metadata = item["metadata"]
             if "deletionTimestamp" not in metadata and _is_over(cluster, metadata["labels"][WORKFLOW_LABEL]):
                 cluster.delete(kind, metadata["name"])

@@ -16,7 +16,7 @@ from spec.storage import Store, open_store
 
 STAGED = "staged.json"  # the marker that tools/stage_model.py leaves
 LONGEST_NAME = 40  # of a workflow: `-draft-server` and a Deployment's suffixes must fit into a label's 63 characters
-_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS: dict[str, float] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 1e-3}
 
 
@@ -71,7 +71,7 @@ def check_writable(name: str, url: str) -> Store:
 
 
 def check_model(model: str, revision: str, staged: Path) -> None:
-    """The target is staged at `staged` already, or is where it will be staged from: a hub's repository, an s3:// URL."""
+    """The target is staged at `staged` already, or is where it is staged from: a hub's repository, an s3:// URL."""
     with parameter("model"):
         if (staged / STAGED).is_file() or (staged / "config.json").is_file():
             return

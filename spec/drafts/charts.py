@@ -23,7 +23,7 @@ class Line(NamedTuple):
 
 def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str, percent: bool = False) -> Markup:
     """Lines over a common axis; points that are not finite are left out. The caller writes the legend."""
-    finite = [Line(label, [p for p in points if all(map(math.isfinite, p))], *rest) for label, points, *rest in lines]
+    finite = [line._replace(points=[p for p in line.points if all(map(math.isfinite, p))]) for line in lines]
     xs, ys = ([point[axis] for line in finite for point in line.points] for axis in (0, 1))
     if not xs:
         return Markup("")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spec.drafts import card, report
+from spec.drafts.evidence import REPORT
 from spec.drafts.layout import MARKER
 from spec.drafts.verify import verify_files
 from spec.errors import BadInput, BelowBar
@@ -34,18 +35,18 @@ def publish(run: Store, destination: str, *, without_report: bool = False, say: 
         files = {name: _local(draft, name, Path(scratch)) for name in names}
         verify_files(files[MARKER].parent)
         if not without_report:
-            files |= {name: _local(run, name, Path(scratch)) for name in (report.MARKER, report.PAGE)}
+            files |= {name: _local(run, name, Path(scratch)) for name in (REPORT, report.PAGE)}
         return versions.publish(destination, "draft", files, say)
 
 
 def require_passing_report(run: Store, draft: Marker) -> None:
     """Raise unless the run's report is of this very draft and its gate was passed."""
-    found = read_marker(run, report.MARKER)
+    found = read_marker(run, REPORT)
     advice = "run tools/evaluate_draft.py, or publish with --without-report"
     if found is None:
         raise BadInput(f"{run.url}: the draft has no report; {advice}")
     if found.inputs.get("draft") != draft.identity:
-        raise BadInput(f"{run.url}/{report.MARKER} is of another draft than the one that is there now; {advice}")
+        raise BadInput(f"{run.url}/{REPORT} is of another draft than the one that is there now; {advice}")
     gate = found.facts.get("gate", {})
     if gate.get("passed") is not True:
         raise BelowBar(f"{run.url}: the draft missed its bar: {gate.get('why', 'its report has no gate')}")

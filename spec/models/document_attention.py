@@ -5,6 +5,7 @@ within its chunk: a chunk is a shorter document. No mask is ever built, so memor
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -62,7 +63,7 @@ def _flash(query, key, value, scaling: float, documents: Documents) -> torch.Ten
 
     longest = max(documents.lengths)
     ends = documents.cu_seqlens
-    attended = varlen_attn(
+    attended: Any = varlen_attn(
         packed(query), packed(key), packed(value), ends, ends, longest, longest,
         scale=scaling, window_size=(-1, 0), enable_gqa=True,
     )  # [N, heads, D]  # fmt: skip
@@ -71,7 +72,7 @@ def _flash(query, key, value, scaling: float, documents: Documents) -> torch.Ten
     return attended.view(batch, length, heads, dim)
 
 
-def _temperature(module: nn.Module, documents: Documents) -> torch.Tensor:
+def _temperature(module: Any, documents: Documents) -> torch.Tensor:
     """What Llama 4's temperature on NoPE layers lacks for packed rows, `[B, 1, T, 1]`.
 
     transformers scales each query by its place in the row; in the model it is the place in the document

@@ -5,9 +5,9 @@ times the work for Scout, and 16 copies of the hidden states. Same numbers here,
 """
 
 from types import MethodType
+from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.functional import grouped_mm, linear
 from transformers import PreTrainedModel
 from transformers.models.llama4.modeling_llama4 import Llama4TextMoe
@@ -17,10 +17,10 @@ def route_experts(model: PreTrainedModel) -> None:
     """Let every mixture layer of `model` compute only what its router chose."""
     for module in model.modules():
         if isinstance(module, Llama4TextMoe):
-            module.forward = MethodType(_routed_forward, module)
+            module.forward = MethodType(_routed_forward, module)  # type: ignore[method-assign]
 
 
-def _routed_forward(self: nn.Module, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _routed_forward(self: Any, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`hidden_states [B, T, H]` -> `[B * T, H]` and router logits `[B * T, experts]`, as `Llama4TextMoe`."""
     flat = hidden_states.reshape(-1, self.hidden_dim)  # [N, H]
     logits = linear(flat, self.router.weight)

@@ -72,7 +72,7 @@ def _fill_group(model: PreTrainedModel, group: dict[str, tuple[str, Path]], devi
         dtype=model.dtype,
         dtype_plan=model._get_dtype_plan(model.dtype),
         device_map={"": device},
-        weight_mapping=get_model_conversion_mapping(model),
+        weight_mapping=get_model_conversion_mapping(model),  # type: ignore[arg-type]
     )
     # `pread` and not `mmap`: exactly the slices that this rank owns are read, and none stays mapped.
     opened = {path: safe_open(path, framework="pt", backend="pread") for path in paths}

@@ -43,7 +43,7 @@ def shard_layers(root: nn.Module, layers: nn.ModuleList, mesh: DeviceMesh) -> No
     # The root owns no parameter: it is what runs the layers' gathers on one set of streams, hence in order.
     fully_shard(root, mesh=mesh, ignored_params=set(root.parameters()) - inside)
     for layer, following in zip(layers, list(layers)[1:], strict=False):
-        assert isinstance(layer, FSDPModule)
+        assert isinstance(layer, FSDPModule) and isinstance(following, FSDPModule)
         layer.set_modules_to_forward_prefetch([following])
 
 

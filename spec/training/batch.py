@@ -32,6 +32,6 @@ def collate(bins: Sequence[Sequence[tuple[Any, Any]]], length: int | None = None
     loss_mask = torch.zeros(len(bins), width, dtype=torch.bool)
     rows = [document for row in bins for document in row]
     for (row, start, end), (ids, mask) in zip(documents.spans, rows, strict=True):
-        input_ids[row, start:end] = torch.as_tensor(ids)
-        loss_mask[row, start:end] = torch.as_tensor(mask).bool()
+        input_ids[row, start:end] = torch.tensor(ids)  # a copy: memory-mapped rows are read-only
+        loss_mask[row, start:end] = torch.tensor(mask).bool()
     return Batch(input_ids, loss_mask, documents)

@@ -1,14 +1,14 @@
 """The objects that `make validate` judges: what kustomize builds, with what is hidden in text brought to light.
 
-An Argo `resource` template carries its object as text with parameters in it. `World.embedded` fills these in as Argo would,
-following arguments from template to template and into ConfigMaps, so that the real object can be judged.
+An Argo `resource` template carries its object as text with parameters in it. `World.embedded` fills these in as Argo
+would, following arguments from template to template and into ConfigMaps, so that the real object can be judged.
 """
 
 import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +110,13 @@ def _embedded(world: World) -> Iterator[tuple[str, Json]]:
     for owner, template in world.templates():
         if text := (template.get("resource") or {}).get("manifest"):
             where = f"{owner['metadata']['name']}/{template['name']}"
-            filled = TAG.sub(lambda tag: _value(world, owner, template, tag[1].strip()), text)
+            filled = TAG.sub(partial(_filled, world, owner, template), text)
             for item in load(filled):
                 yield where, item
+
+
+def _filled(world: World, owner: Json, template: Json, tag: re.Match[str], *, depth: int = 0) -> str:
+    return _value(world, owner, template, tag[1].strip(), depth)
 
 
 def _value(world: World, owner: Json, template: Json, tag: str, depth: int = 0) -> str:
@@ -127,7 +131,7 @@ def _value(world: World, owner: Json, template: Json, tag: str, depth: int = 0) 
     for caller, calling, step in _calls(world, owner, template) if depth < 5 else []:
         given = _parameter(step.get("arguments"), tag).get("value")
         if given is not None:
-            return TAG.sub(lambda inner: _value(world, caller, calling, inner[1].strip(), depth + 1), given)
+            return TAG.sub(partial(_filled, world, caller, calling, depth=depth + 1), given)
     return "1"
 
 

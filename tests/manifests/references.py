@@ -72,7 +72,7 @@ def config_map(world: World) -> Found:
 
 
 def secret_key(world: World) -> Found:
-    """Every Secret and key that is read is one that components/external-secrets makes, the list of what there must be."""
+    """Every Secret and key that is read is one that components/external-secrets makes."""
     for where, container in _containers(world):
         for variable in container.get("env") or []:
             reference = (variable.get("valueFrom") or {}).get("secretKeyRef")

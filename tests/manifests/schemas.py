@@ -1,7 +1,7 @@
 """Strict schemas: every unknown field is an error, which an API server would drop without a word.
 
-Kubernetes' own schemas come with `kubernetes-validate`, Argo's are Hera's models. The rest are models of the fields that
-this project writes, after the named CRDs.
+Kubernetes' own schemas come with `kubernetes-validate`, Argo's are Hera's models. The rest are models of the fields
+that this project writes, after the named CRDs.
 """
 
 import json

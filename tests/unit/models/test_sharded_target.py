@@ -1,4 +1,4 @@
-"""One target on several ranks: the same features as on one, each rank with its part, and an end together on an error."""
+"""One target on several ranks: features as on one, each rank with its part, and an end together on an error."""
 
 import os
 from pathlib import Path
