@@ -2,8 +2,8 @@
 
 Per step: one SDPA call over the keys of all steps under a dense mask `T x (k + 1) T`, keys repeated for grouped
 queries, logits of every position, and from the target's full logits `[B, T, V]` again the argmax, the draft's part and
-its softmax, shifted by a copy. SpecForge's `OnlineEagle3Model.forward` and EAGLE's `cnets.py` have this loop; the loss mask
-shifts with the targets here, as Automodel and speculators have it, so that both contenders compute the same loss.
+its softmax, shifted by a copy. SpecForge's `OnlineEagle3Model.forward` and EAGLE's `cnets.py` have this loop; the loss
+mask shifts with the targets here, as Automodel and speculators have it, so that both contenders compute the same loss.
 """
 
 import torch

@@ -12,11 +12,11 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-from tokenizers import Encoding
 
 from spec.conversations.rows import Reject
 from spec.errors import BadInput
 from spec.samples.held_out import first_prompt, prompt_hash
+from spec.samples.offsets import Encoded
 from spec.samples.template import RETOKENISED, ChatTemplate, Row
 from spec.samples.tokens import Sample, Tokens
 
@@ -91,7 +91,7 @@ class Converter:
             )
         return self._template.rows(conversation["messages"])
 
-    def _samples(self, conversation: Conversation, rows: list[Row], encodings: list[Encoding]) -> list[Sample]:
+    def _samples(self, conversation: Conversation, rows: list[Row], encodings: list[Encoded]) -> list[Sample]:
         """The conversation's rows, or `Reject`."""
         turns = conversation["turns"]
         samples = [self._tokens.sample(row, its, turns) for row, its in zip(rows, encodings, strict=True)]

@@ -8,10 +8,10 @@ never saw, and nothing later would show it.
 from typing import Any, NamedTuple
 
 import numpy as np
-from tokenizers import Encoding
 
 from spec.conversations.rows import Reject
 from spec.errors import BadInput
+from spec.samples.offsets import Encoded, Encoder
 from spec.samples.template import RETOKENISED, Answer, Row
 
 Turn = dict[str, Any]  # {"prompt_tokens", "completion_tokens", "finish_reason"}, as the server counted
@@ -23,42 +23,38 @@ class Sample(NamedTuple):
 
 
 class Tokens:
-    """Tokenises rows as the server does: special tokens are those that the template writes, none is added."""
+    """Turns rendered rows into samples."""
 
     def __init__(self, tokenizer: Any):
-        self._backend = tokenizer.backend_tokenizer
-        self._backend.post_processor = None  # it would trim spaces off the offsets
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        self._encoder = Encoder(tokenizer)
         added = {token for token, its in tokenizer.added_tokens_decoder.items() if its.special}
         self.special = added | set(tokenizer.all_special_ids)
 
     def encode(self, text: str) -> list[int]:
-        return self._backend.encode(text, add_special_tokens=False).ids
+        return self._encoder.encode(text)
 
-    def encode_rows(self, rows: list[Row]) -> list[Encoding]:
-        return self._backend.encode_batch([row.text for row in rows], add_special_tokens=False)
+    def encode_rows(self, rows: list[Row]) -> list[Encoded]:
+        return self._encoder.encode_all([row.text for row in rows])
 
-    def sample(self, row: Row, encoding: Encoding, turns: list[Turn]) -> Sample:
-        """The ids and the mask of a row whose text is encoded; `turns` are all of the conversation's.
+    def sample(self, row: Row, encoded: Encoded, turns: list[Turn]) -> Sample:
+        """The ids and the mask of a row that is encoded; `turns` are all of the conversation's.
 
         Raises `BadInput` where a prompt has another number of tokens than the server counted, `Reject` where an answer
         does not read back as the tokens that the server wrote.
         """
-        ids = np.array(encoding.ids, dtype=np.int32)  # [T]
-        mask = np.zeros(len(ids), dtype=np.uint8)  # [T]
+        mask = np.zeros(len(encoded.ids), dtype=np.uint8)  # [T]
         for answer in row.answers:
-            end = self._end(row, answer, encoding, ids, turns[answer.turn])
+            end = self._end(row, answer, encoded, turns[answer.turn])
             for start, stop in answer.bears:
-                mask[_token_at(encoding, start, row, answer) : min(_token_at(encoding, stop, row, answer), end)] = 1
+                mask[_token_at(encoded, start, answer) : min(_token_at(encoded, stop, answer), end)] = 1
             if answer.bears:
                 mask[end - 1] = 1  # a template's own marks may leave the end-of-turn token out
-        return Sample(ids, mask)
+        return Sample(encoded.ids, mask)
 
-    def _end(self, row: Row, answer: Answer, encoding: Encoding, ids: np.ndarray, turn: Turn) -> int:
+    def _end(self, row: Row, answer: Answer, encoded: Encoded, turn: Turn) -> int:
         """Where the tokens that the server wrote for an answer end, once they are found to be as many here."""
         prompt, completion = turn["prompt_tokens"], turn["completion_tokens"]
-        start = _token_from(encoding, answer.start, row)
+        start = encoded.token_at(answer.start)
         if start != prompt and (alone := len(self.encode(row.text[: answer.start]))) != prompt:
             raise BadInput(
                 f"answer {answer.turn + 1}: its prompt has {alone} tokens here and had {prompt} at the server: another "
@@ -66,25 +62,16 @@ class Tokens:
             )
         if start != prompt:
             raise _misfit(answer, "its first characters and the prompt's last are one token")
-        stop = _token_at(encoding, answer.end, row, answer)
-        closing = next((place for place in range(stop - 1, prompt - 1, -1) if ids[place] in self.special), stop)
+        stop = _token_at(encoded, answer.end, answer)
+        closing = next((at for at in range(stop - 1, prompt - 1, -1) if encoded.ids[at] in self.special), stop)
         end = min(closing + (turn["finish_reason"] != "length"), stop)  # cut off at its limit, it has no end of turn
         if end - prompt != completion:
             raise _misfit(answer, f"{end - prompt} tokens here, {completion} at the server")
         return end
 
 
-def _token_from(encoding: Encoding, character: int, row: Row) -> int | None:
-    """The first token of what begins at a character (the end counts as one); None if a token stands across it."""
-    if character == len(row.text):
-        return len(encoding.ids)
-    token = encoding.char_to_token(character)
-    span = None if token is None else encoding.token_to_chars(token)
-    return token if span is not None and span[0] == character else None
-
-
-def _token_at(encoding: Encoding, character: int, row: Row, answer: Answer) -> int:
-    token = _token_from(encoding, character, row)
+def _token_at(encoded: Encoded, character: int, answer: Answer) -> int:
+    token = encoded.token_at(character)
     if token is None:
         raise _misfit(answer, "one token holds a part of it and what is beside it")
     return token

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from spec.models.draft import DraftConfig, EagleDraft
+from spec.training import settings
+from tests.architectures import TARGETS
+
+CONFIGS = Path(settings.DEFAULTS).parent
+# Feature layers (SGLang's output convention) and parameters of the exported draft, in millions.
+EXPECTED = {
+    "llama3/8B_eagle": ([1, 15, 28], 425),
+    "llama3/70B_eagle": ([1, 39, 76], 1403),
+    "llama4/scout_17B_16E_eagle": ([1, 23, 44], 468),
+    "qwen3/8B_eagle": ([1, 17, 32], 400),
+    "qwen3/32B_eagle": ([1, 31, 60], 783),
+    "qwen3/30B_A3B_eagle": ([1, 23, 44], 145),
+    "qwen3/235B_A22B_eagle": ([1, 46, 90], 441),
+}
+
+
+def test_every_config_is_judged_here():
+    there = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.glob("*/*.yaml")}
+    assert there - {"smollm2/135M_eagle"} == set(TARGETS) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_config_builds_its_draft_at_the_targets_true_size(name):
+    given = OmegaConf.load(CONFIGS / f"{name}.yaml")
+    cfg = settings.complete(OmegaConf.merge(given, {"run_dir": "RUN", "target": "DIR"}))
+    target = TARGETS[name]
+    config = DraftConfig.for_target(target, cfg.draft_vocab_size, **cfg.draft)
+    with torch.device("meta"):
+        draft = EagleDraft(config)
+
+    h, heads, kv, dim = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    assert {key: tuple(value.shape) for key, value in draft.state_dict().items()} == {
+        "fc.weight": (h, 3 * target.hidden_size),
+        "midlayer.input_layernorm.weight": (h,),
+        "midlayer.hidden_norm.weight": (h,),
+        "midlayer.post_attention_layernorm.weight": (h,),
+        "midlayer.self_attn.q_proj.weight": (heads * dim, 2 * h),
+        "midlayer.self_attn.k_proj.weight": (kv * dim, 2 * h),
+        "midlayer.self_attn.v_proj.weight": (kv * dim, 2 * h),
+        "midlayer.self_attn.o_proj.weight": (h, heads * dim),
+        "midlayer.mlp.gate_proj.weight": (target.intermediate_size, h),
+        "midlayer.mlp.up_proj.weight": (target.intermediate_size, h),
+        "midlayer.mlp.down_proj.weight": (h, target.intermediate_size),
+        "norm.weight": (h,),
+        "lm_head.weight": (32000, h),
+        "d2t": (32000,),
+        "t2d": (target.vocab_size,),
+    }
+    layers, millions = EXPECTED[name]
+    assert list(config.feature_layers) == layers
+    assert round(sum(p.numel() for p in draft.parameters()) / 1e6) == millions
+    assert config.max_position_embeddings == min(target.max_position_embeddings, 131072)
+
+
+def test_scout_has_the_published_hyperparameters():
+    cfg = settings.complete(
+        OmegaConf.merge(
+            OmegaConf.load(CONFIGS / "llama4/scout_17B_16E_eagle.yaml"), {"run_dir": "RUN", "target": "DIR"}
+        )
+    )
+    assert (cfg.optimizer.lr, list(cfg.optimizer.betas), cfg.optimizer.weight_decay) == (5e-5, [0.9, 0.95], 0.0)
+    assert (cfg.lr_scheduler.num_warmup_steps, cfg.max_steps) == (600, 6910)
+    assert (cfg.batch_size, cfg.max_length, cfg.dtype, cfg.activation_checkpointing) == (1, 2048, "bf16", True)
