@@ -70,6 +70,13 @@ def greedy(target: CachedTarget, prompt: Sequence[int], *, max_new_tokens: int, 
     return tokens
 
 
+def is_greedy(target: CachedTarget, prompt: Sequence[int], tokens: list[int]) -> bool:
+    """Whether `tokens` are what `greedy` answers, by one forward: each is the choice after all before it."""
+    target.forget_all()
+    choices, _ = target.read([*prompt, *tokens[:-1]], len(tokens))
+    return choices == tokens
+
+
 def speculate(
     target: CachedTarget,
     draft: InferenceDraft,

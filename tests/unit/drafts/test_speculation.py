@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from spec.drafts.evaluation.figures import Acceptance, differences, total
-from spec.drafts.evaluation.speculation import CachedTarget, greedy, speculate
+from spec.drafts.evaluation.speculation import CachedTarget, greedy, is_greedy, speculate
 from spec.drafts.export import sglang_config
 from spec.drafts.inference import InferenceDraft
 from spec.models.target import FrozenTarget
@@ -70,6 +70,15 @@ def test_plain_greedy_is_transformers_own(tmp_path):
     )
     target = CachedTarget(FrozenTarget.load(path, dtype=torch.float32))
     assert greedy(target, prompt, max_new_tokens=20, stop=NO_STOP) == theirs[0, len(prompt) :].tolist()
+
+
+def test_one_forward_tells_the_targets_own_answer_from_any_other(llama):
+    target = CachedTarget(llama)
+    for prompt in tiny_drafts.prompts(3):
+        plain = greedy(target, prompt, max_new_tokens=12, stop=NO_STOP)
+        assert is_greedy(target, prompt, plain)
+        for at in range(12):
+            assert not is_greedy(target, prompt, [*plain[:at], (plain[at] + 1) % 256, *plain[at + 1 :]])
 
 
 def test_an_answer_ends_with_its_stop_token_inside_a_run(llama):
