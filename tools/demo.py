@@ -3,6 +3,7 @@
 Every step is a command of the README, printed before it runs. Started again, each finds its marker and is done.
 """
 
+import json
 import os
 import shlex
 import subprocess
@@ -21,10 +22,11 @@ from rich.table import Table
 
 from spec import cli, serving
 from spec.errors import PassingFault, SpecError
-from spec.storage import open_store
-from spec.storage.markers import Marker, read_marker
+from spec.storage import Store, open_store
+from spec.storage.markers import Marker, digest_of, find_marker, read_marker, write_marker
 
 ROOT = Path(__file__).parents[1]
+MARKER = "demo.json"
 BUCKET = "drafts"
 HELD_OUT = 32  # conversations that training never sees
 COPIES = 2  # of the model in the server, 3 GB each
@@ -41,7 +43,11 @@ def main(
 ) -> None:
     """Filter, prepare, train, extract, evaluate and publish an EAGLE-3 draft of SmolLM2-135M-Instruct."""
     os.chdir(ROOT)
-    started = time.monotonic()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one for each trainer and each copy of the model
+    started, store = time.monotonic(), open_store(run)
+    settings = {"rows": rows, "answer_tokens": answer_tokens, "min_accept_length": min_accept_length}
+    if done := find_marker(store, MARKER, "demo", settings, {}):
+        return show(done.facts, f"already done: {store.url}")
     inputs = run.parent / "demo-inputs"
     model = inputs / "model"
     logs = run / "logs"
@@ -80,7 +86,10 @@ def main(
         step("publish", "tools/publish_draft.py", run, published)
         step("publish", "tools/publish_draft.py", run, run / "published")
         step("fetch", "tools/fetch_draft.py", published, run / "fetched")
-    summary(run, time.monotonic() - started)
+    figures = {**figures_of(store), "this took": f"{(time.monotonic() - started) / 60:.1f} minutes"}
+    digest = digest_of("demo", settings, {})
+    write_marker(store, MARKER, Marker(step="demo", digest=digest, settings=settings, inputs={}, facts=figures))
+    show(figures, "the demo in figures")
 
 
 def step(name: str, *command: object) -> None:
@@ -143,30 +152,35 @@ def s3_endpoint(log: Path) -> Iterator[None]:
         server.wait()
 
 
-def summary(run: Path, seconds: float) -> None:
-    """The figures worth a look, read from the markers."""
-    store = open_store(run)
-    answers = _marker(store, "answers/shard-00000-of-00001/shard.json")
-    samples = _marker(store, "samples/samples.json")
+def figures_of(store: Store) -> dict[str, str]:
+    """What is worth a look, read from the markers."""
+    answers = _marker(store, "answers/shard-00000-of-00001/shard.json").counts
+    samples = _marker(store, "samples/samples.json").counts
     report = _marker(store, "report/report.json").facts
-    table = Table(title="The demo in figures", show_header=False)
-    for name, value in (
-        ("rows answered", f"{answers.counts['answers']:,}"),
-        ("tokens regenerated", f"{answers.counts['completion_tokens']:,}"),
-        ("rows trained on", f"{samples.counts.get('train', 0):,}"),
-        ("accept length, untrained draft", f"{report['offline']['untrained_accept_length']:.2f}"),
-        ("accept length, offline", f"{report['offline']['accept_length']:.2f}"),
-        ("accept length, SGLang", f"{report['speculative']['accept_length']:.2f}"),
-        ("tokens/s without the draft", f"{report['baseline']['tokens_per_s']:.0f}"),
-        ("tokens/s with the draft", f"{report['speculative']['tokens_per_s']:.0f}"),
-        ("report", str(run / "report/report.html")),
-        ("this took", f"{seconds / 60:.1f} minutes"),
-    ):
+    offline, served, alone = report["offline"], report["speculative"], report["baseline"]
+    metrics = [json.loads(line) for line in store.read("checkpoints/metrics.jsonl").splitlines()]
+    steps = [row for row in metrics if "loss" in row]
+    return {
+        "rows answered, and tokens": f"{answers['answers']:,}, {answers['completion_tokens']:,}",
+        "rows trained on, and steps": f"{samples['train']:,}, {steps[-1]['step']:,}",
+        "accept length, untrained draft": f"{offline['untrained_accept_length']:.2f}",
+        "accept length, offline": f"{offline['accept_length']:.2f}",
+        "accept length, SGLang": f"{served['accept_length']:.2f}",
+        "tokens/s without the draft": f"{alone['tokens_per_s']:.0f}",
+        "tokens/s with the draft": f"{served['tokens_per_s']:.0f}",
+        "same tokens": "yes" if served["tokens_equal_baseline"] else f"all but {len(served['differ'])} answers",
+        "report": f"{store.url}/report/report.html",
+    }
+
+
+def show(figures: dict[str, str], title: str) -> None:
+    table = Table(title=title, show_header=False)
+    for name, value in figures.items():
         table.add_row(name, value)
     console.print(table)
 
 
-def _marker(store, key: str) -> Marker:
+def _marker(store: Store, key: str) -> Marker:
     found = read_marker(store, key)
     if found is None:
         raise SpecError(f"{store.url}/{key} is missing after a run that ended well")
