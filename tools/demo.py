@@ -43,7 +43,6 @@ def main(
 ) -> None:
     """Filter, prepare, train, extract, evaluate and publish an EAGLE-3 draft of SmolLM2-135M-Instruct."""
     os.chdir(ROOT)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one for each trainer and each copy of the model
     started, store = time.monotonic(), open_store(run)
     settings = {"rows": rows, "answer_tokens": answer_tokens, "min_accept_length": min_accept_length}
     if done := find_marker(store, MARKER, "demo", settings, {}):
