@@ -14,7 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import convert_and_load_state_dict_in_model
+from transformers.core_model_loading import (
+    WeightConverter,
+    convert_and_load_state_dict_in_model,
+    rename_source_key,
+    set_param_for_module,
+)
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging as transformers_logging
 
@@ -67,13 +72,16 @@ def fill(model: PreTrainedModel, folder: Path, family: Family, device: torch.dev
 
 def _fill_group(model: PreTrainedModel, group: dict[str, tuple[str, Path]], device: torch.device) -> set[str]:
     """Read one layer's tensors; the names of the model's tensors that it did not fill."""
-    paths = {path for _, path in group.values()}
+    mapping = get_model_conversion_mapping(model)
     settings = LoadStateDictConfig(
         dtype=model.dtype,
         dtype_plan=model._get_dtype_plan(model.dtype),
         device_map={"": device},
-        weight_mapping=get_model_conversion_mapping(model),  # type: ignore[arg-type]
+        weight_mapping=mapping,  # type: ignore[arg-type]
     )
+    elsewhere = _merged_elsewhere(model, group, mapping)
+    group = {name: place for name, place in group.items() if name not in elsewhere}
+    paths = {path for _, path in group.values()}
     # `pread` and not `mmap`: exactly the slices that this rank owns are read, and none stays mapped.
     opened = {path: safe_open(path, framework="pt", backend="pread") for path in paths}
     try:
@@ -83,6 +91,9 @@ def _fill_group(model: PreTrainedModel, group: dict[str, tuple[str, Path]], devi
     except (SafetensorError, OSError) as error:
         raise BadInput(f"{short(map(str, paths))}: cannot be read ({error}); stage the model again") from error
     model._adjust_missing_and_unexpected_keys(report)  # buffers that old releases saved
+    for name in set(elsewhere.values()):
+        part = torch.empty_like(local_part(model.get_parameter(name)), device=device)
+        set_param_for_module(model, name, part, report, None)  # type: ignore[arg-type]
     if report.unexpected_keys:
         where = _files_of(min(report.unexpected_keys), group)
         raise BadInput(f"{where}: {short(report.unexpected_keys)} fits nowhere in the model of config.json")
@@ -97,6 +108,17 @@ def _fill_group(model: PreTrainedModel, group: dict[str, tuple[str, Path]], devi
                 f"{_files_of(name, group)}: {name} holds NaN or infinity: damaged; delete the file and stage it again"
             )
     return report.missing_keys
+
+
+def _merged_elsewhere(model: PreTrainedModel, names: Iterable[str], mapping: list) -> dict[str, str]:
+    """The experts of which this rank owns none, as there may be more ranks than experts: their names in the files, and
+    that of the model's tensor they are merged into. transformers would stack the none that it read.
+    """
+    empty = {name for name, parameter in model.named_parameters() if not local_part(parameter).numel()}
+    converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
+    renamings = [entry for entry in mapping if entry not in converters]
+    renamed = {name: rename_source_key(name, renamings, converters)[0] for name in names} if empty else {}
+    return {name: merged for name, merged in renamed.items() if merged in empty and name != merged}
 
 
 def _files_of(name: str, group: dict[str, tuple[str, Path]]) -> str:
