@@ -42,7 +42,7 @@ lint: install  ## ruff, and its formatter
 types: install  ## mypy on spec/
 	$(BIN)/mypy
 
-ci: lint types test  ## What .ci/run does
+ci: lint types validate test  ## What .ci/run does
 
 bench: install  ## Time and memory of the draft step against the plain implementation
 	$(BIN)/python bench/run.py
