@@ -54,7 +54,8 @@ def bar_chart(groups: Sequence[tuple[str, Sequence[float]]], *, title: str, y_la
         for number, value in enumerate(values):
             left = middle + width * (number - len(values) / 2)
             parts.append(_bar(left + 1.5, y_at(value), width - 3, HEIGHT - _BOTTOM, f"b{number}"))
-            parts.append(_text(left + width / 2, y_at(value) - 5, f"{value:.0%}", "value", "middle"))
+            told = f"{value:.0%}" if width > 30 else f"{value * 100:.0f}"  # the axis says that it is percent
+            parts.append(_text(left + width / 2, y_at(value) - 5, told, "value", "middle"))
     return _svg(title, parts)
 
 

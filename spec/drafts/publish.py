@@ -2,10 +2,11 @@
 
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from spec.drafts import card, report
-from spec.drafts.evidence import REPORT
+from spec.drafts.evidence import REPORT, gather
 from spec.drafts.layout import MARKER
 from spec.drafts.verify import verify_files
 from spec.errors import BadInput, BelowBar
@@ -27,15 +28,14 @@ def publish(run: Store, destination: str, *, without_report: bool = False, say: 
         raise BadInput(f"{draft.url}: no draft here ({MARKER} is missing); run tools/extract_draft_model.py")
     if not without_report:
         require_passing_report(run, marker)
-        _render_if_missing(run)
-    if not draft.exists(card.FILE):
-        card.write(run)
     with tempfile.TemporaryDirectory(prefix="publish-draft-") as scratch:
-        names = [*marker.files, MARKER, card.FILE]
-        files = {name: _local(draft, name, Path(scratch)) for name in names}
+        files = {name: _local(draft, name, Path(scratch)) for name in (*marker.files, MARKER)}
         verify_files(files[MARKER].parent)
+        evidence = gather(run)
+        files[card.FILE] = _written(Path(scratch) / "card.md", card.render(evidence))
         if not without_report:
-            files |= {name: _local(run, name, Path(scratch)) for name in (REPORT, report.PAGE)}
+            files[REPORT] = _local(run, REPORT, Path(scratch))
+            files[report.PAGE] = _written(Path(scratch) / "report.html", report.render(evidence))
         return versions.publish(destination, "draft", files, say)
 
 
@@ -58,14 +58,16 @@ def fetch(source: str, folder: Path, *, version: str | None = None, say: Say = p
     return verify_files(folder)
 
 
-def _render_if_missing(run: Store) -> None:
-    if not run.exists(report.PAGE):
-        report.write(run)
+def _written(path: Path, text: str) -> Path:
+    """Card and page as the evidence has it now: those in the run may be older than the report."""
+    path.write_text(text)
+    return path
 
 
 def _local(store: Store, name: str, scratch: Path) -> Path:
-    """`name` as a local file: in place where the run is a directory, else downloaded."""
+    """`name` as a local file: in place where the run is a directory, else downloaded; `verify_files` names a lost one."""
     folder = store.local_path()
     if folder is None:
-        store.download(name, scratch / name)
+        with suppress(FileNotFoundError):
+            store.download(name, scratch / name)
     return (folder or scratch) / name

@@ -7,8 +7,8 @@ forbids itself scripts and anything from outside.
 import jinja2
 from markupsafe import Markup
 
-from spec.drafts import charts, tables
-from spec.drafts.command import serving_command, target_of
+from spec.drafts import charts, lineage, tables
+from spec.drafts.command import NUM_STEPS, serving_command, target_of
 from spec.drafts.evidence import Evidence, gather
 from spec.storage import Store
 from spec.storage.markers import Json
@@ -33,31 +33,45 @@ def write(run: Store) -> None:
 
 def render(evidence: Evidence) -> str:
     """The page, as one self-contained HTML document."""
-    draft, offline = evidence.draft, evidence.measured("offline")
+    draft, num_steps = evidence.draft, evidence.measured("offline").get("num_steps", NUM_STEPS)
     return _TEMPLATES.get_template("report.html.j2").render(
         target=target_of(draft) if draft else evidence.run.get("target", {}).get("model", "an unnamed target"),
-        revision=evidence.run.get("target", {}).get("revision"),
-        finished_at=evidence.report.finished_at if evidence.report else None,
+        summary=_summary(evidence),
         gate=evidence.measured("gate"),
         headlines=_headlines(evidence),
         acceptance=_acceptance(evidence),
         lengths=_lengths(evidence),
         training=_training(evidence),
-        examples=[_clipped(example) for example in offline.get("examples", ())],
-        num_steps=offline.get("num_steps", 3),
+        bar=_bar(evidence),
+        examples=[_example(example) for example in evidence.measured("offline").get("examples", ())],
+        num_steps=num_steps,
         samples=_samples(evidence),
         rejects=_rejects(evidence),
+        lineage=lineage.rows(evidence),
         tables=[
             ("Measured", tables.measured(evidence)),
             ("Draft", tables.draft(evidence)),
             ("Training", tables.training(evidence)),
             ("Data", tables.data(evidence)),
-            ("Target", list(tables.flatten(evidence.run.get("target", {})))),
             ("Versions", list(tables.flatten(evidence.run.get("versions") or {}))),
             ("Files (SHA-256)", [(name, file.sha256) for name, file in draft.files.items()] if draft else []),
         ],
-        command=serving_command(draft, "DRAFT", num_steps=offline.get("num_steps", 3)) if draft else None,
+        command=serving_command(draft, "DRAFT", num_steps=num_steps) if draft else None,
     )
+
+
+def _summary(evidence: Evidence) -> str:
+    """What was measured, when and on how much, in a line below the title."""
+    offline, served = evidence.measured("offline"), evidence.measured("speculative")
+    if evidence.report is None:
+        return ""
+    known = {
+        "{} held-out prompts": served.get("prompts", offline.get("prompts")),
+        "chains of {} drafts": offline.get("num_steps"),
+        "SGLang {}": served.get("server", {}).get("version"),
+        "{}": evidence.report.finished_at.replace("T", " ").replace("Z", " UTC"),
+    }
+    return " · ".join(form.format(value) for form, value in known.items() if value)
 
 
 def _headlines(evidence: Evidence) -> list[Json]:
@@ -89,10 +103,9 @@ def _headlines(evidence: Evidence) -> list[Json]:
         {
             "name": "Same tokens",
             "value": _same(told, evidence) if told else None,
-            "note": f"{tables.same_tokens(told)}: the draft changes how fast, not what" if told.get("differ") else
-            "with the draft as without it",
+            "note": tables.same_tokens(told) if told.get("differ") else "with the draft as without it",
         },
-    ]  # fmt: skip
+    ]
 
 
 def _same(told: Json, evidence: Evidence) -> str:
@@ -121,16 +134,30 @@ def _acceptance(evidence: Evidence) -> Json:
 def _lengths(evidence: Evidence) -> list[Json]:
     """Accept lengths as bars that start at 0: 1 is what a target does without any draft."""
     offline, served = evidence.measured("offline"), evidence.measured("speculative")
-    gate = evidence.measured("gate")
     found = [
-        ("untrained draft, offline", offline.get("untrained_accept_length"), "idle"),
-        ("this draft, offline", offline.get("accept_length"), "b1"),
         ("this draft, on the server", served.get("accept_length"), "b0"),
-        ("the bar for publishing", gate.get("min_accept_length"), "bar"),
+        ("this draft, offline", offline.get("accept_length"), "b1"),
+        ("an untrained draft, offline", offline.get("untrained_accept_length"), "idle"),
     ]
-    known = [(name, value, kind) for name, value, kind in found if value is not None]
-    most = max((value for _, value, _ in known), default=1.0)
-    return [{"name": n, "value": f"{v:.2f}", "width": round(100 * v / most, 1), "kind": k} for n, v, k in known]
+    most = _longest(evidence)
+    return [
+        {"name": name, "value": f"{value:.2f}", "width": round(100 * value / most, 1), "kind": kind}
+        for name, value, kind in found
+        if value is not None
+    ]
+
+
+def _bar(evidence: Evidence) -> Json:
+    """The least accept length to publish, as a mark across the bars; {} where none was set."""
+    bar = evidence.measured("gate").get("min_accept_length")
+    return {"value": f"{bar:g}", "left": round(100 * bar / _longest(evidence), 1)} if bar is not None else {}
+
+
+def _longest(evidence: Evidence) -> float:
+    """Accept length at the end of the bars' scale."""
+    parts = (evidence.measured(part) for part in ("offline", "speculative"))
+    known = [part.get("accept_length") for part in parts] + [evidence.measured("gate").get("min_accept_length")]
+    return max([1.0, *(value for value in known if value is not None)])
 
 
 def _training(evidence: Evidence) -> Json:
@@ -203,8 +230,14 @@ def _rejects(evidence: Evidence) -> list[Json]:
     ]
 
 
-def _clipped(example: Json) -> Json:
-    return example | {"prompt": example["prompt"][:_LONGEST_EXAMPLE]}
+def _example(example: Json) -> Json:
+    """An answer in pieces; the first is the target's own token, which the prompt's forward gives."""
+    kept = sum(piece["accepted"] for piece in example["pieces"])
+    return {
+        "prompt": example["prompt"][:_LONGEST_EXAMPLE],
+        "pieces": example["pieces"],
+        "note": f"{len(example['pieces'])} forwards, {kept} drafts kept",
+    }
 
 
 def ordinal(at: int) -> str:

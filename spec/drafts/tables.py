@@ -31,6 +31,8 @@ def measured(evidence: Evidence) -> Rows:
         rows.append(("same tokens as the server without the draft", same_tokens(served)))
     if "tokens_equal" in offline:
         rows.append(("same tokens as plain greedy decoding (offline)", same_tokens(offline)))
+    if agreement := evidence.measured("agreement"):
+        rows.append(("offline and server agree", _agreement(agreement)))
     prompts = served.get("prompts", offline.get("prompts"))
     return [*rows, ("held-out prompts", prompts)] if rows else []
 
@@ -42,6 +44,11 @@ def same_tokens(part: Json) -> str:
         return "yes"
     ties = sum(is_near_tie(one) for one in differ)
     return f"in {part['prompts'] - len(differ)} of {part['prompts']} answers; {ties} of the others part at near ties"
+
+
+def _agreement(found: Json) -> str:
+    equal, prompts = found["equal_answers"], found["prompts"]
+    return f"in {equal} of {prompts} answers, and in the drafts accepted by each forward in {found['equal_counts']}"
 
 
 def data(evidence: Evidence) -> Rows:

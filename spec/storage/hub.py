@@ -7,7 +7,7 @@ token come from the hub's own standard chain (`HF_ENDPOINT`, `HF_TOKEN`, `hf aut
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,36 +92,39 @@ class HubPlace:
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=path.parent) as scratch, self._told(name):
             os.replace(self._api.hf_hub_download(**self._repo, filename=name, revision=commit, local_dir=scratch), path)
 
-    @contextmanager
-    def _told(self, name: str = "") -> Iterator[None]:
-        """Turn the hub client's errors into the store's own."""
-        where = f"{self._url}/{name}".rstrip("/")
-        try:
-            yield
-        except hub.OfflineModeIsEnabled as error:
-            raise BadInput(f"{where}: HF_HUB_OFFLINE is set; unset it for this step") from error
-        except hub.LocalTokenNotFoundError as error:
-            raise BadInput(f"{where}: no hub token; set HF_TOKEN or run `hf auth login`") from error
-        except hub.RemoteEntryNotFoundError as error:
-            raise FileNotFoundError(where) from error
-        except hub.RevisionNotFoundError as error:
-            raise BadInput(f"{where}: no such version there") from error
-        except hub.HfHubHTTPError as error:
-            raise self._answered(where, error) from error
-        except _FAULTS as error:
-            if isinstance(error.__cause__, hub.HfHubHTTPError):  # an upload's, wrapped in a RuntimeError
-                raise self._answered(where, error.__cause__) from error
-            raise PassingFault(f"{where}: the hub cannot be reached: {_line(error)}") from error
-        except (hub.HFValidationError, ValueError) as error:
-            raise BadInput(f"{where}: {_line(error)}") from error
+    def _told(self, name: str = "") -> AbstractContextManager[None]:
+        return told(f"{self._url}/{name}".rstrip("/"))
 
-    @staticmethod
-    def _answered(where: str, error: hub.HfHubHTTPError) -> BadInput | PassingFault:
-        status = error.response.status_code if error.response is not None else 500
-        if status >= 500 or status in _PASSING_STATUS:
-            return PassingFault(f"{where}: the hub answers {status}: {_line(error)}")
-        advice = "; set HF_TOKEN to a token that may" if status in (401, 403) else ""
-        return BadInput(f"{where}: the hub answers {status}: {_line(error)}{advice}")
+
+@contextmanager
+def told(where: str) -> Iterator[None]:
+    """Turn the hub client's errors into the store's own; `where` is what was asked for."""
+    try:
+        yield
+    except hub.OfflineModeIsEnabled as error:
+        raise BadInput(f"{where}: HF_HUB_OFFLINE is set; unset it for this step") from error
+    except hub.LocalTokenNotFoundError as error:
+        raise BadInput(f"{where}: no hub token; set HF_TOKEN or run `hf auth login`") from error
+    except hub.RemoteEntryNotFoundError as error:
+        raise FileNotFoundError(where) from error
+    except hub.RevisionNotFoundError as error:
+        raise BadInput(f"{where}: no such version there") from error
+    except hub.HfHubHTTPError as error:
+        raise _answered(where, error) from error
+    except _FAULTS as error:
+        if isinstance(error.__cause__, hub.HfHubHTTPError):  # an upload's, wrapped in a RuntimeError
+            raise _answered(where, error.__cause__) from error
+        raise PassingFault(f"{where}: the hub cannot be reached: {_line(error)}") from error
+    except (hub.HFValidationError, ValueError) as error:
+        raise BadInput(f"{where}: {_line(error)}") from error
+
+
+def _answered(where: str, error: hub.HfHubHTTPError) -> BadInput | PassingFault:
+    status = error.response.status_code if error.response is not None else 500
+    if status >= 500 or status in _PASSING_STATUS:
+        return PassingFault(f"{where}: the hub answers {status}: {_line(error)}")
+    advice = "; set HF_TOKEN to a token that may" if status in (401, 403) else ""
+    return BadInput(f"{where}: the hub answers {status}: {_line(error)}{advice}")
 
 
 def _line(error: Exception) -> str:

@@ -7,6 +7,7 @@ the same settings and inputs, a step finds its marker and has nothing to do; for
 import hashlib
 import json
 import time
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -156,6 +157,7 @@ def fetch(store: Store, marker: Marker, scratch: Path) -> Path:
         for name, expected in marker.files.items():
             path = folder / name
             if not (path.is_file() and path.stat().st_size == expected.bytes and file_sha256(path) == expected.sha256):
-                store.download(name, path)
+                with suppress(FileNotFoundError):  # below, it is named
+                    store.download(name, path)
     check_files(folder, marker)
     return folder

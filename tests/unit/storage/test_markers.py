@@ -158,3 +158,8 @@ def test_fetch_refuses_what_the_store_has_changed(files: Path, bucket: str, tmp_
         remote.write(name, b"else")
     with pytest.raises(BadInput, match="damaged"):
         fetch(remote, marker, tmp_path / "scratch")
+
+
+def test_fetch_names_what_the_store_has_lost(files: Path, bucket: str, tmp_path: Path):
+    with pytest.raises(BadInput, match="missing, though the .* marker lists it"):
+        fetch(open_store(f"s3://{bucket}/run"), marker_of(files), tmp_path / "scratch")
