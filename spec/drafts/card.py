@@ -15,7 +15,7 @@ from spec.errors import BadInput
 from spec.storage import Store
 
 FILE = "README.md"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("spec.drafts", "."),
     trim_blocks=True,

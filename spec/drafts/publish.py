@@ -65,7 +65,7 @@ def _written(path: Path, text: str) -> Path:
 
 
 def _local(store: Store, name: str, scratch: Path) -> Path:
-    """`name` as a local file: in place where the run is a directory, else downloaded; `verify_files` names a lost one."""
+    """`name` as a local file: in place where the run is a directory, else downloaded. A lost one stays missing."""
     folder = store.local_path()
     if folder is None:
         with suppress(FileNotFoundError):
