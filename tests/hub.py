@@ -128,8 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         if action == "revision":
             return self.send(200, {"id": repo.split("/", 1)[1], "sha": commit, "private": False})
         if action == "tree":
-            tree = [{"type": "file", "path": name, "size": len(data), "oid": "0"} for name, data in files.items()]
-            return self.send(200, tree)
+            return self.send(200, [_entry(name, data) for name, data in files.items()])
         if action == "preupload":
             modes = [(f["path"], "lfs" if f["path"].endswith(LARGE) else "regular") for f in json.loads(body)["files"]]
             info = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes]
@@ -182,6 +181,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+
+
+def _entry(name: str, data: bytes) -> dict[str, Any]:
+    """A file in a repository's tree: with its content's git name, and its SHA-256 where it is large."""
+    entry = {"type": "file", "path": name, "size": len(data)}
+    entry["oid"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    if name.endswith(LARGE):
+        entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+    return entry
 
 
 @pytest.fixture

@@ -12,11 +12,9 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from spec.errors import BadInput
+from spec.models.staging import INDEX, STAGED
 from spec.storage import file_sha256
 from spec.storage.markers import Marker
-
-STAGED = "staged.json"  # the marker that staging a model writes last
-INDEX = "model.safetensors.index.json"
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:

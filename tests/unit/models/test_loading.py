@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from spec.errors import BadInput
-from spec.models.checkpoint_files import INDEX, STAGED
+from spec.models.staging import INDEX, STAGED
 from spec.models.target import FrozenTarget
 from spec.storage import open_store
 from spec.storage.markers import Marker, describe_files, write_marker
