@@ -19,14 +19,17 @@ from spec.conversations.filter import filter_shard
 from spec.conversations.ids import Shard
 from spec.conversations.lineage import read_run
 from spec.conversations.server import Sampling, Server
-from spec.conversations.sources import open_source
+from spec.conversations.sources import at_hand, open_source
 from spec.errors import BadInput, Stopped
 from spec.storage import open_store
 
 
 def main(
     dataset_name: Annotated[
-        str, Option(help="A dataset of the hub, or a local .jsonl, .json, .parquet, .arrow or save_to_disk folder.")
+        str,
+        Option(
+            help="A dataset of the hub; a local or s3:// .jsonl, .json, .parquet or .arrow file; a save_to_disk folder."
+        ),
     ],
     dataset_split: Annotated[str, Option(help="The dataset's split.")] = "train",
     dataset_config: Annotated[str | None, Option(help="The dataset's configuration, where it has several.")] = None,
@@ -69,14 +72,6 @@ def main(
     begun = read_run(store).get("dataset", {})
     if dataset_revision is None and begun.get("name") == dataset_name:
         dataset_revision = begun.get("revision")  # the commit that this run was begun with
-    source = open_source(
-        dataset_name,
-        split=dataset_split,
-        config=dataset_config,
-        revision=dataset_revision,
-        column=column,
-        limit=limit,
-    )
     server = Server(
         base_url,
         Sampling(temperature, max_tokens, seed, _template_kwargs(chat_template_kwargs), keep_truncated),
@@ -86,7 +81,16 @@ def main(
         api_key=os.environ.get("SGL_SPEC_API_KEY"),
     )
     part = Shard.parse(shard)
-    marker, worked = asyncio.run(filter_shard(store, source, server, part, parallel=parallel, overwrite=overwrite))
+    with at_hand(dataset_name) as name:
+        source = open_source(
+            name,
+            split=dataset_split,
+            config=dataset_config,
+            revision=dataset_revision,
+            column=column,
+            limit=limit,
+        )
+        marker, worked = asyncio.run(filter_shard(store, source, server, part, parallel=parallel, overwrite=overwrite))
     counts = ", ".join(f"{name} {count}" for name, count in marker.counts.items())
     print(f"{store.url}: shard {shard} {'done' if worked else 'already done'}: {counts}")
 

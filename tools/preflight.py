@@ -1,7 +1,7 @@
 """Check a pipeline's parameters before anything of it starts, in seconds: one line that names the wrong one, exit 2.
 
-Writes to --output which of the parts that need GPUs are `missing` or `done` (files answers, training, report), so that
-the same run submitted again starts only the servers and jobs that it still needs.
+Writes to --output where the target is staged (file target), and which of the parts that need GPUs are `missing` or
+`done` (files answers, training, report), so that the same run submitted again starts only what it still needs.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ def main(
     workflow: Annotated[str, typer.Option(help="The workflow's name")],
     model: Annotated[str, typer.Option(help="The target: a hub name or an s3:// URL")],
     revision: Annotated[str, typer.Option(help="The target's revision")],
-    target: Annotated[Path, typer.Option(help="Where the target is, or will be, staged")],
+    models: Annotated[Path, typer.Option(help="Where the volume with staged targets is mounted")],
     config: Annotated[str, typer.Option(help="The recipe's config, as spec/configs/…/….yaml")],
     shards: Annotated[int, typer.Option(help="Number of shards")],
     nodes: Annotated[int, typer.Option(help="Training nodes")],
@@ -39,7 +39,7 @@ def main(
     preflight.check_number("gpus-per-node", gpus_per_node, least=0, most=16)
     preflight.check_number("server-gpus", server_gpus, least=0, most=16)
     preflight.check_config("config", config, ROOT)
-    needed = {"nvidia.com/gpu": max(nodes * gpus_per_node, server_gpus)}
+    needed = {"nvidia.com/gpu": max(nodes * gpus_per_node, 2 * server_gpus)}  # the draft is proven on two servers
     names = "nodes, gpus-per-node and server-gpus"
     preflight.check_quota(Cluster(namespace).quotas(), needed, names=names)
     if "s3://" in run + destination + model:
@@ -47,11 +47,12 @@ def main(
     store = preflight.check_writable("run", run)
     if not destination.startswith("hf://"):
         preflight.check_writable("destination", destination)
+    target = preflight.staged_at(models, model, revision)
     preflight.check_model(model, revision, target)
     output.mkdir(parents=True, exist_ok=True)
-    for part, state in preflight.remaining(store, shards).items():
-        print(f"{part}: {state}", flush=True)
-        (output / part).write_text(state)
+    for name, value in {"target": str(target), **preflight.remaining(store, shards)}.items():
+        print(f"{name}: {value}", flush=True)
+        (output / name).write_text(value)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from spec.cluster.api import Json
 from spec.errors import BadInput, BelowBar, PassingFault, SpecError, Stopped
 
 _PIPELINE = "pipeline"
-# `main: Error (exit code 3): error: below the bar`
-_MESSAGE = re.compile(r"^(?:main: )?(?P<reason>\w+) \(exit code (?P<code>\d+)\)(?:: )?(?:error: )?(?P<words>.*)$", re.S)
+# `main: Error (exit code 3): ` and the end of the step's log, whose last `error: ...` says why
+_MESSAGE = re.compile(r"^(?:main: )?(?P<reason>\w+) \(exit code (?P<code>\d+)\)(?:: )?(?P<log>.*)$", re.S)
 _ERRORS: dict[int, type[SpecError]] = {error.exit_code: error for error in (BadInput, BelowBar, PassingFault, Stopped)}
 
 
@@ -77,5 +77,7 @@ def _error(nodes: dict[str, Json], cause: Json) -> SpecError:
     if not found:
         return PassingFault(f"{step}: {message}")
     kind: Any = _ERRORS.get(int(found["code"]), PassingFault)
-    words = found["words"].strip() or f"{found['reason']} (exit code {found['code']}), see its log"
+    lines = [line.strip() for line in found["log"].splitlines() if line.strip()]
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines
+    words = told[-1] if told else f"{found['reason']} (exit code {found['code']}), see its log"
     return kind(f"{step}: {words}")

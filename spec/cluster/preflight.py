@@ -70,10 +70,15 @@ def check_writable(name: str, url: str) -> Store:
     return store
 
 
+def staged_at(models: Path, model: str, revision: str) -> Path:
+    """Where a target is staged on the volume: a folder for each revision, so that runs of both may go on."""
+    return models / model.removeprefix("s3://").strip("/") / revision
+
+
 def check_model(model: str, revision: str, staged: Path) -> None:
     """The target is staged at `staged` already, or is where it is staged from: a hub's repository, an s3:// URL."""
     with parameter("model"):
-        if (staged / STAGED).is_file() or (staged / "config.json").is_file():
+        if (staged / STAGED).is_file():
             return
         if model.startswith("s3://"):
             if not open_store(model).exists("config.json"):
@@ -83,12 +88,22 @@ def check_model(model: str, revision: str, staged: Path) -> None:
 
 
 def _check_hub_model(model: str, revision: str) -> None:
-    from httpx import HTTPError  # with the hub's client, half a second
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi  # half a second to import
+
+    with asking_the_hub(model, revision):
+        files = HfApi().model_info(model, revision=revision, timeout=20).siblings or []
+    if not any(file.rfilename == "config.json" for file in files):
+        raise BadInput(f"{model}: no config.json in that repository: not a model that transformers loads")
+
+
+@contextmanager
+def asking_the_hub(model: str, revision: str) -> Iterator[None]:
+    """Turn what the hub's client raises into one line."""
+    from httpx import HTTPError
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
     try:
-        files = HfApi().model_info(model, revision=revision, timeout=20).siblings or []
+        yield
     except GatedRepoError as error:
         raise BadInput(f"{model}: its license must be accepted by the account of secret hugging-face") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
@@ -97,8 +112,6 @@ def _check_hub_model(model: str, revision: str) -> None:
         if getattr(getattr(error, "response", None), "status_code", 500) == 404:
             raise BadInput(f"{model}: the hub has no revision {revision} (parameter revision)") from error
         raise PassingFault(f"{model}: the hub cannot be asked: {' '.join(str(error).split())}") from error
-    if not any(file.rfilename == "config.json" for file in files):
-        raise BadInput(f"{model}: no config.json in that repository: not a model that transformers loads")
 
 
 def check_config(name: str, config: str, root: Path) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from spec.conversations.rows import Row, choose_column
 from spec.errors import BadInput, PassingFault
-from spec.storage import file_sha256
+from spec.storage import file_sha256, open_store
 
 _READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
 _NETWORK = (ConnectionError, TimeoutError, httpx.TransportError, requests.ConnectionError, requests.Timeout)
@@ -77,6 +78,21 @@ def open_source(
     lineage = {**found.lineage, "column": column, "limit": limit}
     total = found.total if limit is None or found.total is None else min(limit, found.total)
     return Source(lineage, total, column, lambda: itertools.islice(found.rows, limit))
+
+
+@contextmanager
+def at_hand(name: str) -> Iterator[str]:
+    """`name`, or a local copy, for as long as the block, of the file that an `s3://` URL names."""
+    if not name.startswith("s3://"):
+        yield name
+        return
+    folder, _, file = name.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="dataset-") as scratch:
+        try:
+            open_store(folder).download(file, Path(scratch) / file)
+        except FileNotFoundError as error:
+            raise BadInput(f"{name}: no such object") from error
+        yield str(Path(scratch) / file)
 
 
 class _Found(NamedTuple):

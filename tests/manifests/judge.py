@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.manifests import conduct, references, schemas
+from tests.manifests import commands, conduct, references, schemas
 from tests.manifests.objects import ROOT, Json, World, build, load
 
-RULES = references.RULES | conduct.RULES
+RULES = references.RULES | conduct.RULES | commands.RULES
 EXAMPLES = ROOT / "workflows" / "examples"
 
 

@@ -1,0 +1,30 @@
+"""Print what the evaluation found, and write its page: also of a draft that missed the bar, since it says why."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spec import cli
+from spec.drafts import report
+from spec.drafts.evidence import gather
+from spec.storage import open_store
+
+
+def main(
+    run: Annotated[str, typer.Argument(help="The run: a directory or s3://BUCKET/PREFIX")],
+    html: Annotated[Path, typer.Option(help="Where to write the page")],
+) -> None:
+    """Show a run's report."""
+    evidence = gather(open_store(run))
+    html.write_text(report.render(evidence))
+    for part in ("baseline", "offline", "speculative"):
+        figures = evidence.measured(part)
+        for name in ("untrained_accept_length", "accept_length", "tokens_per_s", "tokens_equal_baseline"):
+            if name in figures:
+                print(f"{part} {name}: {figures[name]}")
+    print(f"gate: {evidence.measured('gate').get('why', 'the report is not complete: see the evaluation')}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
