@@ -12,9 +12,9 @@ from spec.cluster.api import Json
 from spec.conversations.ids import Shard
 from spec.conversations.shards import MARKER, folder_of
 from spec.errors import BadInput, PassingFault
+from spec.models.staging import STAGED
 from spec.storage import Store, open_store
 
-STAGED = "staged.json"  # the marker that tools/stage_model.py leaves
 LONGEST_NAME = 40  # of a workflow: `-draft-server` and a Deployment's suffixes must fit into a label's 63 characters
 _UNITS: dict[str, float] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 1e-3}
@@ -84,34 +84,10 @@ def check_model(model: str, revision: str, staged: Path) -> None:
             if not open_store(model).exists("config.json"):
                 raise BadInput(f"{model}: no config.json there")
         else:
-            _check_hub_model(model, revision)
+            from spec.models.hub_source import on_hub  # the hub's client takes a second to import
 
-
-def _check_hub_model(model: str, revision: str) -> None:
-    from huggingface_hub import HfApi  # half a second to import
-
-    with asking_the_hub(model, revision):
-        files = HfApi().model_info(model, revision=revision, timeout=20).siblings or []
-    if not any(file.rfilename == "config.json" for file in files):
-        raise BadInput(f"{model}: no config.json in that repository: not a model that transformers loads")
-
-
-@contextmanager
-def asking_the_hub(model: str, revision: str) -> Iterator[None]:
-    """Turn what the hub's client raises into one line."""
-    from httpx import HTTPError
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-
-    try:
-        yield
-    except GatedRepoError as error:
-        raise BadInput(f"{model}: its license must be accepted by the account of secret hugging-face") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise BadInput(f"{model}: the hub knows no such model, or shows it only with a token") from error
-    except (HfHubHTTPError, HTTPError) as error:
-        if getattr(getattr(error, "response", None), "status_code", 500) == 404:
-            raise BadInput(f"{model}: the hub has no revision {revision} (parameter revision)") from error
-        raise PassingFault(f"{model}: the hub cannot be asked: {' '.join(str(error).split())}") from error
+            if "config.json" not in on_hub(model, revision).files:
+                raise BadInput(f"{model}: no config.json in that repository: not a model that transformers loads")
 
 
 def check_config(name: str, config: str, root: Path) -> None:
