@@ -37,6 +37,9 @@ def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str,
         path = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in line.points)
         dashed = " dashed" if line.dashed else ""
         parts.append(Markup('<polyline class="line c{}{}" points="{}"/>').format(line.colour, dashed, path))
+        if line.dashed:  # few points, perhaps a single one
+            dot = Markup('<circle class="dot c{}" cx="{:.1f}" cy="{:.1f}" r="3"/>')
+            parts += [dot.format(line.colour, x_at(x), y_at(y)) for x, y in line.points]
     return _svg(title, parts)
 
 
@@ -77,7 +80,7 @@ def histogram(edges: Sequence[float], counts: Sequence[int], *, title: str, x_la
     return _svg(title, parts)
 
 
-def thin(points: Sequence[tuple[float, float]], most: int = 240) -> list[tuple[float, float]]:
+def thin(points: Sequence[tuple[float, float]], most: int = 80) -> list[tuple[float, float]]:
     """At most `most` points: each the mean of its neighbours, none dropped."""
     step = math.ceil(len(points) / most) or 1
     groups = [points[at : at + step] for at in range(0, len(points), step)]

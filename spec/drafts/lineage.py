@@ -48,10 +48,11 @@ def _checkpoint(draft: Marker | None) -> str:
     if draft is None:
         return ""
     reached = draft.facts.get("training", {})
+    ranks = reached.get("ranks")
     return _joined(
         str(draft.inputs.get("checkpoint", "")),
         _counted(reached.get("tokens_seen"), "tokens seen"),
-        _counted(reached.get("ranks"), "processes"),
+        _counted(ranks, "process" if ranks == 1 else "processes"),
         _named("identity", draft.inputs.get("trained")),
     )
 
