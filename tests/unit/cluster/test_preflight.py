@@ -1,0 +1,52 @@
+"""What cannot succeed is refused by name before anything starts."""
+
+from pathlib import Path
+
+import pytest
+
+from spec.cluster import preflight
+from spec.errors import BadInput
+from spec.storage import open_store
+
+
+def quota(hard: str, used: str) -> dict:
+    return {
+        "metadata": {"name": "gpus"},
+        "status": {"hard": {"requests.nvidia.com/gpu": hard}, "used": {"requests.nvidia.com/gpu": used}},
+    }
+
+
+def test_a_quota_counts_what_others_hold():
+    preflight.check_quota([quota("16", "0")], {"nvidia.com/gpu": 16}, names="nodes")
+    with pytest.raises(BadInput, match="parameters nodes: 16 nvidia.com/gpu needed, and quota gpus has 8 of 16 left"):
+        preflight.check_quota([quota("16", "8")], {"nvidia.com/gpu": 16}, names="nodes")
+
+
+@pytest.mark.parametrize("text, value", [("500m", 0.5), ("16Gi", 16 * 2**30), ("8", 8), ("1k", 1000)])
+def test_quantities(text: str, value: float):
+    assert preflight.quantity(text) == value
+
+
+@pytest.mark.parametrize("name", ["Upper", "1st", "a" * 41, "with.dot"])
+def test_a_name_that_no_host_can_have_is_refused(name: str):
+    with pytest.raises(BadInput, match="workflow's name"):
+        preflight.check_workflow_name(name)
+
+
+def test_the_number_out_of_range_is_named():
+    with pytest.raises(BadInput, match="parameter shards: 0, where 1 to 512"):
+        preflight.check_number("shards", 0, least=1, most=512)
+
+
+def test_what_is_done_is_found(tmp_path: Path):
+    store = open_store(tmp_path)
+    assert set(preflight.remaining(store, 1).values()) == {"missing"}
+    store.write("answers/shard-00000-of-00001/shard.json", b"{}")
+    store.write("draft/draft.json", b"{}")
+    assert preflight.remaining(store, 1) == {"answers": "done", "training": "done", "report": "missing"}
+
+
+def test_a_file_where_the_run_should_be_names_the_parameter(tmp_path: Path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(BadInput, match="parameter run"):
+        preflight.check_writable("run", str(tmp_path / "run"))
