@@ -6,7 +6,7 @@ import typer
 
 from spec import cli
 from spec.cluster.api import Cluster
-from spec.cluster.cleanup import end, sweep
+from spec.cluster.cleanup import ALL, SERVERS, end, sweep
 from spec.cluster.conclusion import conclude
 from spec.errors import BadInput
 
@@ -29,8 +29,7 @@ def main(
         swept = sweep(cluster)
         print(f"swept: {', '.join(swept) or 'nothing was left'}", flush=True)
         return
-    kinds = ("deployment",) if servers_only else ("deployment", "pytorchjob")
-    ended = end(cluster, workflow, kinds, patience=seconds)
+    ended = end(cluster, workflow, SERVERS if servers_only else ALL, patience=seconds)
     print(f"ended: {', '.join(ended) or 'nothing was left'}", flush=True)
     if verdict:
         print(conclude(cluster.get("workflow", workflow)), flush=True)

@@ -15,7 +15,7 @@ from spec.errors import BadInput, PassingFault
 Json = dict[str, Any]
 
 WORKFLOW_LABEL = "sgl-spec/workflow"  # on everything that a run makes besides its own pods
-KINDS = {  # group, version, plural
+KINDS = {  # group, version, plural; services are of the core API
     "deployment": ("apps", "v1", "deployments"),
     "pytorchjob": ("kubeflow.org", "v1", "pytorchjobs"),
     "workflow": ("argoproj.io", "v1alpha1", "workflows"),
@@ -47,6 +47,12 @@ class Cluster:
             )
 
     def find(self, kind: str, selector: str) -> list[Json]:
+        if kind == "service":
+            with told("services"):
+                found = self._core.list_namespaced_service(
+                    self.namespace, label_selector=selector, _request_timeout=_SECONDS
+                )
+            return self._api.sanitize_for_serialization(found)["items"] or []
         group, version, plural = KINDS[kind]
         with told(f"{kind}s"):
             answer = self._objects.list_namespaced_custom_object(
@@ -56,10 +62,13 @@ class Cluster:
 
     def delete(self, kind: str, name: str) -> None:
         """Delete with all that it owns: it leaves the API only after its pods have. A missing one is fine."""
-        group, version, plural = KINDS[kind]
         options = client.V1DeleteOptions(propagation_policy="Foreground")
         try:
             with told(f"{kind}/{name}"):
+                if kind == "service":
+                    self._core.delete_namespaced_service(name, self.namespace, _request_timeout=_SECONDS)
+                    return
+                group, version, plural = KINDS[kind]
                 self._objects.delete_namespaced_custom_object(
                     group, version, self.namespace, plural, name, body=options, _request_timeout=_SECONDS
                 )

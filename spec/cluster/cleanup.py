@@ -10,6 +10,8 @@ import time
 from spec.cluster.api import WORKFLOW_LABEL, Cluster
 from spec.errors import PassingFault
 
+SERVERS = ("deployment", "service")
+ALL = (*SERVERS, "pytorchjob")
 _OVER = {"Succeeded", "Failed", "Error"}
 
 
@@ -38,7 +40,7 @@ def end(cluster: Cluster, workflow: str, kinds: tuple[str, ...], *, patience: fl
 def sweep(cluster: Cluster) -> list[str]:
     """Delete what workflows that are over, or gone, have left; returns its names. Does not wait."""
     swept = []
-    for kind in ("deployment", "pytorchjob"):
+    for kind in ALL:
         for item in cluster.find(kind, WORKFLOW_LABEL):
             metadata = item["metadata"]
             if "deletionTimestamp" not in metadata and _is_over(cluster, metadata["labels"][WORKFLOW_LABEL]):

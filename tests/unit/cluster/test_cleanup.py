@@ -26,5 +26,5 @@ def test_the_sweep_takes_what_workflows_left_that_are_over_or_gone():
     running = {"metadata": {"name": "running"}, "status": {"phase": "Running"}}
     over = {"metadata": {"name": "over"}, "status": {"phase": "Failed"}}
     servers = [made(f"{name}-server", name) for name in ("running", "over", "gone")]
-    cluster = FakeCluster(workflow=[running, over], deployment=servers, pytorchjob=[])
+    cluster = FakeCluster(workflow=[running, over], deployment=servers)
     assert sweep(cluster) == ["deployment/over-server", "deployment/gone-server"]
