@@ -36,10 +36,17 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory) -> Path:
-    """A random target that says printable characters alone, so that its answers read back as the tokens they were."""
+    """A random target with something to learn: each token follows mostly, not always, from the one before.
+
+    It says printable characters alone, so that its answers read back as the tokens they were.
+    """
     folder = save_tiny_target("llama", tmp_path_factory.mktemp("target"), tie_word_embeddings=False)
     weights = load_file(folder / "model.safetensors")
     weights["lm_head.weight"][PRINTABLE:] = 0.0
+    weights["model.embed_tokens.weight"] *= 4
+    for name in weights:
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weights[name] *= 0.05
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
@@ -112,7 +119,7 @@ def test_a_damaged_draft_is_refused_before_any_server_is_asked(finished, target,
         (damaged / file.name).write_bytes(file.read_bytes())
     weights = load_file(damaged / "model.safetensors")
     norms = ("midlayer.input_layernorm.weight", "midlayer.hidden_norm.weight")
-    weights[norms[0]], weights[norms[1]] = weights[norms[1]].clone() + 0.5, weights[norms[0]].clone()
+    weights[norms[0]], weights[norms[1]] = weights[norms[1]].clone(), weights[norms[0]].clone()
     save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
     done = run([sys.executable, "tools/verify_draft.py", str(damaged), "--target", str(target)])
     assert done.returncode == 2
