@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
@@ -303,6 +304,37 @@ def test_a_bucket_that_is_not_there_is_one_line(run, bucket: str, tmp_path: Path
     ):
         code, line = refusal(done)
         assert code == 2 and "NoSuchBucket" in line
+
+
+class ReadOnly(BaseHTTPRequestHandler):
+    """An S3 endpoint with an empty bucket that may be read and not written."""
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if "list-type=2" in self.path:
+            status, text = 200, "<ListBucketResult/>"
+        else:
+            status, code = (404, "NoSuchKey") if self.command in ("GET", "HEAD") else (403, "AccessDenied")
+            text = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>"
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body if self.command != "HEAD" else b"")
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
+
+
+def test_a_bucket_that_may_not_be_written_is_one_line(run, bucket: str, monkeypatch: pytest.MonkeyPatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ReadOnly)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    code, line = refusal(tool("publish_draft.py", run.url, "s3://bucket/drafts"))
+    server.shutdown()
+    assert code == 2 and "AccessDenied" in line and "s3://bucket/drafts/versions/" in line
 
 
 def test_a_hub_that_refuses_the_token_is_one_line(run, hub: Hub, monkeypatch: pytest.MonkeyPatch):
