@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -58,5 +60,9 @@ def _stop(*_: object) -> None:
 
 def fail(message: str, exit_code: int) -> None:
     """Print `message` as one line and exit."""
-    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    line = " ".join(message.split())
+    print("error: " + line, file=sys.stderr, flush=True)
+    if log := os.environ.get("TERMINATION_LOG"):  # a pod's, which Kubernetes shows as its last words
+        with suppress(OSError):
+            Path(log).write_text(line)
     sys.exit(exit_code)

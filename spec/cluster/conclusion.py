@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from spec.cluster.api import Json
+from spec.cluster.pods import last_words
 from spec.errors import BadInput, BelowBar, PassingFault, SpecError, Stopped
 
 _PIPELINE = "pipeline"
@@ -77,7 +78,5 @@ def _error(nodes: dict[str, Json], cause: Json) -> SpecError:
     if not found:
         return PassingFault(f"{step}: {message}")
     kind: Any = _ERRORS.get(int(found["code"]), PassingFault)
-    lines = [line.strip() for line in found["log"].splitlines() if line.strip()]
-    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines
-    words = told[-1] if told else f"{found['reason']} (exit code {found['code']}), see its log"
+    words = last_words(found["log"]) or f"{found['reason']} (exit code {found['code']}), see its log"
     return kind(f"{step}: {words}")

@@ -43,10 +43,17 @@ def endings(pod: Json) -> list[tuple[int, str]]:
         for state in ("state", "lastState"):
             ended = (container.get(state) or {}).get("terminated")
             if ended:
-                words = [ended.get("reason", ""), (ended.get("message") or "").strip()]
+                words = [ended.get("reason", ""), last_words(ended.get("message") or "")]
                 found.append((ended["exitCode"], f"{name(pod)}: " + ": ".join(word for word in words if word)))
                 break
     return found
+
+
+def last_words(log: str) -> str:
+    """The last `error: ...` of a log's end, without the prefix, or its last line; "" where there is none."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")] or lines
+    return told[-1] if told else ""
 
 
 def name(pod: Json) -> str:

@@ -74,6 +74,10 @@ def config_map(world: World) -> Found:
 def secret_key(world: World) -> Found:
     """Every Secret and key that is read is one that components/external-secrets makes."""
     for where, container in _containers(world):
+        for source in container.get("envFrom") or []:
+            name = (source.get("secretRef") or {}).get("name")
+            if name and name not in world.secrets:
+                yield where, f"there is no Secret {name}"
         for variable in container.get("env") or []:
             reference = (variable.get("valueFrom") or {}).get("secretKeyRef")
             if reference and reference["key"] not in world.secrets.get(reference["name"], ()):

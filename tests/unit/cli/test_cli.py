@@ -51,3 +51,9 @@ def test_sigterm_unwinds_and_ends_with_143():
 
 def test_an_unknown_option_is_wrong_input():
     assert run_tool("pass", "--nmae", "y").returncode == 2
+
+
+def test_a_pod_s_last_words_are_the_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERMINATION_LOG", str(tmp_path / "log"))
+    run_tool("raise errors.BadInput('what\\nwhere')")
+    assert (tmp_path / "log").read_text() == "what where"
