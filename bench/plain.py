@@ -21,8 +21,8 @@ def plain_loss(draft: EagleDraft, target, batch: Batch, *, steps: int, decay: fl
         target_logits = _shifted(features.last @ target.head_weight.T)  # [B, T, V]
     input_ids, loss_mask = _shifted(batch.input_ids), _shifted(_shifted(batch.loss_mask))
     length = input_ids.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    diagonal = torch.eye(length, dtype=torch.bool)
+    causal = torch.ones(length, length, dtype=torch.bool, device=input_ids.device).tril()
+    diagonal = torch.eye(length, dtype=torch.bool, device=input_ids.device)
     groups = layer.heads // layer.kv_heads
     hidden = draft.project_features(features.aux)  # [B, T, H]
     keys, values, loss = [], [], hidden.new_zeros(())

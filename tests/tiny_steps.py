@@ -68,7 +68,7 @@ def tiny_batch(lengths: Sequence[Sequence[int]], *, width: int | None = None, be
 
     def document(length: int):
         ids = torch.randint(VOCAB, (length,), generator=generator)
-        return ids, torch.rand(length, generator=generator) < bearing
+        return ids.numpy(), (torch.rand(length, generator=generator) < bearing).numpy()
 
     return collate([[document(length) for length in row] for row in lengths], width)
 

@@ -34,19 +34,18 @@ Objective = Callable[[torch.Tensor, Wanted, torch.Tensor], tuple[torch.Tensor, t
 
 def cross_entropy(logits, wanted, target_logits):
     """Soft cross-entropy against the target's distribution renormalised on the draft's vocabulary (EAGLE-3)."""
-    p = target_logits.softmax(-1)
-    losses = -(p * logits).sum(-1)
-    q = logits.softmax(-1)
-    losses += logits.logsumexp(-1)
-    return losses, q.sub_(p)
+    p, _ = _softmax(target_logits)
+    agreement = torch.stack([(p * its).sum(-1) for its in logits])  # a step at a time: small enough for the cache
+    q, lse = _softmax(logits)
+    return lse - agreement, q.sub_(p)
 
 
 def hard_cross_entropy(logits, wanted, target_logits):
     """Cross-entropy against the target's own choice."""
     choice = wanted.choice.expand(logits.shape[:2])[..., None]
-    losses = logits.logsumexp(-1) - logits.gather(-1, choice).squeeze(-1)
-    q = logits.softmax(-1)
-    return losses, q.scatter_add_(-1, choice, q.new_full((), -1.0).expand(choice.shape))
+    agreement = logits.gather(-1, choice).squeeze(-1)
+    q, lse = _softmax(logits)
+    return lse - agreement, q.scatter_add_(-1, choice, q.new_full((), -1.0).expand(choice.shape))
 
 
 def negative_log_acceptance(logits, wanted, target_logits):
@@ -55,10 +54,20 @@ def negative_log_acceptance(logits, wanted, target_logits):
     p is not renormalised on the draft's vocabulary: what the draft cannot say can never be accepted.
     """
     p = (target_logits - wanted.lse[:, None]).exp_()
-    q = logits.softmax(-1)
+    q, _ = _softmax(logits)
     alpha = torch.minimum(p, q).sum(-1, keepdim=True).clamp_min(SMALLEST_ACCEPTANCE)
     short = torch.where(q < p, q, 0)  # the tokens whose q a gradient can raise alpha with
     return -alpha.log().squeeze(-1), q.mul_(short.sum(-1, keepdim=True)).sub_(short).div_(alpha)
+
+
+def _softmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The softmax along the last dimension, in place of `logits`, and its log-sum-exp.
+
+    A fresh tensor of a chunk's size costs more, in page faults, than all that is computed in it.
+    """
+    top = logits.amax(-1, keepdim=True)
+    total = logits.sub_(top).exp_().sum(-1, keepdim=True)
+    return logits.div_(total), (top + total.log()).squeeze(-1)
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -115,12 +124,14 @@ class _DraftingLoss(torch.autograd.Function):
         correct = torch.zeros_like(loss_sum, dtype=torch.int64)
         grads = [torch.zeros_like(x, dtype=_wide_type(x)) for x in (norm, head, *hiddens)] if with_gradient else []
         chunk = max(1, CHUNK.get(head.device.type, CHUNK["cuda"]) // (steps * len(head)))
+        space = head.new_empty(steps * min(chunk, len(wanted.hidden)), len(head))  # one chunk's logits, then the next's
         for part in _split(wanted, chunk):
             x = torch.stack([hidden[rows] for hidden, rows in zip(hiddens, part.rows, strict=True)])  # [K, J, H]
             inverse = (_wide(x).square().mean(-1, keepdim=True) + eps).rsqrt()
             normed = _wide(x) * inverse
             y = (normed * norm).to(head.dtype)
-            logits = _wide(y.flatten(0, 1) @ head.T).view(*part.rows.shape, -1)  # [K, J, draft_vocab]
+            logits = torch.mm(y.flatten(0, 1), head.T, out=space[: part.rows.numel()])
+            logits = _wide(logits).view(*part.rows.shape, -1)  # [K, J, draft_vocab]
             correct += ((logits.argmax(-1) == part.choice) & part.bears).sum(1)
             losses, grad_logits = objective(logits, part, _wide(part.hidden @ part.head.T))
             loss_sum += torch.where(part.bears, losses, 0).sum(1)
@@ -128,7 +139,10 @@ class _DraftingLoss(torch.autograd.Function):
                 continue
             grad_norm, grad_head, *grad_hiddens = grads
             grad_logits = grad_logits.mul_((weights[:, None] * part.bears)[..., None]).to(head.dtype).flatten(0, 1)
-            grad_head.addmm_(grad_logits.T, y.flatten(0, 1))
+            if grad_head.dtype == y.dtype:
+                grad_head.addmm_(grad_logits.T, y.flatten(0, 1))
+            else:  # half precision: products of it, summed in fp32
+                grad_head += grad_logits.T @ y.flatten(0, 1)
             grad_y = _wide(grad_logits @ head).view(x.shape)
             grad_norm += (grad_y * normed).sum((0, 1))
             grad_normed = grad_y * norm

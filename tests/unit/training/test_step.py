@@ -1,8 +1,12 @@
 """The training step equals the plain reference in loss and in every gradient."""
 
+import dataclasses
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from spec.training import block0, losses
 from spec.training.step import decay_weights, draft_loss, observe, step_loss
 from tests.tiny_steps import fake_target, judged, tiny_batch, tiny_config, tiny_draft
 
@@ -107,3 +111,78 @@ def test_the_gradient_follows_the_scale_of_the_loss():
         gradients.append([p.grad.clone() for p in draft.parameters()])
     for whole, quarter in zip(*gradients, strict=True):
         torch.testing.assert_close(quarter, whole * 0.25)
+
+
+@pytest.mark.parametrize("of_draft, of_target", [("float32", "bfloat16"), ("bfloat16", "bfloat16")])
+def test_bf16_is_as_near_to_the_reference_as_its_precision_allows(of_draft, of_target):
+    draft, batch = tiny_draft(tiny_config()).to(getattr(torch, of_draft)), tiny_batch([[12, 9, 14], [20]], width=36)
+    target = fake_target(draft, batch)
+    rounded = {name: x.to(getattr(torch, of_target)) for name, x in vars(target).items()}
+    target = dataclasses.replace(target, **rounded)
+    draft.share_embedding(target.embed_weight)
+    loss, _, _, _, gradients = judged(draft, target, batch, steps=STEPS, weights=decay_weights(STEPS))
+    result = draft_loss(draft, target, batch, steps=STEPS)
+    result.loss.backward()
+    assert abs(result.loss.double() - loss) < 0.02 * loss
+    for name, parameter in draft.named_parameters():
+        assert parameter.grad.dtype == parameter.dtype
+        assert (parameter.grad.double() - gradients[name]).norm() < 0.1 * gradients[name].norm(), name
+
+
+def test_packing_changes_no_loss():
+    draft = tiny_draft(tiny_config())
+    packed = tiny_batch([[12, 9, 14], [20, 15]])
+    alone = tiny_batch([[12], [9], [14], [20], [15]])  # the same documents: they are drawn one after another
+    target = fake_target(draft, packed)
+
+    def unpacked(x: torch.Tensor) -> torch.Tensor:
+        rows = torch.zeros(5, 20, x.shape[-1])
+        for to, (row, start, end) in enumerate(packed.documents.spans):
+            rows[to, : end - start] = x[row, start:end]
+        return rows
+
+    targets = target, dataclasses.replace(target, aux=unpacked(target.aux), last=unpacked(target.last))
+    a, b = (draft_loss(draft, its, batch, steps=STEPS) for its, batch in zip(targets, (packed, alone), strict=True))
+    assert torch.equal(a.count, b.count) and a.count.sum() > 100
+    torch.testing.assert_close(a.loss_sum, b.loss_sum)
+
+
+class Watch(TorchDispatchMode):
+    """The largest tensor that any operation returns, and the rows of each width that matrix products return."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest, self.rows = 0, {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in torch.utils._pytree.tree_leaves(out):
+            self.largest = max(self.largest, x.numel()) if isinstance(x, torch.Tensor) else self.largest
+        if func.overloadpacket is torch.ops.aten.mm:
+            self.rows[out.shape[1]] = self.rows.get(out.shape[1], 0) + out.shape[0]
+        return out
+
+
+@pytest.mark.parametrize("checkpoint_steps", [False, True])
+def test_no_tensor_grows_with_the_square_of_the_length_or_with_length_and_vocabulary(checkpoint_steps, monkeypatch):
+    monkeypatch.setitem(losses.CHUNK, "cpu", 1 << 14)
+    monkeypatch.setattr(block0, "BLOCK", 16)
+    length, vocab, draft_vocab = 4096, 1024, 512
+    draft = tiny_draft(tiny_config(vocab_size=vocab, draft_vocab_size=draft_vocab))
+    batch = tiny_batch([[length]])
+    target = fake_target(draft, batch)
+    draft.share_embedding(target.embed_weight)
+    with Watch() as watch:
+        draft_loss(draft, target, batch, steps=STEPS, checkpoint_steps=checkpoint_steps).loss.backward()
+    inputs = 3 * length * draft.config.target_hidden_size  # the features of every token, the largest that has to be
+    assert watch.largest <= inputs < length * draft_vocab / 4 < length**2 / 16
+
+
+def test_only_rows_that_bear_loss_reach_a_vocabulary():
+    draft, batch = tiny_draft(tiny_config()), tiny_batch([[40]], bearing=0.3)
+    with Watch() as watch:
+        result = draft_loss(draft, fake_target(draft, batch), batch, steps=STEPS)
+    seen, draftable = int(batch.loss_mask[0, 2:].sum()), int(result.count[0])
+    assert draftable <= seen < 20
+    assert watch.rows[draft.config.vocab_size] == seen
+    assert watch.rows[draft.config.draft_vocab_size] <= (STEPS + 1) * (draftable + 1)

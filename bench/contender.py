@@ -1,0 +1,88 @@
+"""One contender doing one step's work in a process of its own; `bench.rounds` starts it. Prints one line of JSON.
+
+python3 -m bench.contender '{"contender": "fast", "timed": 2, "work": {"length": 1024}}'
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from bench.flops import flops_of_step, matmul_rate
+from bench.memory import Peak
+from bench.plain import plain_loss
+from bench.work import FixedTarget, Work
+from spec.models.draft import EagleDraft
+from spec.training.batch import Batch
+from spec.training.step import draft_loss, observe
+
+CONTENDERS: dict[str, Callable[[EagleDraft, FixedTarget, Batch, int], torch.Tensor]] = {
+    "plain": lambda draft, target, batch, steps: plain_loss(draft, target, batch, steps=steps),
+    "fast": lambda draft, target, batch, steps: draft_loss(draft, target, batch, steps=steps).loss,
+    "recompute": lambda draft, target, batch, steps: (
+        draft_loss(draft, target, batch, steps=steps, checkpoint_steps=True).loss
+    ),
+}
+
+
+def measure(contender: str, work: Work, timed: int) -> dict[str, Any]:
+    """Seconds of `timed` steps after one untimed, the peak of memory over all of them, and what they computed."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    _step(contender, replace(work, length=256, batch=1, target_vocab=512, draft_vocab=256), device, dtype)()
+    step = _step(contender, work, device, dtype)
+    peak = Peak(device)
+    loss, grad_norm = step()
+    seconds, cpu_seconds = [], []
+    for _ in range(timed):
+        started = time.perf_counter(), time.process_time()
+        step()
+        seconds.append(time.perf_counter() - started[0])
+        cpu_seconds.append(time.process_time() - started[1])
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,  # of all threads: steadier than seconds where others use the machine too
+        "memory": peak.above(),
+        "loss": loss,
+        "grad_norm": grad_norm,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        **(_share_of_peak(work, device, dtype) if contender == "fast" else {}),
+    }
+
+
+def _step(contender: str, work: Work, device: torch.device, dtype: torch.dtype) -> Callable[[], tuple[float, float]]:
+    """A forward and a backward, ready to run; gives the loss and the gradient's norm."""
+    draft = work.draft().to(device, dtype)
+    target = FixedTarget(work, draft.t2d, device, dtype)
+    draft.share_embedding(target.embed_weight)
+    batch = work.chats().to(device)
+
+    def step() -> tuple[float, float]:
+        draft.zero_grad()
+        loss = CONTENDERS[contender](draft, target, batch, work.steps)
+        loss.backward()
+        gradients = [p.grad for p in draft.parameters() if p.grad is not None]
+        return loss.item(), torch.nn.utils.get_total_norm(gradients).item()  # both wait for the device
+
+    return step
+
+
+def _share_of_peak(work: Work, device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    draft, batch = work.draft().to(device, dtype), work.chats().to(device)
+    target = FixedTarget(work, draft.t2d, device, dtype)
+    seen = observe(draft, target, batch, steps=work.steps)
+    return {
+        "flops": flops_of_step(draft.config, seen),
+        "peak_flops_per_s": matmul_rate(device, dtype),
+        "loss_rows": int(seen.count.sum()),
+    }
+
+
+if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
+    print(json.dumps(measure(asked["contender"], Work(**asked["work"]), asked["timed"])))
