@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -76,12 +77,9 @@ class Workflow:
 
     def ran(self) -> set[str]:
         """Display names of the steps that had a pod."""
-        pods = [
-            node["name"]
-            for node in self.nodes()
-            if node["type"] == "Pod" and node["phase"] not in ("Skipped", "Omitted")
-        ]
-        return {name.removeprefix(f"{self.name}[0].pipeline.").split("(")[0].split("[")[0] for name in pods}
+        prefix = f"{self.name}[0].pipeline."  # the exit handler is not of the pipeline
+        ran = [node["name"] for node in self.nodes() if node["type"] == "Pod" and node["phase"] != "Omitted"]
+        return {re.split(r"[(\[.]", name.removeprefix(prefix))[0] for name in ran if name.startswith(prefix)}
 
     def pods(self, step: str) -> list[str]:
         """Names of the running pods of a step."""
