@@ -23,6 +23,7 @@ from typing import Protocol
 
 from spec.errors import PassingFault
 from spec.storage import Store
+from spec.storage.directory import writing
 from spec.storage.markers import File, describe_files
 
 _PART_BYTES = 64 << 20  # where a part in a directory is closed and the next one begun
@@ -107,8 +108,9 @@ class _FileParts:
             self._names.append(next(self._new_names))
             self._file = io.FileIO(self._folder / self._names[-1], "x")
         rest = memoryview(line)
-        while rest:  # an unbuffered write may take less than it was given
-            rest = rest[self._file.write(rest) :]
+        with writing(self._folder / self._names[-1]):
+            while rest:  # an unbuffered write may take less than it was given
+                rest = rest[self._file.write(rest) :]
         if self._file.tell() >= _PART_BYTES:
             self._end_part()
 

@@ -1,5 +1,6 @@
 """A run in a directory: the backend for one machine and for shared file systems."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -72,17 +73,30 @@ def _replacing(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise BadInput(f"{target.parent}: a file stands where a directory is needed") from error
-    handle, name = tempfile.mkstemp(prefix=_PARTIAL, dir=target.parent)
+    with writing(target):
+        handle, name = tempfile.mkstemp(prefix=_PARTIAL, dir=target.parent)
     partial = Path(name)
     try:
-        yield partial
-        os.fsync(handle)
+        with writing(target):
+            yield partial
+            os.fsync(handle)
         os.chmod(handle, 0o644)  # mkstemp's 0600 would hide the file from other users of a shared run
         partial.rename(target)
         _flush_names(target.parent)
     finally:
         os.close(handle)
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Let a full disk's error name the file that found no room; by itself it names none, or the one copied from."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error.filename, error.filename2 = str(target), None
+        raise
 
 
 def _flush_names(folder: Path) -> None:

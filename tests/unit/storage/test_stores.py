@@ -95,11 +95,12 @@ def test_a_failed_copy_leaves_the_old_file_and_no_debris(tmp_path: Path, monkeyp
 
     def full(source, target):
         Path(target).write_bytes(b"ne")
-        raise OSError(errno.ENOSPC, "no space")
+        raise OSError(errno.ENOSPC, "no space", str(source))  # as shutil does
 
     monkeypatch.setattr("shutil.copyfile", full)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError) as error:
         store.upload("a", tmp_path / "new")
+    assert error.value.filename == str(tmp_path / "run/a")  # where there is no room
     assert store.read("a") == b"old"
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["a"]
 
