@@ -60,17 +60,8 @@ def main(
             *["tools/filter_data.py", "--dataset-name", inputs / "prompts.jsonl", "--output", run, "--base-url", url],
             *["--model", model, "--limit", rows, "--parallel", 128, "--max-tokens", answer_tokens, "--keep-truncated"],
         )
-        step(
-            "prepare",
-            "tools/prepare_data.py",
-            run,
-            "--tokenizer",
-            model,
-            "--draft-vocab-size",
-            4096,
-            "--held-out",
-            HELD_OUT,
-        )
+        prepare = ["tools/prepare_data.py", run, "--tokenizer", model, "--held-out", HELD_OUT]
+        step("prepare", *prepare, "--draft-vocab-size", 4096)
         step("baseline", *evaluate, "--baseline-url", url)
 
     recipe = ["spec/eagle_full_finetune_distributed.py", "--config", "spec/configs/smollm2/135M_eagle.yaml"]
@@ -162,6 +153,7 @@ def figures_of(store: Store) -> dict[str, str]:
     return {
         "rows answered, and tokens": f"{answers['answers']:,}, {answers['completion_tokens']:,}",
         "rows trained on, and steps": f"{samples['train']:,}, {steps[-1]['step']:,}",
+        "training time": f"{sum(row['seconds'] for row in steps) / 60:.1f} minutes",
         "accept length, untrained draft": f"{offline['untrained_accept_length']:.2f}",
         "accept length, offline": f"{offline['accept_length']:.2f}",
         "accept length, SGLang": f"{served['accept_length']:.2f}",

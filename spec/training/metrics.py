@@ -80,6 +80,7 @@ class Window:
         row = self.sums.means(decay) | {
             "lr": self.lr,
             "grad_norm": self.grad_norm,
+            "seconds": seconds,
             "tokens_per_s": self.sums.tokens / seconds,
             "loss_tokens_per_s": self.sums.loss_tokens / seconds,
             "peak_memory_gib": peak_memory_gib(self.device),

@@ -34,7 +34,7 @@ def uninterrupted(tmp_path_factory, target):
 
 def numbers(run):
     """Everything of metrics.jsonl that does not depend on the clock or the machine."""
-    clock = {"tokens_per_s", "loss_tokens_per_s", "peak_memory_gib", "data_wait_share"}
+    clock = {"seconds", "tokens_per_s", "loss_tokens_per_s", "peak_memory_gib", "data_wait_share"}
     return [{key: row[key] for key in row.keys() - clock} for row in rows(run)]
 
 
@@ -49,7 +49,15 @@ def test_a_run_logs_every_step_evaluates_and_keeps_the_last_checkpoints(uninterr
     first = logged[0]
     for key in ("loss_by_position", "accuracy_by_position"):
         assert len(first[key]) == 3
-    for key in ("lr", "grad_norm", "tokens_per_s", "loss_tokens_per_s", "peak_memory_gib", "data_wait_share"):
+    for key in (
+        "lr",
+        "grad_norm",
+        "seconds",
+        "tokens_per_s",
+        "loss_tokens_per_s",
+        "peak_memory_gib",
+        "data_wait_share",
+    ):
         assert isinstance(first[key], float), key
     assert [row["step"] for row in logged if "held_out" in row] == [5, 10, 15, 20, len(steps)]
     kept = sorted(path.name for path in (uninterrupted / "checkpoints").glob("step-*"))
