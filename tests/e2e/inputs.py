@@ -24,9 +24,16 @@ def upload(store: Store, scratch: Path) -> None:
 
 
 def save_target(folder: Path) -> Path:
-    """A target that says printable characters alone, so that its answers read back as the tokens they were."""
+    """A target with something to learn: each token follows mostly, not always, from the one before.
+
+    It says printable characters alone, so that its answers read back as the tokens they were.
+    """
     save_tiny_target("llama", folder, tie_word_embeddings=False)
     weights = load_file(folder / "model.safetensors")
     weights["lm_head.weight"][PRINTABLE:] = 0.0
+    weights["model.embed_tokens.weight"] *= 4
+    for name in weights:
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weights[name] *= 0.05
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

@@ -17,7 +17,7 @@ ROWS = 1200
 
 @pytest.fixture(scope="module")
 def workflow() -> Workflow:
-    options = "draft_vocab_size=128 epochs=12 optimizer.lr=3e-3 lr_scheduler.num_warmup_steps=5 save_every=20"
+    options = "draft_vocab_size=128 epochs=12 optimizer.lr=3.0e-3 lr_scheduler.num_warmup_steps=5 save_every=20"
     return submit(RUN, filter_options=f"--keep-truncated --limit {ROWS}", train_options=options)
 
 
@@ -71,9 +71,9 @@ def test_a_trainer_is_deleted(workflow: Workflow) -> None:
 
 
 def test_the_follower_is_deleted(workflow: Workflow) -> None:
-    victim = until("it follows", lambda: [pod for pod in workflow.pods("train.again") if "follow" in pod], 120)[0]
+    victim = until("it follows", lambda: workflow.pods("again[1].follow"), 120)[0]
     deleted(victim)
-    until("another one follows", lambda: set(workflow.pods("train.again")) - {victim}, 120)
+    until("another one follows", lambda: set(workflow.pods("again[1].follow")) - {victim}, 120)
     assert jobs(workflow) == [f"{workflow.name}-train-1", f"{workflow.name}-train-2"]
 
 
