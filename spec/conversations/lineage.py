@@ -20,8 +20,9 @@ def read_run(store: Store) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise BadInput(f"{store.url}/{RUN}: not JSON ({error}); restore it or take another --output") from error
-    if not isinstance(run, dict):
-        raise BadInput(f"{store.url}/{RUN}: not a JSON object; restore it or take another --output")
+    if not isinstance(run, dict) or not set(_DECIDES) <= run.keys():
+        wanted = ", ".join(_DECIDES)
+        raise BadInput(f"{store.url}/{RUN}: not a run's ({wanted} are wanted); restore it or take another --output")
     return run
 
 

@@ -30,6 +30,7 @@ from spec.samples.target import fingerprint, load_tokenizer, target_folder, voca
 from spec.samples.template import RETOKENISED
 from spec.samples.vocabulary import check_size, choose_vocabulary, count_tokens
 from spec.storage import Store
+from spec.storage.directory import writing
 from spec.storage.markers import Json, Marker, describe_files, digest_of, find_marker, write_marker
 
 STEP = "prepare"
@@ -93,7 +94,7 @@ def prepare(
     tokenizer = load_tokenizer(model)
     answers = sum(marker.counts["answers"] for marker in shards.values())
     processes = min(processes, 1 + answers // (2 * _CHUNK))  # forking does not pay for less
-    with _local_folder(store) as folder:
+    with _local_folder(store) as folder, writing(folder):
         converted = _write(_converted(run, tokenizer, settings, processes), folder, answers)
         _check(converted, tolerance or Tolerance())
         facts = _finish(folder, tokenizer, vocab_size, converted.special, settings)

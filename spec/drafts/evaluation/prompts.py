@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from spec.errors import BadInput
+from spec.models.families import read_config, text_config_of
 from spec.storage import Store
 from spec.storage.markers import read_marker
 
@@ -47,7 +48,7 @@ def read_asked(run: Store, target: Path, *, count: int, max_new_tokens: int) -> 
         raise BadInput(f"{samples.url}/{name}: missing; run tools/prepare_data.py --overwrite") from error
     if name not in marker.files or hashlib.sha256(data).hexdigest() != marker.files[name].sha256:
         raise BadInput(f"{samples.url}/{name}: damaged: not what samples.json vouches for; prepare the samples again")
-    config = AutoConfig.from_pretrained(str(target)).get_text_config()
+    config = text_config_of(read_config(target))
     longest = config.max_position_embeddings - max_new_tokens
     rows = [row for row in map(json.loads, data.splitlines()) if len(row["input_ids"]) <= longest][:count]
     if not rows:
@@ -65,15 +66,19 @@ def read_asked(run: Store, target: Path, *, count: int, max_new_tokens: int) -> 
 def read_tokenizer(target: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(str(target))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{target}: no tokenizer that transformers can read ({error})") from error
+    except Exception as error:  # tokenizers raises plain ones
+        raise BadInput(f"{target}: no tokenizer that transformers can read ({error}); restore its files") from error
 
 
 def stop_tokens(target: Path) -> frozenset[int]:
     """The tokens that SGLang ends an answer with (managers/schedule_batch.py): config, generation config, tokenizer."""
-    found = [AutoConfig.from_pretrained(str(target)).eos_token_id, read_tokenizer(target).eos_token_id]
-    if (target / "generation_config.json").is_file():
-        found.append(GenerationConfig.from_pretrained(str(target)).eos_token_id)
+    found = [read_config(target).eos_token_id, read_tokenizer(target).eos_token_id]
+    generation = target / "generation_config.json"
+    if generation.is_file():
+        try:
+            found.append(json.loads(generation.read_text()).get("eos_token_id"))
+        except (ValueError, AttributeError) as error:
+            raise BadInput(f"{generation}: truncated or not a JSON object; restore it ({error})") from error
     return frozenset(token for ids in found if ids is not None for token in (ids if isinstance(ids, list) else [ids]))
 
 

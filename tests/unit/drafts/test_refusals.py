@@ -85,3 +85,13 @@ def test_the_whole_draft_is_published_and_measured(whole, target, tmp_path):
     evaluation.measure_offline("cpu")
     assert evaluation.parts["offline"]["tokens_equal"]
     publish(open_store(run), str(tmp_path / "published"), without_report=True)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("kept", [0, 0.6])
+def test_a_target_that_was_cut_short_is_named(whole, target, tmp_path, name, kept):
+    cut = shutil.copytree(target, tmp_path / "target")
+    data = (cut / name).read_bytes()
+    (cut / name).write_bytes(data[: int(kept * len(data))])
+    with pytest.raises(BadInput, match=str(cut)):
+        step.Evaluation(open_store(whole), cut, step.Settings(prompts=1, max_new_tokens=4)).measure_offline("cpu")

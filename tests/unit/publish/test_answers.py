@@ -86,6 +86,13 @@ def test_an_unfinished_run_is_not_published(run, tmp_path: Path):
     assert not (tmp_path / "published").exists()
 
 
+@pytest.mark.parametrize("damage", [b"", b'{"target": {"mod', b"[]", b"{}"])
+def test_a_damaged_lineage_is_named(run, tmp_path: Path, damage: bytes):
+    run.write("run.json", damage)
+    with pytest.raises(BadInput, match="run.json: not"):
+        publish.publish(run, str(tmp_path / "published"), quiet)
+
+
 def test_damaged_answers_are_not_published(run, tmp_path: Path):
     path = Path(run.url) / "answers/shard-00001-of-00002/part-0.jsonl"
     path.write_text(path.read_text().replace("Answer", "Anwser"))
