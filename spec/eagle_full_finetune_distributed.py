@@ -58,8 +58,8 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         """Check every input, then allocate: a mistake must not cost the minutes that a large target takes to load."""
         cfg = self.cfg
         self.inputs = open_inputs(cfg, self.ranks)
-        self.train_data = train_loader(cfg, self.inputs, self.ranks)
-        self.held_out_data = held_out_loader(cfg, self.inputs, self.ranks)
+        self.train_data = ranks.together(lambda: train_loader(cfg, self.inputs, self.ranks))
+        self.held_out_data = ranks.together(lambda: held_out_loader(cfg, self.inputs, self.ranks))
         store = self.inputs.store.at("checkpoints")
         self.checkpoints = Checkpoints(
             store,

@@ -61,7 +61,7 @@ def main(
             *["--model", model, "--limit", rows, "--parallel", 128, "--max-tokens", answer_tokens, "--keep-truncated"],
         )
         prepare = ["tools/prepare_data.py", run, "--tokenizer", model, "--held-out", HELD_OUT]
-        step("prepare", *prepare, "--draft-vocab-size", 4096)
+        step("prepare", *prepare, "--draft-vocab-size", 4096, "--max-length", 256)
         step("baseline", *evaluate, "--baseline-url", url)
 
     recipe = ["spec/eagle_full_finetune_distributed.py", "--config", "spec/configs/smollm2/135M_eagle.yaml"]
