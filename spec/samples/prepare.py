@@ -196,7 +196,7 @@ def _finish(folder: Path, tokenizer: Any, vocab_size: int, special: set[int], se
     vocabulary.save(folder / VOCABULARY)
     return {
         **{split: statistics.of_split(samples[split], counts[split], vocabulary) for split in _SPLITS},
-        "lengths": statistics.length_histogram(samples[TRAIN], settings.max_length),
+        "lengths": statistics.length_histogram(samples[TRAIN]),
         "vocabulary": {
             "size": settings.draft_vocab_size,
             "seen": int((counts[TRAIN] > 0).sum()),

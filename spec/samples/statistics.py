@@ -27,9 +27,9 @@ def of_split(samples: Samples, loss_counts: np.ndarray, vocabulary: DraftVocabul
     }
 
 
-def length_histogram(samples: Samples, longest: int) -> dict[str, list[int]]:
-    """Rows by length in equal steps up to `longest` tokens: `rows[i]` are from `edges[i]` to below `edges[i + 1]`."""
-    edges = np.unique(np.linspace(0, longest + 1, _BARS + 1).astype(int))
+def length_histogram(samples: Samples) -> dict[str, list[int]]:
+    """Rows by length in equal steps up to the longest: `rows[i]` are from `edges[i]` to below `edges[i + 1]` tokens."""
+    edges = np.unique(np.linspace(0, samples.lengths.max() + 1, _BARS + 1).astype(int))
     rows, _ = np.histogram(samples.lengths, edges)
     return {"edges": edges.tolist(), "rows": rows.tolist()}
 
