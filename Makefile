@@ -45,7 +45,7 @@ types: install  ## mypy on spec/
 ci: lint types validate test  ## What .ci/run does
 
 bench: install  ## Time and memory of the draft step against the plain implementation
-	$(BIN)/python bench/run.py
+	$(BIN)/python -m bench.run
 
 clean:  ## Remove the virtual environment and the demo's run
 	rm -rf $(VENV) $(RUN) runs/demo-inputs

@@ -20,12 +20,23 @@ from spec.models.draft import EagleDraft
 from spec.training.batch import Batch
 from spec.training.step import draft_loss, observe
 
-CONTENDERS: dict[str, Callable[[EagleDraft, FixedTarget, Batch, int], torch.Tensor]] = {
+# (draft, target, batch, steps) -> (loss, the draft's right choices [steps])
+Contender = Callable[[EagleDraft, FixedTarget, Batch, int], tuple[torch.Tensor, torch.Tensor]]
+
+
+def _ours(**how: bool) -> Contender:
+    def contender(draft, target, batch, steps):
+        result = draft_loss(draft, target, batch, steps=steps, **how)
+        return result.loss, result.correct
+
+    return contender
+
+
+CONTENDERS: dict[str, Contender] = {
     "plain": lambda draft, target, batch, steps: plain_loss(draft, target, batch, steps=steps),
-    "fast": lambda draft, target, batch, steps: draft_loss(draft, target, batch, steps=steps).loss,
-    "recompute": lambda draft, target, batch, steps: (
-        draft_loss(draft, target, batch, steps=steps, checkpoint_steps=True).loss
-    ),
+    "fast": _ours(),
+    "recompute": _ours(checkpoint_steps=True),
+    "compiled": _ours(compiled=True),
 }
 
 
@@ -33,10 +44,10 @@ def measure(contender: str, work: Work, timed: int) -> dict[str, Any]:
     """Seconds of `timed` steps after one untimed, the peak of memory over all of them, and what they computed."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    _step(contender, replace(work, length=256, batch=1, target_vocab=512, draft_vocab=256), device, dtype)()
-    step = _step(contender, work, device, dtype)
+    prepare_step(contender, replace(work, length=256, batch=1, target_vocab=512, draft_vocab=256), device, dtype)()
+    step = prepare_step(contender, work, device, dtype)
     peak = Peak(device)
-    loss, grad_norm = step()
+    loss, grad_norm, correct = step()
     seconds, cpu_seconds = [], []
     for _ in range(timed):
         started = time.perf_counter(), time.process_time()
@@ -49,25 +60,28 @@ def measure(contender: str, work: Work, timed: int) -> dict[str, Any]:
         "memory": peak.above(),
         "loss": loss,
         "grad_norm": grad_norm,
+        "correct": correct,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         **(_share_of_peak(work, device, dtype) if contender == "fast" else {}),
     }
 
 
-def _step(contender: str, work: Work, device: torch.device, dtype: torch.dtype) -> Callable[[], tuple[float, float]]:
-    """A forward and a backward, ready to run; gives the loss and the gradient's norm."""
+def prepare_step(
+    contender: str, work: Work, device: torch.device, dtype: torch.dtype
+) -> Callable[[], tuple[float, float, list[int]]]:
+    """A forward and a backward, ready to run; gives the loss, the gradient's norm and the right choices by step."""
     draft = work.draft().to(device, dtype)
     target = FixedTarget(work, draft.t2d, device, dtype)
     draft.share_embedding(target.embed_weight)
     batch = work.chats().to(device)
 
-    def step() -> tuple[float, float]:
+    def step() -> tuple[float, float, list[int]]:
         draft.zero_grad()
-        loss = CONTENDERS[contender](draft, target, batch, work.steps)
+        loss, correct = CONTENDERS[contender](draft, target, batch, work.steps)
         loss.backward()
         gradients = [p.grad for p in draft.parameters() if p.grad is not None]
-        return loss.item(), torch.nn.utils.get_total_norm(gradients).item()  # both wait for the device
+        return loss.item(), torch.nn.utils.get_total_norm(gradients).item(), correct.tolist()  # waits for the device
 
     return step
 

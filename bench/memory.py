@@ -1,7 +1,7 @@
 """The peak of memory above what was loaded before: allocated bytes on a GPU, resident bytes of the process on a CPU.
 
-Resident bytes count everything: tensors, the libraries' scratch, and what the allocator keeps. They are the kernel's own
-high-water mark (`VmHWM`), set back by writing 5 to `/proc/self/clear_refs`.
+Resident bytes count everything: tensors, the libraries' scratch, and what the allocator keeps. Their peak is the
+kernel's own high-water mark (`VmHWM`), set back by writing 5 to `/proc/self/clear_refs`.
 """
 
 from pathlib import Path
@@ -28,7 +28,9 @@ class Peak:
 
 
 def available() -> int:
-    """Bytes that this machine can still give without swapping."""
+    """Bytes that the device can still give."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
     return _kib(Path("/proc/meminfo"), "MemAvailable")
 
 

@@ -13,8 +13,13 @@ from spec.models.draft import EagleDraft, rotate
 from spec.training.batch import Batch
 
 
-def plain_loss(draft: EagleDraft, target, batch: Batch, *, steps: int, decay: float = 0.8) -> torch.Tensor:
-    """`sum_k decay ** k * CE_k`, the sums over loss-bearing rows, for a batch of one document a row, no padding."""
+def plain_loss(
+    draft: EagleDraft, target, batch: Batch, *, steps: int, decay: float = 0.8
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`sum_k decay ** k * CE_k`, sums over loss-bearing rows, and `[K]` how often the draft's choice is the target's.
+
+    For a batch of one document a row, no padding.
+    """
     layer, attention = draft.midlayer, draft.midlayer.self_attn
     with torch.no_grad():
         features = target.features(batch.input_ids, batch.documents)
@@ -25,7 +30,7 @@ def plain_loss(draft: EagleDraft, target, batch: Batch, *, steps: int, decay: fl
     diagonal = torch.eye(length, dtype=torch.bool, device=input_ids.device)
     groups = layer.heads // layer.kv_heads
     hidden = draft.project_features(features.aux)  # [B, T, H]
-    keys, values, loss = [], [], hidden.new_zeros(())
+    keys, values, correct, loss = [], [], [], hidden.new_zeros(())
     for k in range(steps):
         x = torch.cat((layer.input_layernorm(draft.embed(input_ids)), layer.hidden_norm(hidden)), dim=-1)
         cos, sin = layer.rope.tables(batch.documents.position_ids + k, x.dtype)
@@ -40,10 +45,13 @@ def plain_loss(draft: EagleDraft, target, batch: Batch, *, steps: int, decay: fl
         with torch.no_grad():
             position_mask = draft.t2d[target_logits.argmax(-1)] & loss_mask
             target_p = target_logits[..., draft.t2d].float().softmax(-1)  # [B, T, draft_vocab]
-        log_q = draft.head(hidden).float().log_softmax(-1)  # [B, T, draft_vocab]
+        logits = draft.head(hidden)  # [B, T, draft_vocab]
+        with torch.no_grad():
+            correct.append(((logits.argmax(-1) == target_p.argmax(-1)) & position_mask).sum())
+        log_q = logits.float().log_softmax(-1)  # [B, T, draft_vocab]
         loss = loss - decay**k * (position_mask[..., None] * target_p * log_q).sum()
         input_ids, target_logits, loss_mask = _shifted(input_ids), _shifted(target_logits), _shifted(loss_mask)
-    return loss
+    return loss, torch.stack(correct)
 
 
 def _shifted(x: torch.Tensor) -> torch.Tensor:

@@ -222,6 +222,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
             weights,
             objective=cfg.objective,
             checkpoint_steps=cfg.activation_checkpointing,
+            compiled=cfg.compile,
         )
 
     def _clip_gradients(self) -> float:

@@ -92,7 +92,7 @@ def argmax_and_lse(hidden: torch.Tensor, head: torch.Tensor) -> tuple[torch.Tens
             value, index = logits.max(-1)
             argmax = torch.where(value > top, index + start, argmax)
             top = torch.maximum(top, value)
-            lse = torch.logaddexp(lse, logits.logsumexp(-1))
+            lse = torch.logaddexp(lse, value + logits.sub_(value[:, None]).exp_().sum(-1).log())
         best.append(argmax)
         lses.append(lse)
     return torch.cat(best), torch.cat(lses)
@@ -104,7 +104,7 @@ def drafting_loss(
     head: torch.Tensor,
     wanted: Wanted,
     weights: torch.Tensor,
-    objective: str,
+    objective: Objective,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The weighted loss of the K steps' `hiddens [A, H]` (pre-norm) under `norm` and `head [draft_vocab, H]`.
 
@@ -112,7 +112,7 @@ def drafting_loss(
     and how often the draft's argmax is the target's choice `[K]` (int64).
     """
     return _DraftingLoss.apply(
-        wanted, weights, OBJECTIVES[objective], norm.eps, torch.is_grad_enabled(), norm.weight, head, *hiddens
+        wanted, weights, objective, norm.eps, torch.is_grad_enabled(), norm.weight, head, *hiddens
     )
 
 

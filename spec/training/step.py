@@ -6,17 +6,19 @@ bears loss where token i+2+k does, the target's own choice there is in the draft
 i's document.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from spec.models.draft import EagleDraft
+from spec.models.draft import EagleDraft, Midlayer
 from spec.training.attention import ttt_attention
 from spec.training.batch import Batch
 from spec.training.block0 import Queries
-from spec.training.losses import Wanted, argmax_and_lse, drafting_loss
+from spec.training.losses import OBJECTIVES, Wanted, argmax_and_lse, drafting_loss
 
 Objective = Literal["ce", "lk", "hard"]
 
@@ -68,12 +70,12 @@ def draft_loss(
     steps: int = 7,
     decay: float = 0.8,
     objective: Objective = "ce",
-    checkpoint_steps: bool = False,
+    **how: bool,
 ) -> StepResult:
-    """The whole step in one call, weighted by `decay ** k`: `observe`, then `step_loss`."""
+    """The whole step in one call, weighted by `decay ** k`: `observe`, then `step_loss`, `how` being its settings."""
     observation = observe(draft, target, batch, steps=steps)
     weights = decay_weights(steps, decay, batch.input_ids.device)
-    return step_loss(draft, observation, weights, objective=objective, checkpoint_steps=checkpoint_steps)
+    return step_loss(draft, observation, weights, objective=objective, **how)
 
 
 @torch.no_grad()
@@ -127,28 +129,46 @@ def step_loss(
     *,
     objective: Objective = "ce",
     checkpoint_steps: bool = False,
+    compiled: bool = False,
 ) -> StepResult:
     """The loss of the draft against `observation`, each step's sum times `weights[k]`; one backward only.
 
     Runs inside `draft(...)`, so that an FSDP2 draft gathers its parameters once for all steps. `checkpoint_steps`
-    keeps a step's hidden, key and value alone and computes the rest again in the backward.
+    keeps a step's hidden, key and value alone and computes the rest again in the backward. `compiled` has torch.compile
+    fuse what lies around the attention and inside the loss.
     """
-    loss, loss_sum, correct = draft(_unroll, observation, weights, objective, checkpoint_steps)
+    loss, loss_sum, correct = draft(_unroll, observation, weights, objective, checkpoint_steps, compiled)
     return StepResult(loss, loss_sum, correct, observation.count)
 
 
-def _unroll(draft: EagleDraft, seen: Observation, weights: torch.Tensor, objective: str, checkpoint_steps: bool):
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Whole or not at all (no graph breaks), and once for all numbers of rows: they change with every batch."""
+    return torch.compile(function, dynamic=True, fullgraph=True)
+
+
+def _unroll(
+    draft: EagleDraft,
+    seen: Observation,
+    weights: torch.Tensor,
+    objective: Objective,
+    checkpoint_steps: bool,
+    compiled: bool,
+):
+    qkv, after_attention, row_losses = Midlayer.qkv, Midlayer.after_attention, OBJECTIVES[objective]
+    if compiled:
+        qkv, after_attention, row_losses = map(_compiled, (qkv, after_attention, row_losses))
     layer, rows = draft.midlayer, seen.queries.rows
     of_embeds, of_hidden = layer.qkv_weights()
     embed_half = layer.embed_half(draft.embed(seen.input_ids), of_embeds)  # [N, qkv], of each token
 
     def step(hidden, at, positions, keys, values):
         token = at.clamp_max(len(embed_half) - 1)  # beyond its document's end a row bears no loss: any token will do
-        query, key, value = layer.qkv(embed_half[token], hidden, of_hidden, positions)
+        query, key, value = qkv(layer, embed_half[token], hidden, of_hidden, positions)
         if not keys:  # block 0: keys at every token, queries at the rows
             query, hidden = query[rows], hidden[rows]
         attended = ttt_attention(query, [*keys, key], [*values, value], seen.queries)
-        return layer.after_attention(hidden, attended), key, value
+        return after_attention(layer, hidden, attended), key, value
 
     hidden = draft.project_features(seen.aux)  # [N, H], from step 1 on [A, H]
     at = torch.arange(len(seen.input_ids), device=hidden.device)
@@ -167,4 +187,4 @@ def _unroll(draft: EagleDraft, seen: Observation, weights: torch.Tensor, objecti
         hiddens.append(hidden)
         keys.append(key)
         values.append(value)
-    return drafting_loss(hiddens, draft.norm, draft.lm_head.weight, seen.wanted, weights, objective)
+    return drafting_loss(hiddens, draft.norm, draft.lm_head.weight, seen.wanted, weights, row_losses)

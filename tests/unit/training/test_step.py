@@ -1,12 +1,14 @@
 """The training step equals the plain reference in loss and in every gradient."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spec.training import block0, losses
+from spec.training import block0, losses, step
 from spec.training.step import decay_weights, draft_loss, observe, step_loss
 from tests.tiny_steps import fake_target, judged, tiny_batch, tiny_config, tiny_draft
 
@@ -63,6 +65,20 @@ def test_equals_the_reference_to_the_last_digits_in_double(seed):
 def test_recomputing_the_steps_changes_nothing():
     draft = tiny_draft(tiny_config())
     assert_equals_reference(draft, tiny_batch([[12, 9], [20]]), checkpoint_steps=True)
+
+
+@pytest.mark.parametrize("objective", ["ce", "lk", "hard"])
+def test_compiling_changes_nothing_and_breaks_no_graph(objective, monkeypatch):
+    # fullgraph: a graph break is an error. aot_eager traces forward and backward as inductor does, without a compiler.
+    graphs = CompileCounterWithBackend("aot_eager")
+    whole = functools.cache(functools.partial(torch.compile, backend=graphs, dynamic=True, fullgraph=True))
+    monkeypatch.setattr(step, "_compiled", whole)
+    torch._dynamo.reset()
+    draft = tiny_draft(tiny_config())
+    for lengths in ([[12, 9], [20]], [[11, 25]], [[40, 3], [9, 13]]):
+        assert_equals_reference(draft, tiny_batch(lengths, width=43), objective=objective, compiled=True)
+        draft.zero_grad()
+    assert 0 < graphs.frame_count <= 6, f"{graphs.frame_count} graphs: other sizes must not be compiled again"
 
 
 def test_the_first_token_of_an_answer_is_drafted_at_every_step():
