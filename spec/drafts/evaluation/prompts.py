@@ -72,7 +72,8 @@ def read_tokenizer(target: Path) -> PreTrainedTokenizerBase:
 
 def stop_tokens(target: Path) -> frozenset[int]:
     """The tokens that SGLang ends an answer with (managers/schedule_batch.py): config, generation config, tokenizer."""
-    found = [read_config(target).eos_token_id, read_tokenizer(target).eos_token_id]
+    # A wrapper of a text model (Llama 4) has none, and SGLang does not look inside.
+    found = [getattr(read_config(target), "eos_token_id", None), read_tokenizer(target).eos_token_id]
     generation = target / "generation_config.json"
     if generation.is_file():
         try:
