@@ -14,8 +14,10 @@ from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 
-from spec.errors import BadInput
+from spec import cli
+from spec.errors import BadInput, PassingFault, SpecError
 from spec.models.draft import DraftConfig, EagleDraft
 from spec.storage import Store, file_sha256
 from spec.storage.markers import File, Json, Marker, describe_files, difference, digest_of, read_marker, write_marker
@@ -83,7 +85,10 @@ class Checkpoints:
 
         first_decides(clear)
         together(lambda: folder.mkdir(parents=True, exist_ok=True))
-        dcp.save(state, checkpoint_id=folder)
+        try:
+            dcp.save(state, checkpoint_id=folder)
+        except CheckpointException as error:  # on all ranks alike
+            raise _unwritten(folder, error) from error
 
         def hand_over() -> dict[str, File]:
             own = sorted(path.name for path in folder.glob(f"__{self.ranks.rank}_*"))
@@ -159,6 +164,19 @@ class Checkpoints:
         folder = self.store.local_path()
         if folder is not None:
             shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _unwritten(folder: Path, error: CheckpointException) -> SpecError:
+    """Why a checkpoint could not be written, told once for all ranks. torch often hides a full disk's own error."""
+    why = next((failure for failure, _ in error.failures.values()), error)
+    known = cli.as_expected(why) if isinstance(why, OSError) else None
+    told = known or PassingFault(
+        f"{folder} could not be written ({str(why).splitlines()[0][:160]}), most likely for want of space "
+        f"({shutil.disk_usage(folder).free >> 20} MiB are free); free some and start this again: it goes on from the "
+        "newest checkpoint"
+    )
+    told.agreed = True
+    return told
 
 
 def list_complete(store: Store) -> list[str]:

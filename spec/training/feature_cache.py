@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from spec.errors import PassingFault
 from spec.models.draft import EagleDraft
 from spec.models.target import FrozenTarget
 from spec.training.batch import Batch
@@ -30,7 +31,13 @@ class FeatureCache:
         if not path.exists():
             seen = observe(draft, target, batch, steps=steps)
             headless = dataclasses.replace(seen.wanted, head=torch.empty(0))  # the same rows of the target, every time
-            torch.save(dataclasses.replace(seen, wanted=headless), path)
+            try:
+                torch.save(dataclasses.replace(seen, wanted=headless), path)
+            except (OSError, RuntimeError) as error:  # torch hides a full disk's own error
+                raise PassingFault(
+                    f"{path.parent}: the target's features cannot be kept there ({str(error).splitlines()[0][:160]}); "
+                    "free some space, set scratch to a folder that has it, or set cache_features=false"
+                ) from error
             return seen
         seen = torch.load(path, map_location=batch.input_ids.device, mmap=True, weights_only=False)
         head = target.head_weight[draft.draft_tokens()]

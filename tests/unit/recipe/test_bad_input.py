@@ -1,6 +1,7 @@
 """A user's mistake: one line, exit code 2, the same end on every rank, nothing written."""
 
 import json
+import resource
 
 import pytest
 
@@ -143,6 +144,39 @@ def test_a_damaged_checkpoint(target, tmp_path):
     data.write_bytes(data.read_bytes()[:-100])
     line = refused(train(run, target, logs=tmp_path, ranks=2, max_steps=4))
     assert "step-000003/__0_0.distcp: missing or damaged" in line
+
+
+@pytest.fixture
+def little_room():
+    """Files of 100 KB at most, as on a disk that is all but full, until it is called."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"save_every": 1}, "step-000001 could not be written"),
+        ({"cache_features": True}, "set cache_features=false"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_nothing_is_lost(target, tmp_path, little_room, settings, told):
+    run = prepared_run(tmp_path / "run", documents=8)
+    given = {"max_steps": 2, "max_length": 512, "scratch": str(tmp_path / "scratch")} | settings
+    outcome = train(run, target, logs=tmp_path, ranks=1, **given)
+    assert outcome.codes == [75], outcome.said
+    assert told in outcome.said[0] and "Traceback" not in outcome.said[0]
+    little_room()
+    assert train(run, target, logs=tmp_path, ranks=1, **given).codes == [0]
+
+
+def test_a_full_disk_is_told_once_for_all_ranks(target, tmp_path, little_room):
+    run = prepared_run(tmp_path / "run", documents=8)
+    outcome = train(run, target, logs=tmp_path, ranks=2, max_steps=2, save_every=1)
+    assert outcome.codes == [75, 75], outcome.said
+    assert "".join(outcome.said).count("error: ") == 1
 
 
 def test_a_diverging_run_stops_before_it_ruins_the_draft(target, tmp_path):
