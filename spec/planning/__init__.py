@@ -1,0 +1,1 @@
+"""What a training run needs before anything of it exists: memory, time and disk, from the config and the target's."""

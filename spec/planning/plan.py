@@ -1,0 +1,201 @@
+"""The arithmetic of a run: what a rank holds in each phase of a step, how long a step takes, what lies on the disk.
+
+Parameters are counted on the meta device, activations rehearsed there (`spec.planning.rehearsal`); what FSDP2 adds to
+both is written down here, and tests/unit/planning holds it against what small runs on CPU really allocate.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from transformers import PretrainedConfig, PreTrainedModel
+from yaml import YAMLError
+
+from spec.errors import BadInput
+from spec.models.draft import DraftConfig, EagleDraft
+from spec.models.families import FAMILIES, read_config, text_config_of
+from spec.models.loading import empty_model
+from spec.planning.rehearsal import DTYPES, Rehearsal, rehearse
+from spec.training import settings
+
+GIB = 2**30
+RESERVE = 3 * GIB  # CUDA's context, NCCL's buffers, the allocator's rounding and holes
+GATHERED = 3  # layers whole at once: the one that runs, the next one's gather, the one before not yet let go
+SAMPLE_BYTES = 5  # of a prepared token: an int32 id and a byte of mask
+
+
+@dataclass(frozen=True)
+class Machines:
+    nodes: int = 1
+    gpus: int = 8  # of each node
+    gpu_memory: float = 80.0  # GiB
+    tflops: float = 400.0  # reached by a GPU in bf16, not the data sheet's
+    node_bandwidth: float = 300.0  # GB/s of a GPU to the others of its node
+    network_bandwidth: float = 40.0  # GB/s of a GPU to other nodes
+
+    @property
+    def world(self) -> int:
+        return self.nodes * self.gpus
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Parameters, and what a batch of them takes."""
+
+    target: PretrainedConfig  # of the text model
+    layers: tuple[int, ...]  # of each of the target's layers
+    active: tuple[int, ...]  # those of each layer that one token passes through
+    outside: int  # of the target's embedding, norm and head, whole on every rank
+    draft: int
+    rehearsal: Rehearsal
+
+    @property
+    def parameters(self) -> int:
+        return sum(self.layers) + self.outside
+
+
+@dataclass(frozen=True)
+class Plan:
+    machines: Machines
+    sizes: Sizes
+    phases: dict[str, dict[str, int]]  # phase of a step -> part -> bytes on one rank
+    step_seconds: float
+    step_tokens: int
+    target_bytes: int  # on disk
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        return 12 * self.sizes.draft  # fp32 weights and AdamW's two moments
+
+    @property
+    def draft_bytes(self) -> int:
+        return 2 * self.sizes.draft  # exported in bf16, without the embedding
+
+    @property
+    def fullest(self) -> str:
+        return max(self.phases, key=lambda phase: sum(self.phases[phase].values()))
+
+    @property
+    def peak(self) -> int:
+        return sum(self.phases[self.fullest].values())
+
+    @property
+    def fits(self) -> bool:
+        return self.peak + RESERVE <= self.machines.gpu_memory * GIB
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.step_tokens / self.step_seconds
+
+
+def read_plan_config(config: Path, overrides: list[str]) -> tuple[DictConfig, PretrainedConfig]:
+    """A config with `key=value` over it, and its target's sizes: of `target=DIR`, or of the JSON file beside it."""
+    if not config.is_file():
+        raise BadInput(f"{config}: no such file; there are spec/configs/*/*.yaml")
+    for override in overrides:
+        if "=" not in override[1:]:
+            raise BadInput(f"{override}: a setting is given as key=value")
+    try:
+        given = OmegaConf.merge(OmegaConf.load(config), OmegaConf.from_dotlist(overrides))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise BadInput(f"{config}: {str(error).splitlines()[0]}") from error
+    assert isinstance(given, DictConfig)
+    sizes = given.get("target") or config.with_name(config.stem.removesuffix("_eagle") + ".json")
+    cfg = settings.complete(DictConfig({"run_dir": "RUN", "target": str(sizes)} | given))
+    return cfg, text_config_of(read_config(sizes))
+
+
+def measure(cfg: DictConfig, target: PretrainedConfig) -> Sizes:
+    """What hangs on the config and the target alone; takes seconds. `BadInput` where they do not fit together."""
+    overrides = {str(name): value for name, value in cfg.draft.items()}
+    draft_config = DraftConfig.for_target(target, cfg.draft_vocab_size, **overrides)
+    model = empty_model(target, FAMILIES[target.model_type], DTYPES[cfg.target_dtype])
+    layers = tuple(sum(p.numel() for p in layer.parameters()) for layer in model.model.layers)
+    with torch.device("meta"):
+        draft = sum(parameter.numel() for parameter in EagleDraft(draft_config).parameters())
+    return Sizes(
+        target=target,
+        layers=layers,
+        active=tuple(_active(layer, target) for layer in model.model.layers),
+        outside=sum(p.numel() for p in model.parameters()) - sum(layers),
+        draft=draft,
+        rehearsal=rehearse(cfg, target, draft_config),
+    )
+
+
+def plan(cfg: DictConfig, sizes: Sizes, machines: Machines) -> Plan:
+    """`cfg` complete, and `measure` of it."""
+    return Plan(
+        machines=machines,
+        sizes=sizes,
+        phases=memory(cfg, sizes, machines),
+        step_seconds=_seconds(cfg, sizes, machines),
+        step_tokens=cfg.max_length * cfg.batch_size * cfg.gradient_accumulation_steps * machines.world,
+        target_bytes=sizes.parameters * DTYPES[cfg.target_dtype].itemsize,
+    )
+
+
+def memory(cfg: DictConfig, sizes: Sizes, machines: Machines) -> dict[str, dict[str, int]]:
+    """Bytes of each part that a rank holds in each phase of an optimizer step."""
+    rehearsal, draft = sizes.rehearsal, sizes.draft
+    sharers = _sharers(cfg, machines)
+    width, compute = DTYPES[cfg.target_dtype].itemsize, DTYPES[cfg.dtype].itemsize
+    share = -(-draft // machines.world)
+    observed = rehearsal.observed * cfg.gradient_accumulation_steps
+    held = {
+        "target": (sum(sizes.layers) // sharers + sizes.outside) * width,
+        "draft, fp32 share": 4 * share,
+        "optimizer": 8 * share,
+    }
+    gathered = GATHERED * max(sizes.layers) * width if sharers > 1 else 0
+    kept = 4 * draft if cfg.gradient_accumulation_steps > 1 else 0  # in fp32 and whole until the last batch
+    whole = compute * draft
+    return {
+        "target's forward": held
+        | {"layers gathered": gathered, "activations": rehearsal.looking + observed - rehearsal.observed},
+        "draft's step": held
+        | {
+            "draft gathered": whole,
+            "gradients": whole + kept,
+            "activations": rehearsal.stepping - whole + observed,
+        },
+        "gradients' sum": held | {"gradients": whole + 4 * draft + 4 * share + kept, "activations": observed},
+    }
+
+
+def _sharers(cfg: DictConfig, machines: Machines) -> int:
+    """Ranks that hold one copy of the target together."""
+    return {"none": 1, "node": machines.gpus, "world": machines.world}[cfg.target_shard]
+
+
+def _active(layer: PreTrainedModel, config: PretrainedConfig) -> int:
+    """A layer's parameters that one token passes through: all but the experts that its router leaves out."""
+    experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None) or 1
+    routed = sum(p.numel() for name, p in layer.named_parameters() if ".experts." in name)
+    rest = sum(p.numel() for p in layer.parameters()) - routed
+    return rest + routed * getattr(config, "num_experts_per_tok", 1) // experts if routed else rest
+
+
+def _seconds(cfg: DictConfig, sizes: Sizes, machines: Machines) -> float:
+    """One optimizer step: gathers of the target's layers hide behind the layer before, the draft's do not."""
+    target, tokens, flops = sizes.target, cfg.max_length * cfg.batch_size, machines.tflops * 1e12
+    width = DTYPES[cfg.target_dtype].itemsize
+    sharers = _sharers(cfg, machines)
+    head_dim = getattr(target, "head_dim", None) or target.hidden_size // target.num_attention_heads
+    attention = 2 * cfg.max_length * target.num_attention_heads * head_dim  # FLOPs a token, causal
+    looking = sum(
+        max(tokens * (2 * parameters + attention) / flops, _transfer(size * width, sharers, machines))
+        for parameters, size in zip(sizes.active, sizes.layers, strict=True)
+    )
+    looking += tokens * 2 * target.hidden_size * target.vocab_size / flops
+    drafting = sizes.rehearsal.draft_flops / flops
+    summing = _transfer((DTYPES[cfg.dtype].itemsize + 4) * sizes.draft, machines.world, machines)
+    return cfg.gradient_accumulation_steps * (looking + drafting) + summing
+
+
+def _transfer(size: int, ranks: int, machines: Machines) -> float:
+    """Seconds for an all-gather or a reduce-scatter of `size` bytes over `ranks`."""
+    bandwidth = machines.node_bandwidth if ranks <= machines.gpus else machines.network_bandwidth
+    return size * (ranks - 1) / ranks / (bandwidth * 1e9)

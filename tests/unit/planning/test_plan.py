@@ -1,0 +1,80 @@
+"""What a user of tools/plan.py is told: the true sizes, whether it fits, what to change, and one line for a mistake."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spec.errors import BadInput
+from spec.planning.advice import verdict
+from spec.planning.plan import Machines, measure, plan, read_plan_config
+from spec.planning.show import show
+from spec.training.settings import DEFAULTS
+
+CONFIGS = DEFAULTS.parent
+NODE = Machines(1, 8, 80.0)
+
+
+def planned(name, *overrides, machines=NODE):
+    cfg, target = read_plan_config(CONFIGS / f"{name}.yaml", [*overrides])
+    return plan(cfg, measure(cfg, target), machines), cfg
+
+
+@pytest.mark.parametrize(
+    ("name", "billions", "active"),
+    [("llama3/8B_eagle", 8.03, 8.03), ("llama4/scout_17B_16E_eagle", 107.8, 17.2), ("qwen3/30B_A3B_eagle", 30.5, 3.3)],
+)
+def test_the_targets_are_as_large_as_their_names_say(name, billions, active):
+    result, _ = planned(name, "steps=1", "max_length=128")
+    assert result.sizes.parameters / 1e9 == pytest.approx(billions, rel=0.01)
+    assert (sum(result.sizes.active) + result.sizes.outside) / 1e9 == pytest.approx(active, rel=0.05)
+
+
+def test_a_target_whole_on_each_gpu_fits_or_the_advice_is_to_split_it():
+    result, cfg = planned("llama3/70B_eagle", "target_shard=none")
+    assert not result.fits and verdict(result, cfg).endswith("set target_shard=node")
+    result, cfg = planned("llama3/70B_eagle")
+    assert result.fits and verdict(result, cfg).startswith("fits: ")
+    assert "verdict     fits" in show(result, cfg)
+
+
+def test_too_few_gpus_for_the_target_are_told_how_many_nodes():
+    result, cfg = planned("qwen3/235B_A22B_eagle", machines=Machines(1, 4, 40.0))
+    assert verdict(result, cfg).endswith("take 4 nodes")
+
+
+def test_memory_and_time_move_the_way_they_must():
+    base, cfg = planned("llama3/8B_eagle", "activation_checkpointing=true")
+    longer, _ = planned("llama3/8B_eagle", "activation_checkpointing=true", "max_length=4096")
+    assert base.peak < longer.peak < 2 * base.peak and longer.step_seconds > base.step_seconds
+    two = plan(cfg, base.sizes, Machines(2, 8))
+    assert two.peak < base.peak and 1.5 < two.tokens_per_second / base.tokens_per_second < 2
+
+
+def test_a_directory_of_a_target_gives_its_own_sizes(tmp_path):
+    sizes = (CONFIGS / "qwen3/8B.json").read_text()
+    (tmp_path / "config.json").write_text(sizes.replace('"num_hidden_layers": 36', '"num_hidden_layers": 9'))
+    _, target = read_plan_config(CONFIGS / "llama3/8B_eagle.yaml", [f"target={tmp_path}"])
+    assert (target.model_type, target.num_hidden_layers) == ("qwen3", 9)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["max_lenth=2"], "did you mean 'max_length'"),
+        (["target=nowhere"], "nowhere: no such file"),
+        (["draft_vocab_size=200000"], "a draft vocabulary of 200000 does not fit"),
+        (["="], "key=value"),
+    ],
+)
+def test_a_mistake_is_named(overrides, said):
+    with pytest.raises(BadInput, match=said):
+        cfg, target = read_plan_config(CONFIGS / "llama3/8B_eagle.yaml", overrides)
+        measure(cfg, target)
+
+
+def test_the_tool_says_so_in_one_line():
+    tool = [sys.executable, "tools/plan.py", "nowhere.yaml"]
+    done = subprocess.run(tool, capture_output=True, text=True, timeout=120, check=False, cwd=Path(__file__).parents[3])
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: nowhere.yaml: no such file")
