@@ -24,7 +24,7 @@ def _target(target: Json) -> str:
 
 
 def _prompts(dataset: Json) -> str:
-    named = [_named(name, dataset.get(name)) for name in ("config", "split", "revision", "column")]
+    named = [_named(name, dataset.get(name)) for name in ("config", "split", "revision", "sha256", "column", "limit")]
     return _joined(dataset.get("name"), *named)
 
 
