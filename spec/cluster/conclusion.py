@@ -32,9 +32,10 @@ def conclude(workflow: Json) -> str:
         raise Stopped(f"{shutdown.lower()}ped by hand; submit the same run again to go on where it stopped")
     if pipeline is None:
         raise PassingFault((workflow.get("status") or {}).get("message") or "the pipeline never started")
-    if pipeline["phase"] == "Succeeded":
-        return "every step succeeded or was already done"
     causes = sorted(_causes(nodes), key=lambda node: node.get("finishedAt") or "")
+    # Argo calls a DAG succeeded whose leaves were all left out because a step before them ended in an error.
+    if pipeline["phase"] == "Succeeded" and not causes:
+        return "every step succeeded or was already done"
     if not causes:
         raise PassingFault(
             f"the pipeline ended as {pipeline['phase']}: {pipeline.get('message') or 'no step says why'}"
@@ -50,7 +51,7 @@ def _nodes(workflow: Json) -> dict[str, Json]:
 
 
 def _causes(nodes: dict[str, Json]) -> list[Json]:
-    """The last attempt of every step that failed for good."""
+    """The last attempt of every step that failed for good, and what Argo itself could not do."""
     attempts = {child for node in nodes.values() if node["type"] == "Retry" for child in node.get("children") or []}
     causes = []
     for node in nodes.values():
@@ -59,7 +60,9 @@ def _causes(nodes: dict[str, Json]) -> list[Json]:
         if node["type"] == "Retry":
             last = [nodes[child] for child in node.get("children") or [] if child in nodes and _failed(nodes[child])]
             causes.append({**node, "message": last[-1].get("message") if last else node.get("message")})
-        elif node["type"] == "Pod" and node["id"] not in attempts:
+        elif node["id"] not in attempts and (
+            node["type"] == "Pod" or (node["phase"] == "Error" and node.get("message"))
+        ):
             causes.append(node)
     return causes
 

@@ -47,5 +47,18 @@ def test_a_stopped_one_says_that_it_goes_on():
         conclude(workflow(pipeline="Failed", shutdown="Stop"))
 
 
+def test_a_step_that_argo_could_not_run_is_no_success_whatever_argo_says_of_the_whole():
+    serve = {
+        "id": "serve",
+        "displayName": "serve",
+        "type": "Steps",
+        "phase": "Error",
+        "message": "no output",
+        "name": "x",
+    }
+    with pytest.raises(PassingFault, match="serve: no output"):
+        conclude(workflow(serve, pipeline="Succeeded"))
+
+
 def test_success_is_said():
     assert "succeeded" in conclude(workflow(pipeline="Succeeded"))
