@@ -41,22 +41,25 @@ CONTENDERS: dict[str, Contender] = {
 
 
 def measure(contender: str, work: Work, timed: int) -> dict[str, Any]:
-    """Seconds of `timed` steps after one untimed, the peak of memory over all of them, and what they computed."""
+    """Seconds of `timed` steps after a first one, the peak of memory over all of them, and what they computed.
+
+    Without timed steps the first one counts, which finds no memory that a step before it has left.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     prepare_step(contender, replace(work, length=256, batch=1, target_vocab=512, draft_vocab=256), device, dtype)()
     step = prepare_step(contender, work, device, dtype)
     peak = Peak(device)
-    loss, grad_norm, correct = step()
     seconds, cpu_seconds = [], []
-    for _ in range(timed):
+    for _ in range(timed + 1):
         started = time.perf_counter(), time.process_time()
-        step()
+        loss, grad_norm, correct = step()
         seconds.append(time.perf_counter() - started[0])
         cpu_seconds.append(time.process_time() - started[1])
     return {
-        "seconds": seconds,
-        "cpu_seconds": cpu_seconds,  # of all threads: steadier than seconds where others use the machine too
+        "seconds": seconds[1:] or seconds,
+        "cpu_seconds": cpu_seconds[1:]
+        or cpu_seconds,  # of all threads: steadier than seconds where others use the machine too
         "memory": peak.above(),
         "loss": loss,
         "grad_norm": grad_norm,

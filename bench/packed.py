@@ -36,7 +36,7 @@ def measure(packed: bool, timed: int) -> dict[str, Any]:
     _epoch(draft, target, batches[:1])
     peak = Peak(device)
     seconds, cpu_seconds, loss = [], [], 0.0
-    for _ in range(timed):
+    for _ in range(max(timed, 1)):
         started = time.perf_counter(), time.process_time()
         loss = _epoch(draft, target, batches)
         seconds.append(time.perf_counter() - started[0])

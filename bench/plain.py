@@ -2,8 +2,9 @@
 
 Per step: one SDPA call over the keys of all steps under a dense mask `T x (k + 1) T`, keys repeated for grouped
 queries, logits of every position, and from the target's full logits `[B, T, V]` again the argmax, the draft's part and
-its softmax, shifted by a copy. SpecForge's `OnlineEagle3Model.forward` and EAGLE's `cnets.py` have this loop; the loss
-mask shifts with the targets here, as Automodel and speculators have it, so that both contenders compute the same loss.
+its softmax, shifted by a copy. SpecForge's `OnlineEagle3Model.forward` and EAGLE's `cnets.py` have this loop, line by
+line, but for the attention, which is SDPA here and explicit scores there, and the loss mask, which shifts with the
+targets as Automodel and speculators have it: so both contenders compute the same loss.
 """
 
 import torch
@@ -49,7 +50,8 @@ def plain_loss(
         with torch.no_grad():
             correct.append(((logits.argmax(-1) == target_p.argmax(-1)) & position_mask).sum())
         log_q = logits.float().log_softmax(-1)  # [B, T, draft_vocab]
-        loss = loss - decay**k * (position_mask[..., None] * target_p * log_q).sum()
+        plogp = target_p * log_q
+        loss = loss - decay**k * (position_mask[..., None].int() * plogp).sum()
         input_ids, target_logits, loss_mask = _shifted(input_ids), _shifted(target_logits), _shifted(loss_mask)
     return loss, torch.stack(correct)
 

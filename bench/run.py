@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 def main(
     only: Annotated[list[str] | None, Option(help=f"A section: {', '.join(SECTIONS)}. Default: all.")] = None,
     rounds: Annotated[int, Option(min=1, help="Processes of each contender.")] = 3,
-    timed: Annotated[int, Option(min=1, help="Steps timed in each process.")] = 2,
+    timed: Annotated[int, Option(min=0, help="Steps timed in each process, after a first.")] = 2,
     threads: Annotated[int | None, Option(min=1, help="Default: one a core.")] = None,
     conversations: Annotated[int, Option(min=64, help="Of the preparation.")] = 5000,
     output: Annotated[Path, Option(help="Where results.json and growth.png go.")] = HERE,

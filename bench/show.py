@@ -20,6 +20,8 @@ def show(results: Json) -> None:
         )
     if "vocabularies" in results:
         _steps("By vocabulary: target's / draft's", results["vocabularies"])
+    if "compiled" in results:
+        _steps("torch.compile", {"as asked": results["compiled"]})
     if "packing" in results:
         _packing(results["packing"])
     if "preparation" in results:
