@@ -36,7 +36,7 @@ console = Console()
 
 def main(
     run: Annotated[Path, typer.Option(help="The run directory")] = Path("runs/demo"),
-    rows: Annotated[int, typer.Option(help="Prompts to regenerate answers for, at most 1902")] = 1000,
+    rows: Annotated[int, typer.Option(help="Prompts to regenerate answers for, at most 1902")] = 900,
     answer_tokens: Annotated[int, typer.Option(help="Tokens an answer may have")] = 64,
     processes: Annotated[int, typer.Option(help="Trainer processes")] = 2,
     min_accept_length: Annotated[float, typer.Option(help="The gate: a draft below it is not published")] = 1.6,
