@@ -3,10 +3,7 @@
 import json
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
-
 from spec.storage import Store
-from tests.tiny_models import save_tiny_target
 
 PRINTABLE = 94  # the tokenizer's first ids are the characters from ! to ~
 PROMPTS = 2000
@@ -28,6 +25,10 @@ def save_target(folder: Path) -> Path:
 
     It says printable characters alone, so that its answers read back as the tokens they were.
     """
+    from safetensors.torch import load_file, save_file  # torch takes its seconds, and only the first run needs it
+
+    from tests.tiny_models import save_tiny_target
+
     save_tiny_target("llama", folder, tie_word_embeddings=False)
     weights = load_file(folder / "model.safetensors")
     weights["lm_head.weight"][PRINTABLE:] = 0.0

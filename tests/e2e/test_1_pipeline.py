@@ -9,7 +9,6 @@ import pytest
 from spec.conversations.shards import find_shards, read_rows
 from spec.drafts.publish import fetch
 from spec.storage.markers import Marker, read_marker
-from spec.training.checkpoints import MARKER, list_complete
 from tests.e2e.cluster import BUCKET, Workflow, bucket, submit
 
 RUN = "good"
@@ -40,8 +39,9 @@ def test_its_report_shows_more_than_an_untrained_draft_and_equal_tokens(workflow
 
 def test_two_pods_trained_together(workflow: Workflow) -> None:
     with bucket() as store:
-        checkpoints = store.at(f"{RUN}/run/checkpoints")
-        newest = read_marker(checkpoints, f"{list_complete(checkpoints)[-1]}/{MARKER}")
+        run = store.at(f"{RUN}/run")
+        markers = [entry.key for entry in run.list("checkpoints") if entry.key.endswith("/checkpoint.json")]
+        newest = read_marker(run, markers[-1])
     assert newest is not None and newest.facts["ranks"] == 2
 
 
