@@ -1,0 +1,102 @@
+"""How a run over several nodes is started: what would run alone without a word is stopped with the right command."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spec.errors import BadInput
+from spec.launch import refuse_lone_nodes
+from spec.training import ranks
+from tests.prepared import prepared_run
+from tests.tiny_models import save_tiny_target
+from tests.training_runs import TINY
+
+ROOT = Path(__file__).parents[3]
+TUNE = str(Path(sys.executable).with_name("tune"))
+RECIPE = "spec/eagle_full_finetune_distributed.py"
+OWN = [RECIPE, "--config", "c.yaml", "run_dir=RUN"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--nnodes 2 --nproc_per_node 8 --node_rank 1 --master_addr host-1 --master_port 1234",
+        "--nnodes=2 --nproc-per-node=8 --node-rank=0 --master-addr=host-1 --master-port=1234",
+    ],
+)
+def test_the_older_form_is_refused_with_the_command_that_works(flags):
+    with pytest.raises(BadInput) as error:
+        refuse_lone_nodes([TUNE, "run", *flags.split(), *OWN], {})
+    wanted = "--rdzv-backend c10d --rdzv-id eagle --rdzv-endpoint host-1:1234 " + " ".join(OWN)
+    assert f"tune run --nnodes 2 --nproc-per-node 8 {wanted}" in str(error.value)
+
+
+def test_nodes_named_in_the_environment_alone_are_refused():
+    with pytest.raises(BadInput, match="--rdzv-endpoint FIRST_NODE:29500"):
+        refuse_lone_nodes([TUNE, "run", "--nproc_per_node", "8", *OWN], {"PET_NNODES": "2"})
+
+
+@pytest.mark.parametrize(
+    ("launcher", "flags", "environ"),
+    [
+        (TUNE, "--nproc_per_node 8", {}),
+        (TUNE, "--nnodes 1 --nproc_per_node 8", {}),
+        (TUNE, "--nnodes 2 --rdzv_backend c10d --rdzv_endpoint host-1:29500", {}),
+        (TUNE, "--nnodes 2", {"PET_RDZV_ENDPOINT": "host-1:29500"}),
+        ("/bin/torchrun", "--nnodes 2 --node_rank 1 --master_addr host-1", {}),  # torchrun reads them
+    ],
+)
+def test_what_meets_is_let_through(launcher, flags, environ):
+    refuse_lone_nodes([launcher, "run", *flags.split(), *OWN], environ)
+
+
+def test_a_lone_process_among_pet_variables_is_refused(monkeypatch):
+    """`tune run` without any flag does not read them."""
+    for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PET_NNODES", "2")
+    with pytest.raises(BadInput, match="start it with torchrun"):
+        ranks.start("cpu")
+
+
+def test_a_user_of_the_older_form_gets_one_line_and_no_training():
+    flags = ["--nnodes", "2", "--nproc_per_node", "1", "--node_rank", "0", "--master_addr", "localhost"]
+    node = launch(TUNE, "run", *flags, *OWN)
+    _, said = node.communicate(timeout=300)
+    assert node.returncode == 2
+    assert said.count("error: ") == 1 and "--rdzv-endpoint localhost:29500" in said and "Traceback" not in said
+
+
+@pytest.mark.timeout(600)
+def test_two_launchers_meet_and_train_together(tmp_path):
+    """Two nodes of one process each, on loopback, by the README's command; and their exit codes."""
+    target = save_tiny_target("llama", tmp_path / "target")
+    run = prepared_run(tmp_path / "run", documents=8)
+    config = tmp_path / "config.yaml"
+    lines = [f"{name}: {value}" for name, value in TINY.items() if isinstance(value, int | float | str)]
+    config.write_text("\n".join([*lines, "lr_scheduler: {num_warmup_steps: 2}", "max_steps: 2"]))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    meeting = ["--rdzv_backend", "c10d", "--rdzv_id", "draft", "--rdzv_endpoint", f"localhost:{port}"]
+    recipe = [RECIPE, "--config", str(config), f"run_dir={run}", f"target={target}"]
+    nodes = [launch(TUNE, "run", "--nnodes", "2", "--nproc_per_node", "1", *meeting, *recipe) for _ in range(2)]
+    try:
+        said = [node.communicate(timeout=500) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert '"ranks": 2' in (run / "checkpoints/step-000002/checkpoint.json").read_text()
+
+
+def launch(*command: str) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PET_")}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
