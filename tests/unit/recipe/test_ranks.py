@@ -104,3 +104,16 @@ def test_the_target_split_over_ranks_gives_the_same_losses(one_rank, target, tmp
     assert outcome.codes == [0, 0], outcome.said
     cold = [row["loss"] for row in rows(run) if "loss" in row][:2]
     np.testing.assert_allclose(cold, np.array(losses(one_rank))[:2, 0], atol=1e-4)
+
+
+def test_two_nodes_of_two_ranks_give_the_losses_and_the_draft_of_one_rank(target, tmp_path):
+    """The target split inside each node and whole on each, as on a cluster; the draft split over all four."""
+    runs = {ranks: prepared_run(tmp_path / f"run-{ranks}", documents=48) for ranks in (1, 4)}
+    for ranks, run in runs.items():
+        settings = {"batch_size": 4 // ranks, "target_shard": "node", "max_steps": 4, "evaluate_every": None}
+        outcome = train(run, target, logs=tmp_path / str(ranks), ranks=ranks, ranks_a_node=min(ranks, 2), **settings)
+        assert set(outcome.codes) == {0}, outcome.said
+    np.testing.assert_allclose(losses(runs[4]), losses(runs[1]), atol=1e-4)
+    wanted = draft_of(runs[1])
+    for name, tensor in draft_of(runs[4]).items():
+        torch.testing.assert_close(tensor, wanted[name], atol=1e-4, rtol=1e-3)
