@@ -23,8 +23,8 @@ def advice(result: Plan, cfg: DictConfig) -> str:
     assert isinstance(changed, DictConfig)
     taken: dict[str, str] = {}
     for change in _CHANGES:
-        if all(changed[name] == value for name, value in change.items()):
-            continue
+        if all(changed[name] in (value, "world") for name, value in change.items()):
+            continue  # so it is already, or split further
         changed.update(change)
         taken |= {name: str(value).lower() for name, value in change.items()}
         if change.keys() != {"target_shard"}:

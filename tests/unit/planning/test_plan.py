@@ -41,7 +41,7 @@ def test_a_target_whole_on_each_gpu_fits_or_the_advice_is_to_split_it():
 
 def test_too_few_gpus_for_the_target_are_told_how_many_nodes():
     result, cfg = planned("qwen3/235B_A22B_eagle", machines=Machines(1, 4, 40.0))
-    assert verdict(result, cfg).endswith("take 4 nodes")
+    assert verdict(result, cfg).endswith("; take 8 nodes")
 
 
 def test_memory_and_time_move_the_way_they_must():
