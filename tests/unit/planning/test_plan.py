@@ -17,7 +17,7 @@ NODE = Machines(1, 8, 80.0)
 
 
 def planned(name, *overrides, machines=NODE):
-    cfg, target = read_plan_config(CONFIGS / f"{name}.yaml", [*overrides])
+    cfg, target = read_plan_config(CONFIGS / f"{name}.yaml", ["steps=2", *overrides])  # fewer steps: less to rehearse
     return plan(cfg, measure(cfg, target), machines), cfg
 
 
@@ -26,7 +26,7 @@ def planned(name, *overrides, machines=NODE):
     [("llama3/8B_eagle", 8.03, 8.03), ("llama4/scout_17B_16E_eagle", 107.8, 17.2), ("qwen3/30B_A3B_eagle", 30.5, 3.3)],
 )
 def test_the_targets_are_as_large_as_their_names_say(name, billions, active):
-    result, _ = planned(name, "steps=1", "max_length=128")
+    result, _ = planned(name, "max_length=128")
     assert result.sizes.parameters / 1e9 == pytest.approx(billions, rel=0.01)
     assert (sum(result.sizes.active) + result.sizes.outside) / 1e9 == pytest.approx(active, rel=0.05)
 
@@ -76,5 +76,5 @@ def test_a_mistake_is_named(overrides, said):
 
 def test_the_tool_says_so_in_one_line():
     tool = [sys.executable, "tools/plan.py", "nowhere.yaml"]
-    done = subprocess.run(tool, capture_output=True, text=True, timeout=120, check=False, cwd=Path(__file__).parents[3])
+    done = subprocess.run(tool, capture_output=True, text=True, timeout=400, check=False, cwd=Path(__file__).parents[3])
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: nowhere.yaml: no such file")
