@@ -74,7 +74,7 @@ def _several(processes: str) -> bool:
 def agree(error: SpecError | None) -> None:
     """Raise on every rank the first rank's error, if any: one that stops alone leaves the others waiting for it.
 
-    The error has `agreed` set, so that it is told once.
+    The error has `agreed` set, so that it is told once; where rank 0 has none, it names the rank.
     """
     if not dist.is_initialized():
         if error is not None:
@@ -82,11 +82,12 @@ def agree(error: SpecError | None) -> None:
         return
     errors: list[tuple[type[SpecError], str] | None] = [None] * dist.get_world_size()
     dist.all_gather_object(errors, (type(error), str(error)) if error else None)
-    found = next((pair for pair in errors if pair), None)
-    if found is not None:
-        agreed = found[0](found[1])
-        agreed.agreed = True
-        raise agreed from error
+    for rank, found in enumerate(errors):
+        if found is not None:
+            kind, message = found
+            agreed = kind(f"rank {rank}: {message}" if rank else message)
+            agreed.agreed = True
+            raise agreed from error
 
 
 def together(work: Callable[[], T]) -> T:

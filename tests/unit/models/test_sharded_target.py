@@ -82,7 +82,7 @@ def every_rank_hears_of_it(folder):
     path = folder / ("damaged" if dist.get_rank() == 1 else "whole")
     with pytest.raises(BadInput, match="model.safetensors: cut short") as error:
         FrozenTarget.load(path, shard="world")
-    assert str(error.value).startswith("rank 1: ") == (dist.get_rank() != 1)
+    assert str(error.value).startswith("rank 1: ")
     (folder / f"heard-{dist.get_rank()}").touch()
 
 
