@@ -81,16 +81,16 @@ class Workflow:
         ran = [node["name"] for node in self.nodes() if node["type"] == "Pod" and node["phase"] != "Omitted"]
         return {re.split(r"[(\[.]", name.removeprefix(prefix))[0] for name in ran if name.startswith(prefix)}
 
-    def pods(self, step: str) -> list[str]:
-        """Names of the running pods of a step."""
+    def pods(self, step: str) -> dict[str, str]:
+        """The running pods of a step: uid to name, which a pod that is made again may have too."""
         found = get("pods", f"--selector=workflows.argoproj.io/workflow={self.name}")["items"]
-        return [
-            pod["metadata"]["name"]
+        return {
+            pod["metadata"]["uid"]: pod["metadata"]["name"]
             for pod in found
             if f".{step}" in pod["metadata"]["annotations"]["workflows.argoproj.io/node-name"]
             and pod["status"]["phase"] == "Running"
             and "deletionTimestamp" not in pod["metadata"]
-        ]
+        }
 
     def made(self) -> list[str]:
         """Deployments, services and training jobs that it made and that are still there, and their pods."""

@@ -38,10 +38,10 @@ def deleted(pod: str) -> None:
 
 def test_a_filter_pod_is_deleted(workflow: Workflow) -> None:
     until("both shards have answers", in_store(lambda run: len(folders_present(run)) == 2), 600)
-    victim, other = workflow.pods("filter(0:")[0], workflow.pods("filter(1:")[0]
-    deleted(victim)
-    until("another pod took its place", lambda: set(workflow.pods("filter(0:")) - {victim}, 120)
-    assert workflow.pods("filter(1:") == [other]
+    victim, other = workflow.pods("filter(0:"), workflow.pods("filter(1:")
+    deleted(*victim.values())
+    until("another pod took its place", lambda: workflow.pods("filter(0:").keys() - victim, 120)
+    assert workflow.pods("filter(1:") == other
 
 
 def test_the_server_is_killed(workflow: Workflow) -> None:
@@ -74,9 +74,9 @@ def test_a_trainer_is_deleted(workflow: Workflow) -> None:
 
 
 def test_the_follower_is_deleted(workflow: Workflow) -> None:
-    victim = until("it follows", lambda: workflow.pods("again[1].follow"), 120)[0]
-    deleted(victim)
-    until("another one follows", lambda: set(workflow.pods("again[1].follow")) - {victim}, 120)
+    victim = until("it follows", lambda: workflow.pods("again[1].follow"), 120)
+    deleted(*victim.values())
+    until("another one follows", lambda: workflow.pods("again[1].follow").keys() - victim, 120)
     assert jobs(workflow) == [f"{workflow.name}-train-1", f"{workflow.name}-train-2"]
 
 
