@@ -25,7 +25,7 @@ def filtering(request: pytest.FixtureRequest) -> Workflow:
 def test_stopped_and_submitted_again(filtering: Workflow) -> None:
     argo("stop", filtering.name)
     assert filtering.wait(300) == "Failed"
-    assert "stopped by hand" in filtering.message
+    assert "Stop" in filtering.message, filtering.message
     assert filtering.made() == []
     run = filtering.name.split("-")[2]
     again = submit(f"stop-{run}", filter_options=f"--keep-truncated --limit {ROWS}")
