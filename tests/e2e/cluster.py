@@ -20,6 +20,7 @@ from spec.storage import Store, open_store
 
 NAMESPACE = "sgl-spec"
 BUCKET = "sgl-spec"
+SESSION = f"e2e/{int(time.time())}"  # the runs of these tests; what they begin with is in e2e/ itself
 OVER = ("Succeeded", "Failed", "Error")
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -109,7 +110,7 @@ class Workflow:
 
 
 def submit(run: str, **parameters: str) -> Workflow:
-    """Submit tiny.yaml for the run e2e/RUN; `min_accept_length="2"` sets the parameter min-accept-length."""
+    """Submit tiny.yaml for a run of this session; `min_accept_length="2"` sets the parameter min-accept-length."""
     chosen = {"run": url(run, "run"), "destination": url(run, "drafts")}
     chosen |= {name.replace("_", "-"): value for name, value in parameters.items()}
     words = [word for name, value in chosen.items() for word in ("--parameter", f"{name}={value}")]
@@ -119,7 +120,7 @@ def submit(run: str, **parameters: str) -> Workflow:
 
 
 def url(run: str, part: str) -> str:
-    return f"s3://{BUCKET}/e2e/{run}/{part}"
+    return f"s3://{BUCKET}/{SESSION}/{run}/{part}"
 
 
 def credentials() -> dict[str, str]:
@@ -128,8 +129,8 @@ def credentials() -> dict[str, str]:
 
 
 @contextmanager
-def bucket() -> Iterator[Store]:
-    """s3://sgl-spec/e2e of the cluster, through a port forwarded for as long as the block."""
+def bucket(prefix: str = SESSION) -> Iterator[Store]:
+    """The cluster's s3://sgl-spec/PREFIX, through a port forwarded for as long as the block."""
     port = serving.free_port()
     command = ["kubectl", "--namespace", "object-store", "port-forward", "service/s3", f"{port}:7070"]
     forward = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -137,7 +138,7 @@ def bucket() -> Iterator[Store]:
     settings = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_REGION": "us-east-1", **credentials()}
     os.environ.update(settings)
     try:
-        yield open_store(f"s3://{BUCKET}/e2e")
+        yield open_store(f"s3://{BUCKET}/{prefix}")
     finally:
         forward.terminate()
         forward.wait()

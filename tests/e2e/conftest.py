@@ -19,7 +19,7 @@ _rows: list[tuple[str, str, float, str]] = []
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The Secret of the namespace, the bucket, and what the runs begin with."""
     make_secret()
-    with bucket() as store:
+    with bucket("e2e") as store:
         make_bucket()
         inputs.upload(store, tmp_path_factory.mktemp("inputs"))
 

@@ -9,7 +9,7 @@ import pytest
 from spec.conversations.shards import find_shards, read_rows
 from spec.drafts.publish import fetch
 from spec.storage.markers import Marker, read_marker
-from tests.e2e.cluster import BUCKET, Workflow, bucket, submit
+from tests.e2e.cluster import Workflow, bucket, submit, url
 
 RUN = "good"
 Record = Callable[[str, object], None]
@@ -27,7 +27,7 @@ def test_a_run_ends_with_a_published_draft(workflow: Workflow, tmp_path: Path, r
     steps = ", ".join(f"{step} {taken:.0f} s" for step, taken in seconds.items())
     record_property("steps", f"{steps}; pods {sum(seconds.values()):.0f} s of {time.monotonic() - begun:.0f} s")
     with bucket():
-        draft = fetch(f"s3://{BUCKET}/e2e/{RUN}/drafts", tmp_path / "draft", say=lambda line: None)
+        draft = fetch(url(RUN, "drafts"), tmp_path / "draft", say=lambda line: None)
     assert draft.files
 
 
@@ -63,7 +63,7 @@ def test_the_same_run_again_does_only_what_is_missing(workflow: Workflow) -> Non
 
 
 def test_a_draft_below_the_bar_is_not_published_and_the_message_says_why(workflow: Workflow) -> None:
-    refused = submit(RUN, min_accept_length="9", destination=f"s3://{BUCKET}/e2e/{RUN}/refused")
+    refused = submit(RUN, min_accept_length="9", destination=url(RUN, "refused"))
     assert refused.wait(600) == "Failed"
     assert "below 9" in refused.message, refused.message
     with bucket() as store:
