@@ -1,0 +1,68 @@
+"""Families beside Llama in the real SGLang server on CPU: the tokens and the kept drafts of an offline run, exactly.
+
+Llama 4 is a dense one without query norms, which is what the CPU server knows of it. What test_thread.py shows of every
+step is not shown again: the draft is trained on the spot.
+"""
+
+import pytest
+import torch
+
+from spec import serving
+from spec.drafts import verify
+from spec.drafts.evaluation.prompts import stop_tokens
+from spec.drafts.evaluation.server import SglangServer
+from spec.drafts.evaluation.speculation import CachedTarget, greedy, speculate
+from spec.drafts.export import export
+from spec.drafts.inference import InferenceDraft
+from spec.models.target import FrozenTarget
+from spec.storage import open_store
+from tests import tiny_drafts
+from tests.tiny_models import save_tiny_target
+
+STEPS, TOKENS, PROMPTS, CONTEXT = 3, 24, 6, 512
+
+pytestmark = pytest.mark.server
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides", "environment"),
+    [("qwen3", {}, {}), ("llama4_dense", {"use_qk_norm": False}, {"SGLANG_ON_CPU_LLAMA4": "1"})],
+    ids=["qwen3", "llama4"],
+)
+def test_the_server_says_and_keeps_what_an_offline_run_does(tmp_path, family, overrides, environment):
+    path = save_tiny_target(family, tmp_path / "target", **overrides)
+    trained = FrozenTarget.load(path, dtype=torch.float32)
+    draft = tiny_drafts.random_draft(trained)
+    prompts, stop = tiny_drafts.prompts(PROMPTS), stop_tokens(path)
+    tiny_drafts.train(draft, trained, prompts[: PROMPTS // 2], steps=60, length=TOKENS)  # the others it has never seen
+    facts = verify.target_facts(path)
+    store = open_store(tmp_path / "draft")
+    export(draft, store, target=facts, dtype="float32", context_length=CONTEXT, inputs={}, lineage={})
+    verify.verify(tmp_path / "draft", path, context_length=CONTEXT)
+
+    reader, offline = CachedTarget(trained), InferenceDraft.load(tmp_path / "draft")
+    expected = [speculate(reader, offline, prompt, steps=STEPS, max_new_tokens=TOKENS, stop=stop) for prompt in prompts]
+    assert [answer.tokens for answer in expected] == [
+        greedy(reader, prompt, max_new_tokens=TOKENS, stop=stop) for prompt in prompts
+    ]
+    flags = ("--context-length", str(CONTEXT))
+    with serving.sglang_on_cpu(
+        path, tmp_path / "draft", log=tmp_path / "server.log", flags=flags, environment=environment
+    ) as url:
+        said = SglangServer(url).answer(prompts, max_new_tokens=TOKENS, stop=stop, concurrency=3).answers
+    assert [answer.tokens for answer in said] == [answer.tokens for answer in expected]
+    for answer, its in zip(said, expected, strict=True):
+        kept = [its.kept.count(count) for count in range(STEPS + 1)]
+        assert answer.histogram + [0] * (STEPS + 1 - len(answer.histogram)) == kept
+    assert any(count for its in expected for count in its.kept), "no draft was kept, so nothing was shown"
+
+
+def test_the_server_serves_a_mixture_of_experts(tmp_path):
+    """Without a draft: its own classes load the experts and answer as transformers does."""
+    path = save_tiny_target("qwen3_moe", tmp_path / "target")
+    reader = CachedTarget(FrozenTarget.load(path, dtype=torch.float32))
+    prompts, stop = tiny_drafts.prompts(3), stop_tokens(path)
+    with serving.sglang_on_cpu(path, log=tmp_path / "server.log") as url:
+        said = SglangServer(url).answer(prompts, max_new_tokens=12, stop=stop, concurrency=3).answers
+    wanted = [greedy(reader, prompt, max_new_tokens=12, stop=stop) for prompt in prompts]
+    assert [answer.tokens for answer in said] == wanted
