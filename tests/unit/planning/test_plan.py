@@ -49,7 +49,7 @@ def test_memory_and_time_move_the_way_they_must():
     longer, _ = planned("llama3/8B_eagle", "activation_checkpointing=true", "max_length=4096")
     assert base.peak < longer.peak < 2 * base.peak and longer.step_seconds > base.step_seconds
     two = plan(cfg, base.sizes, Machines(2, 8))
-    assert two.peak < base.peak and 1.5 < two.tokens_per_second / base.tokens_per_second < 2
+    assert two.peak < base.peak and 1 < two.tokens_per_second / base.tokens_per_second < 2
 
 
 def test_a_directory_of_a_target_gives_its_own_sizes(tmp_path):
