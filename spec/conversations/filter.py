@@ -14,7 +14,6 @@ from typing import Any
 from spec.conversations.ids import RowIndex, Shard, content_hash
 from spec.conversations.lineage import read_run, record_run
 from spec.conversations.parts import Parts, open_parts
-from spec.conversations.progress import FilterProgress
 from spec.conversations.regenerate import Question, answer_all
 from spec.conversations.results import Results
 from spec.conversations.rows import conversation_in
@@ -22,6 +21,7 @@ from spec.conversations.server import Server
 from spec.conversations.shards import MARKER, folder_of, folders_present
 from spec.conversations.sources import Source
 from spec.errors import BadInput, Stopped
+from spec.progress import RowProgress
 from spec.storage import Store
 from spec.storage.markers import Marker, digest_of, find_marker, write_marker
 
@@ -89,10 +89,12 @@ async def _answer_shard(
     before, started = counts["rows"], time.monotonic()
     total = None if source.total is None else round(source.total / shard.of)
 
-    with FilterProgress(total, rows_before=before) as progress:
+    with RowProgress("filter", total, rows_before=before) as progress:
 
         async def show() -> None:
-            progress.update(counts["rows"], counts["completion_tokens"], server.in_flight, results.rejects)
+            progress.update(
+                counts["rows"], counts["completion_tokens"], rejects=results.rejects, in_flight=server.in_flight
+            )
 
         try:
             async with asyncio.TaskGroup() as beside:
