@@ -28,12 +28,13 @@ def main(
     timed: Annotated[int, Option(min=0, help="Steps timed in each process, after a first.")] = 2,
     threads: Annotated[int | None, Option(min=1, help="Default: one a core.")] = None,
     conversations: Annotated[int, Option(min=64, help="Of the preparation.")] = 5000,
+    longest: Annotated[int, Option(min=1024, help="Tokens a row that the growth goes up to.")] = 8192,
     output: Annotated[Path, Option(help="Where results.json and growth.png go.")] = HERE,
 ) -> None:
     """Measure, print tables, write results.json and growth.png."""
     if unknown := set(only or ()) - set(SECTIONS):
         raise BadInput(f"--only {min(unknown)}: the sections are {', '.join(SECTIONS)}")
-    effort = Effort(rounds, timed, threads or len(os.sched_getaffinity(0)), conversations)
+    effort = Effort(rounds, timed, threads or len(os.sched_getaffinity(0)), conversations, longest)
     file = output / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     for name in only or SECTIONS:

@@ -23,6 +23,7 @@ class Effort:
     timed: int  # steps timed in each process
     threads: int
     conversations: int  # of the preparation
+    longest: int  # of the growth's lengths
 
 
 def step(effort: Effort) -> Json:
@@ -39,18 +40,19 @@ def growth(effort: Effort) -> Json:
     """Time and memory by length. The plain step is left out where it is likely not to fit this machine."""
     lengths: dict[str, Json] = {}
     plain_memory = 0.0
-    for length in LENGTHS:
+    measured = tuple(length for length in LENGTHS if length <= effort.longest)
+    for length in measured:
         fits = 3 * plain_memory < available()  # twice the length takes it two to four times the memory
         if not fits:
             console.print(f"the plain step at {length} tokens may not fit {available() / 2**30:.0f} GiB: left out")
         found = _compared(Work(length=length), ("fast", "plain") if fits else ("fast",), effort)
         lengths[str(length)] = found
         plain_memory = found["contenders"]["plain"]["memory"]["median"] if fits else math.inf
-    memory = [lengths[str(length)]["contenders"]["fast"]["memory"]["median"] for length in LENGTHS]
+    memory = [lengths[str(length)]["contenders"]["fast"]["memory"]["median"] for length in measured]
     return {
         "lengths": lengths,
-        "memory_exponent": _slope(LENGTHS, memory),
-        "memory_exponent_last_doubling": _slope(LENGTHS[-2:], memory[-2:]),
+        "memory_exponent": _slope(measured, memory),
+        "memory_exponent_last_doubling": _slope(measured[-2:], memory[-2:]),
     }
 
 

@@ -1,11 +1,13 @@
 """The figures as tables."""
 
+import sys
+
 from rich.console import Console
 from rich.table import Table
 
 from bench.rounds import Json
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 150)
 
 
 def show(results: Json) -> None:
