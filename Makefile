@@ -31,7 +31,7 @@ demo: install  ## Real prompts and a real model in, a proven and published draft
 test: install test-unit test-server  ## All tests that need no cluster (under 15 minutes)
 
 test-unit: install  ## The fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit
 
 test-server: install  ## From answers to an exported draft in the real SGLang server, on CPU
 	$(BIN)/python -m pytest -q tests/integration
