@@ -67,6 +67,6 @@ def test_a_rank_never_holds_more_than_its_share_and_two_layers(path, tmp_path, w
         rank.start()
     for peak, layers, outside in [results.get(timeout=240) for _ in ranks]:
         share, layer = layers / world + outside, layers / LAYERS
-        assert peak < share + 2 * layer + SLACK, (peak / 1e6, share / 1e6, layer / 1e6)
+        assert share * 0.9 < peak < share + 2 * layer + SLACK, (peak / 1e6, share / 1e6, layer / 1e6)
     for rank in ranks:
         rank.join()
