@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 FAMILIES = ("llama", "llama4", "llama4_dense", "qwen3", "qwen3_moe")
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+PRINTABLE = 94  # the first ids are the characters from ! to ~
 VOCAB_SIZE = 320  # 256 bytes, three special tokens, and ids that no text uses
 
 CHAT_TEMPLATE = (
@@ -86,6 +88,22 @@ def save_tiny_target(family: str, folder: Path, *, seed: int = 0, **overrides: A
     """Save `tiny_target` and its tokenizer below `folder`, as fp32 safetensors; returns the folder."""
     tiny_target(family, seed=seed, **overrides).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_learnable_target(folder: Path) -> Path:
+    """A Llama with something to learn: each token follows mostly, not always, from the one before.
+
+    It says printable characters alone, so that its answers read back as the tokens they were.
+    """
+    save_tiny_target("llama", folder, tie_word_embeddings=False)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][PRINTABLE:] = 0.0
+    weights["model.embed_tokens.weight"] *= 4
+    for name in weights:
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weights[name] *= 0.05
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 

@@ -2,17 +2,14 @@
 
 from pathlib import Path
 
-from spec.drafts.layout import MARKER
-from spec.errors import BadInput
+from spec.drafts.layout import exported
 from spec.storage import open_store
-from spec.storage.markers import Marker, fetch, read_marker
+from spec.storage.markers import Marker, fetch
 
 
 def stage_draft(url: str, folder: Path) -> Marker:
-    """Bring RUN/draft into `folder`, every SHA-256 verified; returns its marker."""
+    """Bring RUN/draft into `folder`, every SHA-256 verified; returns its marker. `BadInput` where there is no draft."""
     store = open_store(url)
-    marker = read_marker(store, MARKER)
-    if marker is None:
-        raise BadInput(f"{store.url}: no draft here ({MARKER} is missing); run tools/extract_draft_model.py")
+    marker = exported(store)
     fetch(store, marker, folder)
     return marker

@@ -5,6 +5,10 @@ Imports no torch: the machine that publishes a draft has none.
 
 from typing import Any
 
+from spec.errors import BadInput
+from spec.storage import Store
+from spec.storage.markers import Marker, read_marker
+
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 MARKER = "draft.json"
@@ -20,6 +24,14 @@ VOCABULARY_MAP = ("d2t", "t2d")  # the only tensors that are no weights
 # A draft serves contexts up to its max_position_embeddings. Without a wish for more, no further than this: the rotary
 # table that a server builds grows with it, and Llama 4 Scout's config says 10M.
 LONGEST_CONTEXT = 131072
+
+
+def exported(draft: Store) -> Marker:
+    """The marker of the draft that `draft` holds, whose files it vouches for; `BadInput` if there is none."""
+    marker = read_marker(draft, MARKER)
+    if marker is None:
+        raise BadInput(f"{draft.url}: no draft here ({MARKER} is missing); run tools/extract_draft_model.py")
+    return marker
 
 
 def default_context(target_positions: int) -> int:

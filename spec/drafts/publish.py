@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spec.drafts import card, report
 from spec.drafts.evidence import REPORT, gather
-from spec.drafts.layout import MARKER
+from spec.drafts.layout import MARKER, exported
 from spec.drafts.verify import verify_files
 from spec.errors import BadInput, BelowBar
 from spec.storage import Store, versions
@@ -23,9 +23,7 @@ def publish(run: Store, destination: str, *, without_report: bool = False, say: 
     missed the bar; `without_report` publishes without asking for one.
     """
     draft = run.at("draft")
-    marker = read_marker(draft, MARKER)
-    if marker is None:
-        raise BadInput(f"{draft.url}: no draft here ({MARKER} is missing); run tools/extract_draft_model.py")
+    marker = exported(draft)
     if not without_report:
         require_passing_report(run, marker)
     with tempfile.TemporaryDirectory(prefix="publish-draft-") as scratch:

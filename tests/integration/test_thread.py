@@ -13,11 +13,10 @@ from safetensors.torch import load_file, save_file
 from spec import serving
 from spec.storage import open_store
 from spec.storage.markers import read_marker
-from tests.tiny_models import save_tiny_target
+from tests.tiny_models import save_learnable_target
 
 ROOT = Path(__file__).parents[2]
 PROMPTS, HELD_OUT, TOKENS = 40, 8, 32
-PRINTABLE = 94  # the tokenizer's first ids are the characters from ! to ~
 
 pytestmark = pytest.mark.server
 
@@ -36,19 +35,7 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory) -> Path:
-    """A random target with something to learn: each token follows mostly, not always, from the one before.
-
-    It says printable characters alone, so that its answers read back as the tokens they were.
-    """
-    folder = save_tiny_target("llama", tmp_path_factory.mktemp("target"), tie_word_embeddings=False)
-    weights = load_file(folder / "model.safetensors")
-    weights["lm_head.weight"][PRINTABLE:] = 0.0
-    weights["model.embed_tokens.weight"] *= 4
-    for name in weights:
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            weights[name] *= 0.05
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+    return save_learnable_target(tmp_path_factory.mktemp("target"))
 
 
 @pytest.fixture(scope="module")

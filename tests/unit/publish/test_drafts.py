@@ -52,16 +52,6 @@ def run(tmp_path: Path):
     return make_run(tmp_path / "run")
 
 
-@pytest.fixture(params=["directory", "s3", "hub"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "directory":
-        return str(tmp_path / "published")
-    if request.param == "s3":
-        return f"s3://{request.getfixturevalue('bucket')}/drafts"
-    request.getfixturevalue("hub")
-    return "hf://ORG/NAME"
-
-
 def test_a_proven_draft_is_published_with_its_evidence_and_fetched(run, place: str, tmp_path: Path):
     publish(run, place, say=quiet)
     fetch(place, tmp_path / "here", say=quiet)

@@ -13,16 +13,6 @@ from spec.storage.versions import MANIFEST, Manifest, fetch, publish
 from tests.hub import Hub
 
 
-@pytest.fixture(params=["directory", "s3", "hub"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "directory":
-        return str(tmp_path / "published")
-    if request.param == "s3":
-        return f"s3://{request.getfixturevalue('bucket')}/drafts"
-    request.getfixturevalue("hub")
-    return "hf://ORG/NAME"
-
-
 @pytest.fixture
 def said() -> list[str]:
     return []
