@@ -41,4 +41,4 @@ submit:  ## argo submit WORKFLOW, and watch it
 e2e: OVERLAY = local
 e2e: IMAGES = tools trainer server-cpu
 e2e: install image-tools image-trainer image-server-cpu load-images deploy  ## The whole pipeline and its faults on the cluster of KUBECONFIG
-	$(BIN)/python -m pytest -q --timeout 3600 tests/e2e
+	$(BIN)/python -m pytest -v --timeout 3600 tests/e2e
