@@ -9,6 +9,7 @@ BUILDER ?= $(firstword $(foreach name,docker podman buildah,$(if $(shell $(name)
 # How an image gets to the nodes: kind load docker-image, k3d image import, or, to a registry, docker push.
 LOAD ?= kind load docker-image
 
+.NOTPARALLEL:
 .PHONY: validate kustomize build-images load-images deploy submit e2e
 
 validate: install kustomize  ## Check every manifest, workflow and Containerfile; needs no cluster
