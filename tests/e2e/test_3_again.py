@@ -46,7 +46,8 @@ def test_stopped_nothing_of_it_is_left(interrupted: dict[str, Workflow], resumed
     stopped = interrupted["stop"]
     assert stopped.phase == "Failed"
     assert "Stop" in stopped.message, stopped.message
-    assert stopped.made() == [] and stopped.pods() == {}
+    assert stopped.made() == []
+    until("its last pod ends", lambda: not stopped.pods(), 60)
 
 
 def test_terminated_nothing_of_it_is_left(interrupted: dict[str, Workflow]) -> None:

@@ -13,7 +13,7 @@ Found = Iterator[tuple[str, str]]  # (where, message)
 # refused or evicted before its container ended.
 RETRIES = {
     "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) in [-1, 75, 143]",
-    "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) in [-1, 143]",  # 75 is the end of a watcher's own patience
+    "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) in [-1, 143]",  # a watcher's 75 ends its patience
 }
 _CREDENTIAL = re.compile(r"(secret|token(?!s)|password|passwd|credential|api-?key|access-?key)", re.I)
 
