@@ -112,6 +112,11 @@ def _check_values(cfg: DictConfig) -> None:
     for name in ("packed", "activation_checkpointing", "compile", "cache_features", "overwrite"):
         if not isinstance(cfg[name], bool):
             raise BadInput(f"config: {name}={cfg[name]!r}; it is true or false")
+    if cfg.cache_features and cfg.target_shard != "none":
+        raise BadInput(
+            f"config: cache_features=true with target_shard={cfg.target_shard}: a rank that remembers a batch would "
+            "leave the others waiting for its share of the target; set target_shard=none or cache_features=false"
+        )
     if not isinstance(cfg.decay, int | float) or not 0 < cfg.decay <= 1:
         raise BadInput(f"config: decay={cfg.decay!r}; it lies above 0 and up to 1")
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:

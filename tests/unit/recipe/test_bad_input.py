@@ -117,6 +117,7 @@ def test_a_target_without_weights(run, target, tmp_path):
         ({"packed": "yes"}, "packed='yes'"),
         ({"run_dir": "???"}, "run_dir is not set"),
         ({"device": "tpu"}, "device='tpu'"),
+        ({"cache_features": True, "target_shard": "node"}, "set target_shard=none or cache_features=false"),
         ({"clip_grad_norm": -1}, "clip_grad_norm=-1"),
         ({"timeout_minutes": "soon"}, "timeout_minutes='soon'"),
     ],
