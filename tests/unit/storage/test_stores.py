@@ -131,6 +131,11 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path):
         writer.join()
 
 
+def test_a_place_where_no_directory_can_be_made_is_named():
+    with pytest.raises(BadInput, match="/proc/run: no directory can be made there"):
+        open_store("/proc/run").write("a", b"")
+
+
 def test_a_file_in_a_folders_place_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="file: a file, where"):
