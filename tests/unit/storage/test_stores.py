@@ -287,6 +287,25 @@ def test_a_stores_answers_are_told_apart(bucket: str, code: str, status: int, se
         store.write("a", b"1")
 
 
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        ("AccessDenied", "use credentials that may, or another bucket"),
+        ("NoSuchBucket", "create it, or correct its name"),
+        ("ExpiredToken", "check the credentials"),
+    ],
+)
+def test_what_lasts_comes_with_what_to_do(bucket: str, code: str, advice: str):
+    store = open_store(f"s3://{bucket}/run")
+
+    def refuse(**_):
+        raise ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "PutObject")
+
+    store._client.meta.events.register("before-call.s3", refuse)
+    with pytest.raises(BadInput, match=f"{code}.*; {advice}"):
+        store.write("a", b"1")
+
+
 def test_checksums_follow_the_standard_knob(bucket: str, monkeypatch: pytest.MonkeyPatch):
     def headers_of_a_write() -> list[str]:
         store = open_store(f"s3://{bucket}/run")
