@@ -16,7 +16,7 @@ _QUIET_SECONDS = 5.0  # between two JSON lines
 class RowProgress:
     """Shows the rows of a step; `total` is known, an estimate, or None. Call `update` about once a second or more."""
 
-    def __init__(self, step: str, total: int | None, *, rows_before: int = 0):
+    def __init__(self, step: str, total: int | None, *, rows_before: int = 0, tokens_before: int = 0):
         self._total = total
         self._terminal = sys.stderr.isatty()
         columns = (
@@ -28,7 +28,7 @@ class RowProgress:
         )
         self._bar = Progress(*columns, console=Console(stderr=True), disable=not self._terminal)
         self._task = self._bar.add_task(step, total=total, completed=rows_before, rates="")
-        self._seen: deque[tuple[float, int, int]] = deque()  # (time, rows, tokens)
+        self._seen = deque([(time.monotonic(), rows_before, tokens_before)])
         self._printed_at = 0.0
 
     def __enter__(self) -> "RowProgress":

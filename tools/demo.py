@@ -48,7 +48,7 @@ def main(
     if done := find_marker(store, MARKER, "demo", settings, {}):
         return show(done.facts, f"already done: {store.url}")
     inputs = run.parent / "demo-inputs"
-    model = inputs / "model"
+    model = inputs / "SmolLM2-135M-Instruct"  # as demo_inputs.py calls it: the card of the draft says so
     logs = run / "logs"
     step("inputs", "tools/demo_inputs.py", inputs)
     evaluate = ["tools/evaluate_draft.py", run, "--target", model, "--prompts", HELD_OUT]
