@@ -9,6 +9,7 @@ BUILDER ?= $(firstword $(foreach name,docker podman buildah,$(if $(shell $(name)
 # How an image gets to the nodes: kind load docker-image, k3d image import, or, to a registry, docker push.
 LOAD ?= kind load docker-image
 
+.NOTPARALLEL:
 .PHONY: validate kustomize build-images load-images deploy submit e2e
 
 validate: install kustomize  ## Check every manifest, workflow and Containerfile; needs no cluster
@@ -41,4 +42,4 @@ submit:  ## argo submit WORKFLOW, and watch it
 e2e: OVERLAY = local
 e2e: IMAGES = tools trainer server-cpu
 e2e: install image-tools image-trainer image-server-cpu load-images deploy  ## The whole pipeline and its faults on the cluster of KUBECONFIG
-	$(BIN)/python -m pytest -q --timeout 3600 tests/e2e
+	$(BIN)/python -m pytest -v --timeout 3600 tests/e2e

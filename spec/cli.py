@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from typer.exceptions import TyperException
 
 from spec.errors import BadInput, PassingFault, SpecError, Stopped
 
@@ -34,7 +35,9 @@ def run(command: Callable[..., Any]) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
     try:
-        app(standalone_mode=True)
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:  # in a box of its own it would be many lines, and a pod's last words are its frame
+        fail(f"{error.format_message()}; --help lists what there is", error.exit_code)
     except SpecError as error:
         fail(str(error), error.exit_code)
     except OSError as error:

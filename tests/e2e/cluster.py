@@ -22,6 +22,7 @@ NAMESPACE = "sgl-spec"
 BUCKET = "sgl-spec"
 SESSION = f"e2e/{int(time.time())}"  # the runs of these tests; what they begin with is in e2e/ itself
 OVER = ("Succeeded", "Failed", "Error")
+POLL = 2.0  # seconds; every look is a process, on the cores that the cluster may have too
 Json = dict[str, Any]
 T = TypeVar("T")
 
@@ -45,36 +46,45 @@ def _run(command: list[str], given: str | None = None) -> str:
     return done.stdout
 
 
-def until(what: str, look: Callable[[], T], seconds: float, poll: float = 1.0) -> T:
-    """`look()` as soon as it is true of something; the test fails after `seconds`."""
+def until(what: str, look: Callable[[], T], seconds: float, of: "Workflow | None" = None) -> T:
+    """`look()` as soon as it is true of something; fails after `seconds`, or once the workflow `of` is over."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(poll)
+        if of is not None:
+            status = of.status()
+            assert status.get("phase") not in OVER, f"{of.name} ended before: {what}: {status.get('message')}"
+        time.sleep(POLL)
     return found
 
 
 @dataclass(frozen=True)
 class Workflow:
     name: str
+    run: str  # its run's folder among those of this session
 
-    def read(self) -> Json:
-        return get("workflow", self.name)
+    def status(self) -> Json:
+        return get("workflow", self.name).get("status") or {}
 
     @property
     def phase(self) -> str:
-        return (self.read().get("status") or {}).get("phase", "")
+        return self.status().get("phase", "")
 
     @property
     def message(self) -> str:
-        return (self.read().get("status") or {}).get("message", "")
+        return self.status().get("message", "")
 
     def wait(self, seconds: float) -> str:
         """Its phase at the end."""
-        return until(f"{self.name} ends", lambda: self.phase if self.phase in OVER else "", seconds, poll=3)
+
+        def end() -> str:
+            phase = self.phase
+            return phase if phase in OVER else ""
+
+        return until(f"{self.name} ends", end, seconds)
 
     def nodes(self) -> list[Json]:
-        return list(((self.read().get("status") or {}).get("nodes") or {}).values())
+        return list((self.status().get("nodes") or {}).values())
 
     def ran(self) -> set[str]:
         """Display names of the steps that had a pod."""
@@ -82,8 +92,8 @@ class Workflow:
         ran = [node["name"] for node in self.nodes() if node["type"] == "Pod" and node["phase"] != "Omitted"]
         return {re.split(r"[(\[.]", name.removeprefix(prefix))[0] for name in ran if name.startswith(prefix)}
 
-    def pods(self, step: str) -> dict[str, str]:
-        """The running pods of a step: uid to name, which a pod that is made again may have too."""
+    def pods(self, step: str = "") -> dict[str, str]:
+        """The running pods of a step, or of all: uid to name, which a pod that is made again may have too."""
         found = get("pods", f"--selector=workflows.argoproj.io/workflow={self.name}")["items"]
         return {
             pod["metadata"]["uid"]: pod["metadata"]["name"]
@@ -92,6 +102,12 @@ class Workflow:
             and pod["status"]["phase"] == "Running"
             and "deletionTimestamp" not in pod["metadata"]
         }
+
+    def replace_pod(self, step: str, seconds: float = 180) -> None:
+        """Delete the step's running pod, and wait until another one runs in its place."""
+        victims = until(f"{step}…) runs", lambda: self.pods(step), seconds, of=self)
+        kubectl("delete", "pod", "--now", *victims.values())
+        until(f"another pod for {step}…)", lambda: self.pods(step).keys() - victims, seconds, of=self)
 
     def made(self) -> list[str]:
         """Deployments, services and training jobs that it made and that are still there, and their pods."""
@@ -115,8 +131,8 @@ def submit(run: str, **parameters: str) -> Workflow:
     chosen |= {name.replace("_", "-"): value for name, value in parameters.items()}
     words = [word for name, value in chosen.items() for word in ("--parameter", f"{name}={value}")]
     file = str(Path(__file__).with_name("tiny.yaml"))
-    name = argo("submit", file, "--output=name", "--name", f"e2e-{run}-{int(time.time()) % 100000}", *words)
-    return Workflow(name.strip().removeprefix("workflow.argoproj.io/"))
+    name = argo("submit", file, "--output=name", "--generate-name", f"e2e-{run}-", *words)
+    return Workflow(name.strip().removeprefix("workflow.argoproj.io/"), run)
 
 
 def url(run: str, part: str) -> str:

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e import inputs
-from tests.e2e.cluster import bucket, credentials, kubectl, make_bucket
+from tests.e2e.cluster import Workflow, bucket, credentials, kubectl, make_bucket, submit
 
 SECRET = "s3-credentials"
-_rows: list[tuple[str, str, float, str]] = []
+GOOD = "good"
+_rows: dict[str, tuple[str, float, str]] = {}  # case -> outcome, seconds with what was set up for it, what it told
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,17 +31,29 @@ def make_secret() -> None:
     kubectl("apply", "--filename=-", given=manifest)
 
 
+@pytest.fixture(scope="session")
+def good(deployed: None) -> Workflow:
+    """The whole pipeline, undisturbed and alone on the cluster."""
+    return submit(GOOD)
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
-    if report.when == "call" or report.failed:
+    before, seconds, told = _rows.get(item.nodeid, ("", 0.0, ""))
+    if report.when == "call" or not report.passed:
         told = "; ".join(str(value) for _, value in item.user_properties)
-        name = item.name.removeprefix("test_").replace("_", " ")
-        _rows.append((name, report.outcome, call.duration, told))
+        before = report.outcome
+    _rows[item.nodeid] = (before, seconds + call.duration, told)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Whatever the outcome, also of a session that was interrupted."""
     terminalreporter.section("case → outcome → time")
-    for name, outcome, seconds, told in _rows:
-        terminalreporter.write_line(f"{name} → {outcome} → {seconds:.0f} s" + (f" ({told})" if told else ""))
+    for case, (outcome, seconds, told) in _rows.items():
+        name = case.rpartition("::test_")[2].replace("_", " ")
+        terminalreporter.write_line(
+            f"{name} → {outcome or 'interrupted'} → {seconds:.0f} s" + (f" ({told})" if told else "")
+        )
+    terminalreporter.write_line(f"all → {sum(seconds for _, seconds, _ in _rows.values()):.0f} s")

@@ -9,9 +9,11 @@ from tests.manifests.pods import ARGO_OWN, containers, pods
 
 Found = Iterator[tuple[str, str]]  # (where, message)
 
-RETRIES = {  # an exit code of 2 or 3 is final; what is retried besides lost pods
-    "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) in [75, 143]",
-    "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) in [143]",  # 75 is the end of a watcher's own patience
+# An exit code of 2 or 3 is final. Retried besides deleted pods (Error): -1, a pod without an exit code, which its node
+# refused or evicted before its container ended.
+RETRIES = {
+    "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) in [-1, 75, 143]",
+    "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) in [-1, 143]",  # a watcher's 75 ends its patience
 }
 _CREDENTIAL = re.compile(r"(secret|token(?!s)|password|passwd|credential|api-?key|access-?key)", re.I)
 

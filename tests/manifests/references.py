@@ -62,6 +62,8 @@ def config_map(world: World) -> Found:
         for variable in container.get("env") or []:
             yield from _key_exists(world, where, (variable.get("valueFrom") or {}).get("configMapKeyRef"))
     for owner in world.objects:
+        if repository := workflow_spec(owner).get("artifactRepositoryRef"):
+            yield from _key_exists(world, _name(owner), {"name": repository["configMap"], "key": repository["key"]})
         for parameter in _declared(workflow_spec(owner).get("arguments")):
             reference = (parameter.get("valueFrom") or {}).get("configMapKeyRef")
             yield from _key_exists(world, _name(owner), reference, for_argo=True)

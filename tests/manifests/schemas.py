@@ -223,8 +223,20 @@ class Automated(Strict):
     selfHeal: bool  # noqa: N815
 
 
+class Backoff(Strict):
+    duration: str
+    factor: int
+    maxDuration: str  # noqa: N815
+
+
+class SyncRetry(Strict):
+    limit: int
+    backoff: Backoff
+
+
 class SyncPolicy(Strict):
     automated: Automated
+    retry: SyncRetry
     syncOptions: list[str]  # noqa: N815
 
 
@@ -262,6 +274,7 @@ class SourceReference(Strict):
 class FluxKustomizationSpec(Strict):
     dependsOn: list[Named] = []  # noqa: N815
     interval: str
+    retryInterval: str  # noqa: N815
     path: str
     prune: bool
     sourceRef: SourceReference  # noqa: N815

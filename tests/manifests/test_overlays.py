@@ -10,6 +10,7 @@ from tests.manifests.objects import ROOT, World, build, load
 from tests.manifests.pods import containers, pods
 
 OVERLAYS = sorted(path.parent for path in (ROOT / "manifests" / "overlays").glob("*/kustomization.yaml"))
+GITOPS = ROOT / "manifests" / "gitops"
 COMPONENTS = sorted(path.parent for path in (ROOT / "manifests" / "components").glob("*/kustomization.yaml"))
 WORKFLOWS = sorted(path for path in (ROOT / "workflows").glob("*.yaml") if path.name != "kustomization.yaml")
 DIGEST = "@sha256:"
@@ -19,7 +20,7 @@ def told(world: World) -> list[str]:
     return [": ".join(finding) for finding in judge(world)]
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, GITOPS / "cluster"], ids=lambda path: path.name)
 def test_an_overlay_passes(overlay: Path) -> None:
     assert told(world_of(overlay)) == []
 
@@ -40,7 +41,7 @@ def test_a_component_passes_on_the_base(component: Path, tmp_path_factory: pytes
 
 
 def test_gitops_objects_pass_and_point_to_an_overlay() -> None:
-    objects = [item for path in sorted((ROOT / "manifests/gitops").glob("*.yaml")) for item in load(path.read_text())]
+    objects = [item for path in sorted(GITOPS.glob("*.yaml")) for item in load(path.read_text())]
     assert told(world_of(OVERLAYS[0], objects)) == []
     paths = [item["spec"].get("path") or item["spec"].get("source", {}).get("path") for item in objects]
     for path in filter(None, paths):
@@ -53,11 +54,19 @@ def test_names_and_images_are_rewritten_everywhere() -> None:
     assert told(world) == []
     for item in world.objects:
         assert item["kind"] == "Namespace" or item["metadata"]["name"].startswith("team-a-")
+    _by_tag_and_digest(world)
+    assert {item["kind"] for _, item in world.embedded} == {"Deployment", "Service", "PyTorchJob"}
+
+
+def test_gitops_names_images_by_tag_and_digest() -> None:
+    _by_tag_and_digest(world_of(GITOPS / "cluster"))
+
+
+def _by_tag_and_digest(world: World) -> None:
     images = {
         container["image"] for _, spec, _ in pods(world) for container in containers(spec) if "image" in container
     }
     assert len(images) == 3 and all(DIGEST in image and ":0.1.0@" in image for image in images), images
-    assert {item["kind"] for _, item in world.embedded} == {"Deployment", "Service", "PyTorchJob"}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -11,7 +11,7 @@ TOOL = """
 import errno, os, signal
 from spec import cli, errors
 
-def main(name: str = "x") -> None:
+def main(name: str = "x", count: int = 1) -> None:
     {body}
 
 cli.run(main)
@@ -49,8 +49,15 @@ def test_sigterm_unwinds_and_ends_with_143():
     assert (done.returncode, done.stdout, done.stderr) == (143, "taken back\n", "")
 
 
-def test_an_unknown_option_is_wrong_input():
-    assert run_tool("pass", "--nmae", "y").returncode == 2
+@pytest.mark.parametrize("words", [["--nmae", "y"], ["--name"], ["--count", "two"]])
+def test_wrong_options_are_one_line_that_names_them(words: list[str]):
+    done = run_tool("pass", *words)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and words[0] in done.stderr, done.stderr
+
+
+def test_help_and_a_command_that_returns_end_with_0():
+    assert run_tool("pass").returncode == run_tool("pass", "--help").returncode == 0
 
 
 def test_a_pod_s_last_words_are_the_error(tmp_path, monkeypatch):

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.cluster import Workflow, kubectl, submit, until
+from tests.e2e.cluster import Workflow, bucket, kubectl, submit, until
 from tests.e2e.conftest import SECRET, make_secret
 
 WRONG = {
     "no shards": ({"shards": "0"}, "shards"),
+    "no number of nodes": ({"nodes": "two"}, "nodes"),
     "an unknown model": ({"model": "s3://sgl-spec/e2e/nothing"}, "model"),
     "a bucket that does not exist": ({"destination": "s3://no-such-bucket/drafts"}, "destination"),
     "more GPUs than the quota": ({"nodes": "2", "gpus_per_node": "8"}, "gpus-per-node"),
@@ -34,17 +35,25 @@ def submitted() -> Iterator[dict[str, Workflow]]:
 
 @pytest.mark.parametrize("name", WRONG)
 def test_is_refused(name: str, submitted: dict[str, Workflow]) -> None:
-    workflow = submitted[name]
-    assert workflow.wait(300) == "Failed"
-    assert WRONG[name][1] in workflow.message, workflow.message
-    assert workflow.ran() <= {"preflight"}
+    _refused(submitted[name], WRONG[name][1])
 
 
-def test_a_missing_secret_is_refused() -> None:
+def test_a_missing_secret_is_refused(submitted: dict[str, Workflow]) -> None:
+    for workflow in submitted.values():  # these have need of it
+        workflow.wait(300)
     kubectl("delete", "secret", SECRET)
     try:
         workflow = submit("bad-secret")
-        assert workflow.wait(300) == "Failed"
+        workflow.wait(300)
     finally:
         make_secret()
-    assert SECRET in workflow.message, workflow.message
+    _refused(workflow, SECRET)
+
+
+def _refused(workflow: Workflow, naming: str) -> None:
+    assert workflow.wait(300) == "Failed"
+    assert naming in workflow.message, workflow.message
+    assert workflow.ran() <= {"preflight"}
+    assert workflow.made() == []
+    with bucket() as store:
+        assert store.list(workflow.run) == []
