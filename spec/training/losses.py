@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-# Logits in a chunk: wide products are the fast ones. On CPU more would gain nothing, on a GPU the matrix units are full.
+# Logits in a chunk: wide products are the fast ones. On CPU more gain nothing, on a GPU the matrix units are full.
 CHUNK = {"cpu": 1 << 23, "cuda": 1 << 26}
 
 BLOCK = 256  # logits whose largest is found at once
