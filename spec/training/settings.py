@@ -77,7 +77,7 @@ def complete(given: DictConfig) -> DictConfig:
     known = [str(key) for key in defaults.keys()]  # noqa: SIM118  (`in defaults` leaves out what is still missing)
     for key in given:
         if key not in known:
-            inside = [f"{group}.{key}" for group in _COMPONENTS if key in defaults[group]]
+            inside = [f"{group}.{key!s}" for group in _COMPONENTS if key in defaults[group]]
             hint = f"; did you mean {inside[0]!r}?" if inside else _nearest(str(key), known)
             raise BadInput(f"config: no setting is called {key!r}{hint}")
     _check_shape(given, defaults)
