@@ -1,6 +1,6 @@
 """What the expected-acceptance (LK) objective is worth: accept length after the same training with each objective.
 
-    python3 -m bench.objectives runs/demo runs/demo-inputs/model
+    python3 -m bench.objectives runs/demo runs/demo-inputs/SmolLM2-135M-Instruct
 
 Each trains on the samples of RUN from the same beginning, in the same order and for as many steps, with the demo's
 settings, and is exported and evaluated offline on the same held-out prompts, by the commands of the README.

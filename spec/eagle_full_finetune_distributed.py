@@ -77,7 +77,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.target = FrozenTarget.load(
             cfg.target, dtype=DTYPES[cfg.target_dtype], device=self.device, shard=cfg.target_shard
         )
-        self.features = FeatureCache(self.inputs.scratch) if cfg.cache_features else None
+        self.features = FeatureCache(self.inputs.scratch, self.ranks) if cfg.cache_features else None
         self.draft: Any = self._setup_draft()  # an EagleDraft that fully_shard made an FSDPModule as well
         self.optimizer = config.instantiate(cfg.optimizer, self.draft.parameters())
         if newest:
@@ -170,8 +170,6 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
     def cleanup(self) -> None:
         if self.metrics:
             self.metrics.close()
-        if self.features:
-            self.features.close()
         self.shutdown.close()
         torch.distributed.destroy_process_group()
 

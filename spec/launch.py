@@ -9,6 +9,7 @@ the lone form with the right command, and passes the workers' exit code on.
 
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -32,6 +33,7 @@ def run(recipe: Callable[[], Any]) -> None:
         expected = _expected(error)
         if expected is None:
             raise
+        _let_the_first_tell(expected)
         _tell(expected)
         _end(expected.exit_code)
     _end(0)
@@ -58,6 +60,14 @@ def _expected(error: Exception) -> SpecError | None:
             f"another rank is gone or silent ({line[:160]}); start this again: it goes on from the newest checkpoint"
         )
     return None
+
+
+def _let_the_first_tell(error: SpecError) -> None:
+    """Ranks that have not met cannot agree: a node's first one tells a mistake, then the launcher ends the others."""
+    import torch.distributed as dist
+
+    if isinstance(error, BadInput) and os.environ.get("LOCAL_RANK", "0") != "0" and not dist.is_initialized():
+        time.sleep(60)  # it was not the first one's mistake, if this one is still here then
 
 
 def _tell(error: SpecError) -> None:
@@ -125,6 +135,12 @@ def _end_as_workers(kind: type[BaseException], error: BaseException, trace: Trac
     """The launcher's excepthook: end with what the workers ended with, in one line instead of two tracebacks."""
     if kind.__name__ == "SignalException":  # by name: torch is still being imported when this is set
         _leave("", Stopped.exit_code)
+    if any(base.__name__ == "RendezvousError" for base in kind.__mro__):
+        _leave(
+            f"the nodes did not meet, or one has left ({error}): check --rdzv-endpoint, the same on every node, "
+            "and start this again on all of them",
+            PassingFault.exit_code,
+        )
     if kind.__name__ != "ChildFailedError":
         return sys.__excepthook__(kind, error, trace)
     codes = {failure.exitcode for failure in getattr(error, "failures", {}).values()}

@@ -4,10 +4,12 @@ import json
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.text import Text
 
 _WINDOW = 60.0  # seconds that rates are measured over
 _QUIET_SECONDS = 5.0  # between two JSON lines
@@ -16,7 +18,7 @@ _QUIET_SECONDS = 5.0  # between two JSON lines
 class RowProgress:
     """Shows the rows of a step; `total` is known, an estimate, or None. Call `update` about once a second or more."""
 
-    def __init__(self, step: str, total: int | None, *, rows_before: int = 0):
+    def __init__(self, step: str, total: int | None, *, rows_before: int = 0, tokens_before: int = 0):
         self._total = total
         self._terminal = sys.stderr.isatty()
         columns = (
@@ -24,11 +26,11 @@ class RowProgress:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rates]}", markup=False),
+            TextColumn("{task.fields[left]}"),
         )
-        self._bar = Progress(*columns, console=Console(stderr=True), disable=not self._terminal)
-        self._task = self._bar.add_task(step, total=total, completed=rows_before, rates="")
-        self._seen: deque[tuple[float, int, int]] = deque()  # (time, rows, tokens)
+        self._bar = _Bar(*columns, console=Console(stderr=True), disable=not self._terminal)
+        self._task = self._bar.add_task(step, total=total, completed=rows_before, left="")
+        self._seen = deque([(time.monotonic(), rows_before, tokens_before)])
         self._printed_at = 0.0
 
     def __enter__(self) -> "RowProgress":
@@ -46,8 +48,8 @@ class RowProgress:
         if self._terminal:
             flight = "" if in_flight is None else f"{in_flight} in flight  "
             reasons = ", ".join(f"{name} {count}" for name, count in rejects.items()) or "none"
-            rates = f"{rows_per_s:.1f} rows/s  {tokens_per_s:.0f} tokens/s  {flight}"
-            self._bar.update(self._task, completed=rows, rates=f"{rates}rejects: {reasons}  left: {_clock(left)}")
+            self._bar.below = f"{rows_per_s:.1f} rows/s  {tokens_per_s:.0f} tokens/s  {flight}rejects: {reasons}"
+            self._bar.update(self._task, completed=rows, left=f"left: {_clock(left)}")
         elif now - self._printed_at >= _QUIET_SECONDS:
             self._printed_at = now
             line = {
@@ -68,6 +70,16 @@ class RowProgress:
         then, rows_then, tokens_then = self._seen[0]
         seconds = now - then
         return ((rows - rows_then) / seconds, (tokens - tokens_then) / seconds) if seconds > 0 else (0.0, 0.0)
+
+
+class _Bar(Progress):
+    """With a line of text below the bar: beside it, they would not fit into 80 columns."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.below)
 
 
 def _clock(seconds: float | None) -> str:

@@ -1,5 +1,7 @@
 """A draft of a tiny random target, trained for seconds, until the target accepts some of what it says."""
 
+import copy
+
 import torch
 
 from spec.drafts.evaluation.speculation import CachedTarget, greedy
@@ -37,7 +39,7 @@ def prompts(count: int, *, seed: int = 11) -> list[list[int]]:
 
 def train(draft: EagleDraft, target: FrozenTarget, asked: list[list[int]], *, steps: int, length: int) -> float:
     """Overfit `draft` to the target's own answers to `asked`; returns the last loss. Seconds."""
-    reader = CachedTarget(target)
+    reader = CachedTarget(copy.deepcopy(target))  # it changes the attention of what it reads
     answers = [greedy(reader, prompt, max_new_tokens=length, stop=frozenset()) for prompt in asked]
     said = torch.tensor(answers).flatten().unique()
     others = torch.tensor([token for token in range(draft.config.vocab_size) if token not in said.tolist()])

@@ -109,14 +109,16 @@ def save_learnable_target(folder: Path) -> Path:
 
 def _llama4_config(shape: dict[str, Any], *, moe: bool) -> transformers.Llama4Config:
     # Chunks of 32 tokens and no RoPE in every fourth layer, as in Scout: short tests cross both.
-    text = shape | {
+    layers = shape["num_hidden_layers"]
+    text = {
         "intermediate_size_mlp": 128,
         "num_local_experts": 4,
         "num_experts_per_tok": 1,
-        "moe_layers": list(range(shape["num_hidden_layers"])) if moe else [],
+        "moe_layers": list(range(layers)) if moe else [],
+        "interleave_moe_layer_step": 1 if moe else layers + 1,  # the same for SGLang, which does not read moe_layers
         "attention_chunk_size": 32,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-    }
+    } | shape
     vision = {
         "hidden_size": 32,
         "num_hidden_layers": 1,

@@ -68,12 +68,13 @@ def train(
     context = multiprocessing.get_context("fork")
     files = [logs / f"rank-{rank}.log" for rank in range(ranks)]
     processes = []
+    per_node = ranks_a_node or ranks
     for rank, file in enumerate(files):
         environ = {
             "RANK": rank,
             "WORLD_SIZE": ranks,
-            "LOCAL_RANK": rank % (ranks_a_node or ranks),
-            "LOCAL_WORLD_SIZE": ranks_a_node or ranks,
+            "LOCAL_RANK": rank % per_node,
+            "LOCAL_WORLD_SIZE": min(per_node, ranks - rank // per_node * per_node),  # the last node may have fewer
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
         }

@@ -48,7 +48,7 @@ def main(
     if done := find_marker(store, MARKER, "demo", settings, {}):
         return show(done.facts, f"already done: {store.url}")
     inputs = run.parent / "demo-inputs"
-    model = inputs / "model"
+    model = inputs / "SmolLM2-135M-Instruct"  # as demo_inputs.py calls it: the card of the draft says so
     logs = run / "logs"
     step("inputs", "tools/demo_inputs.py", inputs)
     evaluate = ["tools/evaluate_draft.py", run, "--target", model, "--prompts", HELD_OUT]
@@ -106,9 +106,12 @@ def served_unless(done: bool, model: Path, draft: Path | None, log: Path):
     # A copy of the model on each core beats one copy on all: threads that wait for each other crawl on a busy machine.
     cores = sorted(os.sched_getaffinity(0))[:COPIES]
     environment = {"MAX_RUNNING_REQUESTS": "64", "SGLANG_CPU_OMP_THREADS_BIND": "|".join(map(str, cores))}
-    flags = ("--dp-size", str(len(cores)))
+    flags = ["--dp-size", str(len(cores))]
+    if draft is None:
+        # A prompt that is read alone costs a pass over all weights: new ones wait for a fifth of the running to end.
+        flags += ["--enable-prefill-delayer", "--prefill-delayer-queue-min-ratio", "0.2"]
     port = serving.free_port(30000)
-    return serving.sglang_on_cpu(model, draft, port=port, log=log, flags=flags, environment=environment)
+    return serving.sglang_on_cpu(model, draft, port=port, log=log, flags=tuple(flags), environment=environment)
 
 
 @contextmanager

@@ -15,11 +15,13 @@ import yaml
 from spec import cli
 from spec.errors import BadInput
 
+MODEL = "SmolLM2-135M-Instruct"  # its folder's name too, by which the draft's card and report call it
 
-def main(folder: Annotated[Path, typer.Argument(help="Where to write model/ and prompts.jsonl")]) -> None:
-    """Write FOLDER/model (Hugging Face format, bf16) and FOLDER/prompts.jsonl, unless they are there."""
+
+def main(folder: Annotated[Path, typer.Argument(help="Where to write the model and prompts.jsonl")]) -> None:
+    """Write the model (FOLDER/SmolLM2-135M-Instruct, bf16) and FOLDER/prompts.jsonl, unless they are there."""
     write_prompts(folder / "prompts.jsonl")
-    write_model(folder / "model")
+    write_model(folder / MODEL)
 
 
 def write_prompts(path: Path) -> None:
@@ -61,7 +63,7 @@ def write_model(folder: Path) -> None:
     for path in partial.iterdir():
         path.chmod(0o644)
     os.replace(partial, folder)
-    print(f"{folder}: SmolLM2-135M-Instruct, {sum(p.numel() for p in model.parameters()):,} parameters")
+    print(f"{folder}: {sum(p.numel() for p in model.parameters()):,} parameters")
 
 
 def _package(name: str) -> Path:

@@ -17,7 +17,7 @@ def main(
     run: Annotated[str, Argument(help="The run to bring them into: a directory or s3://BUCKET/PREFIX.")],
     version: Annotated[str | None, Option(help="A version's name; the latest if left out.")] = None,
 ) -> None:
-    """Fetch SOURCE's answers into RUN, every SHA-256 verified; again costs only what is missing."""
+    """Fetch SOURCE's answers into RUN, every SHA-256 verified; again writes only what is missing."""
     store = open_store(run)
     manifest = fetch(source, store, version=version)
     counts = ", ".join(f"{name} {count}" for name, count in read_counts(store).items())

@@ -84,12 +84,15 @@ async def _answer_shard(
 ) -> Marker:
     index = RowIndex()
     results = Results(parts, doubt=_REFUSALS * parallel)
-    results.restore(index)
+    try:
+        results.restore(index)
+    except BadInput as error:
+        raise BadInput(f"{folder.url}: {error}") from error
     counts = results.counts
-    before, started = counts["rows"], time.monotonic()
+    before, tokens_before, started = counts["rows"], counts["completion_tokens"], time.monotonic()
     total = None if source.total is None else round(source.total / shard.of)
 
-    with RowProgress("filter", total, rows_before=before) as progress:
+    with RowProgress("filter", total, rows_before=before, tokens_before=tokens_before) as progress:
 
         async def show() -> None:
             progress.update(

@@ -57,7 +57,7 @@ def publish(run: Store, destination: str, say: Say = print) -> versions.Manifest
 
 
 def fetch(source: str, run: Store, *, version: str | None = None, say: Say = print) -> versions.Manifest:
-    """Bring published answers into `run` as its finished answers. Again costs only the shards that are missing.
+    """Bring published answers into `run` as its finished answers. Again writes only the shards that are missing.
 
     Raises `BadInput` if `run` is already another run.
     """

@@ -31,18 +31,20 @@ async def answer_all(
 
     `questions` is read in a thread of its own. The first error of any part ends the whole (as an `ExceptionGroup`).
     """
-    queue: asyncio.Queue[Question | None] = asyncio.Queue(parallel)
+    queue: asyncio.Queue[Question | None] = asyncio.Queue()
+    room = threading.Semaphore(parallel)  # what bounds the queue
 
     async def work() -> None:
         while (question := await queue.get()) is not None:
+            room.release()
             results.add(await answer_row(question, chat, keep_truncated=keep_truncated))
 
     async with asyncio.TaskGroup() as workers:
         for _ in range(parallel):
             workers.create_task(work())
-        await _read_into(queue, questions)
+        await _read_into(queue, room, questions)
         for _ in range(parallel):
-            await queue.put(None)
+            queue.put_nowait(None)
 
 
 async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = False) -> dict[str, Any]:
@@ -84,8 +86,13 @@ def _check(answer: Answer, keep_truncated: bool) -> None:
         raise Reject("empty", f"{answer.completion_tokens} tokens and no text")
 
 
-async def _read_into(queue: asyncio.Queue[Question | None], questions: Iterator[Question]) -> None:
-    """Drain `questions` into `queue` from a daemon thread: a read that hangs must not keep the process from ending."""
+async def _read_into(
+    queue: asyncio.Queue[Question | None], room: threading.Semaphore, questions: Iterator[Question]
+) -> None:
+    """Drain `questions` into `queue` from a daemon thread: a read that hangs must not keep the process from ending.
+
+    The thread hands over plain calls, never a coroutine: a loop that has ended meanwhile would leave that unawaited.
+    """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 
@@ -97,11 +104,17 @@ async def _read_into(queue: asyncio.Queue[Question | None], questions: Iterator[
         failure: BaseException | None = None
         try:
             for question in questions:
-                asyncio.run_coroutine_threadsafe(queue.put(question), loop).result()
+                room.acquire()
+                if done.done():  # nobody waits for more
+                    return
+                loop.call_soon_threadsafe(queue.put_nowait, question)
         except BaseException as error:  # the other thread's business, whatever it is
             failure = error
         with suppress(RuntimeError):  # the loop is closed: nobody wants to know
             loop.call_soon_threadsafe(finish, failure)
 
     threading.Thread(target=read, name="reader", daemon=True).start()
-    await done
+    try:
+        await done
+    finally:
+        room.release()  # a reader that waits for room ends too

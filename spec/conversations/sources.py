@@ -189,7 +189,7 @@ def _told(name: str) -> Iterator[None]:
         kind = PassingFault if status >= 500 or status == 429 else BadInput
         raise kind(f"{name}: the hub answers {status}: {_line(error)}") from error
     except _NETWORK as error:
-        raise PassingFault(f"{name}: the hub cannot be reached: {_line(error)}") from error
+        raise PassingFault(f"{name}: not a file here, and the hub cannot be reached: {_line(error)}") from error
     except (datasets.exceptions.DatasetsError, pa.ArrowException, FileNotFoundError, ValueError, KeyError) as error:
         raise BadInput(f"{name}: cannot be read: {_line(error)}") from error
 

@@ -18,7 +18,7 @@ def target_mesh(shard: Shard, device_type: str) -> DeviceMesh | None:
     """The ranks that hold one copy of the target together; None where each holds its own.
 
     `node`: torchrun's LOCAL_WORLD_SIZE ranks, so that a layer's all-gather stays on the links inside the node; each
-    node has a copy. Nothing ever has to keep the copies equal: they are frozen.
+    node has a copy. Nothing ever has to keep the copies equal: they are frozen. Every rank calls it.
     """
     if shard not in get_args(Shard):
         raise BadInput(f"target_shard: {shard!r}; it is one of {', '.join(get_args(Shard))}")
@@ -28,8 +28,11 @@ def target_mesh(shard: Shard, device_type: str) -> DeviceMesh | None:
     if shard == "world":
         return init_device_mesh(device_type, (world,), mesh_dim_names=("target",))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    if world % local:
-        raise BadInput(f"{world} ranks do not divide into nodes of {local}: start the same number on every node")
+    sizes: list[int] = [0] * world  # of each rank's node: a rank sees its own alone, and all must make the same mesh
+    dist.all_gather_object(sizes, local)
+    if world % local or len(set(sizes)) > 1:
+        nodes = " and ".join(map(str, sorted(set(sizes))))
+        raise BadInput(f"{world} ranks do not divide into nodes of {nodes}: start the same number on every node")
     return init_device_mesh(device_type, (world // local, local), mesh_dim_names=("node", "target"))["target"]
 
 

@@ -124,7 +124,10 @@ def _bring(source: Source, name: str, store: Store) -> File:
         path = (folder or Path(scratch)) / name
         if not (path.is_file() and path.stat().st_size == source.files[name] and source.is_right(name, path)):
             path.unlink(missing_ok=True)
-            source.download(name, path)
+            try:
+                source.download(name, path)
+            except FileNotFoundError as error:
+                raise BadInput(f"{name}: missing at the source, which lists it; stage that one again") from error
             if path.stat().st_size != source.files[name] or not source.is_right(name, path):
                 path.unlink()
                 raise PassingFault(f"{name}: damaged on its way here or at its source; run this again")

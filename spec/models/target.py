@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
 from transformers import PretrainedConfig, PreTrainedModel
 
 from spec.models.document_attention import chunked
@@ -50,12 +49,12 @@ class FrozenTarget(nn.Module):
         names the file that is missing, cut short, damaged or of another model.
         """
 
-        def empty() -> tuple[FrozenTarget, Family, DeviceMesh | None]:
+        def empty() -> tuple[FrozenTarget, Family]:
             config = read_config(path)
-            target = cls(empty_model(config, family_of(config), dtype))
-            return target, family_of(config), target_mesh(shard, torch.device(device).type)
+            return cls(empty_model(config, family_of(config), dtype)), family_of(config)
 
-        target, family, mesh = together(empty)
+        target, family = together(empty)
+        mesh = together(lambda: target_mesh(shard, torch.device(device).type))  # once all are well: it needs every rank
         if mesh is not None:
             shard_layers(target, target.model.model.layers, mesh)
         together(lambda: fill(target.model, Path(path), family, torch.device(device)))

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from transformers import PretrainedConfig, PreTrainedModel
-from yaml import YAMLError
 
 from spec.errors import BadInput
 from spec.models.draft import DraftConfig, EagleDraft
@@ -92,15 +90,11 @@ class Plan:
 
 def read_plan_config(config: Path, overrides: list[str]) -> tuple[DictConfig, PretrainedConfig]:
     """A config with `key=value` over it, and its target's sizes: of `target=DIR`, or of the JSON file beside it."""
-    if not config.is_file():
-        raise BadInput(f"{config}: no such file; there are spec/configs/*/*.yaml")
     for override in overrides:
         if "=" not in override[1:]:
             raise BadInput(f"{override}: a setting is given as key=value")
-    try:
+    with settings.reading():
         given = OmegaConf.merge(OmegaConf.load(config), OmegaConf.from_dotlist(overrides))
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise BadInput(f"{config}: {str(error).splitlines()[0]}") from error
     assert isinstance(given, DictConfig)
     sizes = given.get("target") or config.with_name(config.stem.removesuffix("_eagle") + ".json")
     cfg = settings.complete(DictConfig({"run_dir": "RUN", "target": str(sizes)} | given))

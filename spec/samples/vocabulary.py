@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from spec.errors import BadInput
 
@@ -21,7 +21,7 @@ class DraftVocabulary(NamedTuple):
     t2d: np.ndarray  # [vocab_size] bool
 
     def save(self, path: Path) -> None:
-        save_file({"d2t": self.d2t, "t2d": self.t2d}, path)
+        path.write_bytes(save({"d2t": self.d2t, "t2d": self.t2d}))  # save_file hides it from other users: mode 0600
 
     @classmethod
     def load(cls, path: Path) -> "DraftVocabulary":

@@ -73,6 +73,8 @@ def _replacing(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise BadInput(f"{target.parent}: a file stands where a directory is needed") from error
+    except FileNotFoundError as error:  # its parents are made: this file system takes none
+        raise BadInput(f"{target.parent}: no directory can be made there; choose another path") from error
     with writing(target):
         handle, name = tempfile.mkstemp(prefix=_PARTIAL, dir=target.parent)
     partial = Path(name)

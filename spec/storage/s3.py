@@ -36,6 +36,11 @@ _PASSING_FAULTS = (
     boto.MetadataRetrievalError,
     Boto3Error,
 )
+_RIGHTS = "use credentials that may, or another bucket"
+_KEYS = "check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE or the role)"
+_ADVICE = {"NoSuchBucket": "create it, or correct its name", "AccessDenied": _RIGHTS, "403": _RIGHTS} | dict.fromkeys(
+    ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"), _KEYS
+)
 # What stores answer that do not know the newer checksums.
 _CHECKSUM_CODES = {"NotImplemented", "InvalidRequest", "InvalidArgument", "InvalidDigest", "XAmzContentSHA256Mismatch"}
 _PARTS = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=64 << 20, max_concurrency=4)
@@ -146,7 +151,7 @@ def _answered(where: str, error: boto.ClientError) -> SpecError | FileNotFoundEr
         return PassingFault(message)
     if code in _CHECKSUM_CODES and "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ:
         message += "; if it knows no CRC checksums, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
-    return BadInput(message)
+    return BadInput(f"{message}; {_ADVICE[code]}" if code in _ADVICE else message)
 
 
 def _line(error: Exception) -> str:

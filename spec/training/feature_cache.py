@@ -6,7 +6,9 @@ epoch. What is read back is bit for bit what was computed. A token takes `16 * H
 
 import dataclasses
 import hashlib
-import tempfile
+import os
+import shutil
+import weakref
 from pathlib import Path
 
 import torch
@@ -15,24 +17,36 @@ from spec.errors import PassingFault
 from spec.models.draft import EagleDraft
 from spec.models.target import FrozenTarget
 from spec.training.batch import Batch
+from spec.training.ranks import Ranks, together
 from spec.training.step import Observation, observe
 
 
 class FeatureCache:
-    """`observe`, which runs the target over each batch only once. One for each rank and run: it is gone at the end."""
+    """`observe`, which runs the target over each batch only once, whichever rank of the node met it first.
 
-    def __init__(self, scratch: Path):
-        scratch.mkdir(parents=True, exist_ok=True)
-        self._folder = tempfile.TemporaryDirectory(prefix="features-", dir=scratch)
+    Made by all ranks together: one folder a node, begun anew by every run and gone at its end.
+    """
+
+    def __init__(self, scratch: Path, ranks: Ranks):
+        self._folder = scratch / "features"
+        if ranks.local_rank == 0:
+            self._close = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        together(lambda: self._begin_anew() if ranks.local_rank == 0 else None)
+
+    def _begin_anew(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)  # what a killed run left may be of another target
+        self._folder.mkdir(parents=True)
 
     def observe(self, draft: EagleDraft, target: FrozenTarget, batch: Batch, *, steps: int) -> Observation:
         """As `spec.training.step.observe`."""
-        path = Path(self._folder.name) / f"{_key(batch)}.pt"
+        path = self._folder / f"{_key(batch)}.pt"
         if not path.exists():
             seen = observe(draft, target, batch, steps=steps)
             headless = dataclasses.replace(seen.wanted, head=torch.empty(0))  # the same rows of the target, every time
+            half_written = path.with_suffix(f".{os.getpid()}")
             try:
-                torch.save(dataclasses.replace(seen, wanted=headless), path)
+                torch.save(dataclasses.replace(seen, wanted=headless), half_written)
+                half_written.replace(path)
             except (OSError, RuntimeError) as error:  # torch hides a full disk's own error
                 raise PassingFault(
                     f"{path.parent}: the target's features cannot be kept there ({str(error).splitlines()[0][:160]}); "
@@ -42,9 +56,6 @@ class FeatureCache:
         seen = torch.load(path, map_location=batch.input_ids.device, mmap=True, weights_only=False)
         head = target.head_weight[draft.draft_tokens()]
         return dataclasses.replace(seen, wanted=dataclasses.replace(seen.wanted, head=head))
-
-    def close(self) -> None:
-        self._folder.cleanup()
 
 
 def _key(batch: Batch) -> str:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-# Logits in a chunk. On CPU a chunk should stay near the cache; on a GPU it should fill the matrix units.
-CHUNK = {"cpu": 1 << 22, "cuda": 1 << 26}
+# Logits in a chunk: wide products are the fast ones. On CPU more gain nothing, on a GPU the matrix units are full.
+CHUNK = {"cpu": 1 << 23, "cuda": 1 << 26}
+
+BLOCK = 256  # logits whose largest is found at once
 
 SMALLEST_ACCEPTANCE = 1e-30  # below it the logarithm's slope is cut off: exp underflows in fp32 there
 
@@ -35,7 +37,7 @@ Objective = Callable[[torch.Tensor, Wanted, torch.Tensor], tuple[torch.Tensor, t
 def cross_entropy(logits, wanted, target_logits):
     """Soft cross-entropy against the target's distribution renormalised on the draft's vocabulary (EAGLE-3)."""
     p, _ = _softmax(target_logits)
-    agreement = torch.stack([(p * its).sum(-1) for its in logits])  # a step at a time: small enough for the cache
+    agreement = torch.einsum("jv,kjv->kj", p, logits)
     q, lse = _softmax(logits)
     return lse - agreement, q.sub_(p)
 
@@ -65,9 +67,24 @@ def _softmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     A fresh tensor of a chunk's size costs more, in page faults, than all that is computed in it.
     """
-    top = logits.amax(-1, keepdim=True)
-    total = logits.sub_(top).exp_().sum(-1, keepdim=True)
-    return logits.div_(total), (top + total.log()).squeeze(-1)
+    top = logits.amax(-1)
+    q = torch.softmax(logits, -1, out=logits)
+    return q, top - q.amax(-1).log()  # the largest logit's probability is exp(top - lse)
+
+
+def _max(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest of the last dimension and its index, the first where several are: what `logits.max(-1)` gives.
+
+    That one compares numbers one by one on a CPU and costs as much as a softmax. Here it only searches one block.
+    """
+    whole = logits.shape[-1] // BLOCK
+    blocks = logits[..., : whole * BLOCK].unflatten(-1, (whole, BLOCK)).amax(-1)  # [.., whole]
+    if left := logits.shape[-1] % BLOCK:
+        blocks = torch.cat((blocks, logits[..., -left:].amax(-1, keepdim=True)), -1)
+    value, block = blocks.max(-1)
+    at = block[..., None] * BLOCK + torch.arange(BLOCK, device=logits.device)
+    inside = logits.gather(-1, at.clamp_max(logits.shape[-1] - 1))  # [.., BLOCK]; the last may stand there twice
+    return value, block * BLOCK + inside.argmax(-1)
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -89,7 +106,7 @@ def argmax_and_lse(hidden: torch.Tensor, head: torch.Tensor) -> tuple[torch.Tens
         lse = top.clone()
         for start in range(0, len(head), width):
             logits = _wide(rows @ head[start : start + width].T)
-            value, index = logits.max(-1)
+            value, index = _max(logits)
             argmax = torch.where(value > top, index + start, argmax)
             top = torch.maximum(top, value)
             lse = torch.logaddexp(lse, value + logits.sub_(value[:, None]).exp_().sum(-1).log())
@@ -132,18 +149,20 @@ class _DraftingLoss(torch.autograd.Function):
             y = (normed * norm).to(head.dtype)
             logits = torch.mm(y.flatten(0, 1), head.T, out=space[: part.rows.numel()])
             logits = _wide(logits).view(*part.rows.shape, -1)  # [K, J, draft_vocab]
-            correct += ((logits.argmax(-1) == part.choice) & part.bears).sum(1)
+            correct += ((_max(logits)[1] == part.choice) & part.bears).sum(1)
             losses, grad_logits = objective(logits, part, _wide(part.hidden @ part.head.T))
             loss_sum += torch.where(part.bears, losses, 0).sum(1)
             if not with_gradient:
                 continue
             grad_norm, grad_head, *grad_hiddens = grads
-            grad_logits = grad_logits.mul_((weights[:, None] * part.bears)[..., None]).to(head.dtype).flatten(0, 1)
+            grad_logits = grad_logits.to(head.dtype).flatten(0, 1)
+            scale = (weights[:, None] * part.bears)[..., None]  # [K, J, 1], of the narrow factors instead of the logits
+            scaled = (y * scale).to(head.dtype).flatten(0, 1)
             if grad_head.dtype == y.dtype:
-                grad_head.addmm_(grad_logits.T, y.flatten(0, 1))
+                grad_head.addmm_(grad_logits.T, scaled)
             else:  # half precision: products of it, summed in fp32
-                grad_head += grad_logits.T @ y.flatten(0, 1)
-            grad_y = _wide(grad_logits @ head).view(x.shape)
+                grad_head += grad_logits.T @ scaled
+            grad_y = _wide(grad_logits @ head).view(x.shape) * scale
             grad_norm += (grad_y * normed).sum((0, 1))
             grad_normed = grad_y * norm
             grad_x = inverse * (grad_normed - normed * (grad_normed * normed).mean(-1, keepdim=True))

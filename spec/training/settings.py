@@ -2,7 +2,8 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ _COUNTS = (
     *("draft_vocab_size", "steps", "max_length", "epochs", "max_steps", "batch_size", "gradient_accumulation_steps"),
     *("log_every", "evaluate_every", "evaluate_rows", "save_every", "keep_checkpoints"),
 )
+_COMPONENTS = ("optimizer", "lr_scheduler", "metric_logger")
 _OPTIONAL = ("epochs", "max_steps", "evaluate_every", "clip_grad_norm")
 
 
@@ -43,15 +45,29 @@ def from_command_line() -> DictConfig:
     """`--config FILE key=value ...` as torchtune reads it; the values are still to be checked by `complete`."""
     read: list[DictConfig] = []
     try:
-        config.parse(read.append)()
+        with reading():
+            config.parse(read.append)()
     except SystemExit as end:  # parse() ends so, whatever it calls
         if end.code:
             raise
+    return read[0]
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """`BadInput` for what is no file of settings: OmegaConf and torchtune raise errors of many kinds."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise BadInput(f"config: {error.filename!r}: no such file; there are spec/configs/*/*.yaml") from error
-    except (ValueError, TypeError, AttributeError, AssertionError, YAMLError, OmegaConfBaseException) as error:
-        raise BadInput(f"config: {str(error) or 'not a file of settings'}") from error
-    return read[0]
+    except (UnicodeDecodeError, TypeError, AttributeError) as error:
+        raise BadInput(f"config: not a file of settings: {error}") from error
+    except (ValueError, AssertionError, YAMLError, OmegaConfBaseException) as error:
+        raise BadInput(f"config: {error}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise BadInput(f"config: not a file of settings: {error}") from error
 
 
 def complete(given: DictConfig) -> DictConfig:
@@ -61,7 +77,9 @@ def complete(given: DictConfig) -> DictConfig:
     known = [str(key) for key in defaults.keys()]  # noqa: SIM118  (`in defaults` leaves out what is still missing)
     for key in given:
         if key not in known:
-            raise BadInput(f"config: no setting is called {key!r}{_nearest(str(key), known)}")
+            inside = [f"{group}.{key!s}" for group in _COMPONENTS if key in defaults[group]]
+            hint = f"; did you mean {inside[0]!r}?" if inside else _nearest(str(key), known)
+            raise BadInput(f"config: no setting is called {key!r}{hint}")
     _check_shape(given, defaults)
     try:
         cfg = OmegaConf.merge(defaults, given)
@@ -72,7 +90,7 @@ def complete(given: DictConfig) -> DictConfig:
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise BadInput(f"config: {missing[0]} is not set; add {missing[0]}=... to the command line or the file")
     _check_values(cfg)
-    for name in ("optimizer", "lr_scheduler", "metric_logger"):
+    for name in _COMPONENTS:
         if cfg[name] is not None:
             _check_component(name, cfg[name])
     _check_names("draft", cfg.draft, {field.name for field in fields(DraftConfig)} - {"vocab_size", "draft_vocab_size"})
@@ -98,6 +116,9 @@ def _check_shape(given: DictConfig, defaults: DictConfig) -> None:
 
 
 def _check_values(cfg: DictConfig) -> None:
+    for name in ("run_dir", "target"):
+        if not isinstance(cfg[name], str):
+            raise BadInput(f"config: {name}={cfg[name]!r}; it is a path: write ./{cfg[name]} for a folder of that name")
     for name, choices in _CHOICES.items():
         if cfg[name] not in choices:
             raise BadInput(f"config: {name}={cfg[name]!r}; it is one of {', '.join(choices)}")
@@ -112,6 +133,11 @@ def _check_values(cfg: DictConfig) -> None:
     for name in ("packed", "activation_checkpointing", "compile", "cache_features", "overwrite"):
         if not isinstance(cfg[name], bool):
             raise BadInput(f"config: {name}={cfg[name]!r}; it is true or false")
+    if cfg.cache_features and cfg.target_shard != "none":
+        raise BadInput(
+            f"config: cache_features=true with target_shard={cfg.target_shard}: a rank that remembers a batch would "
+            "leave the others waiting for its share of the target; set target_shard=none or cache_features=false"
+        )
     if not isinstance(cfg.decay, int | float) or not 0 < cfg.decay <= 1:
         raise BadInput(f"config: decay={cfg.decay!r}; it lies above 0 and up to 1")
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:

@@ -1,7 +1,7 @@
-"""Qwen3 in the real SGLang server on CPU: the tokens and the kept drafts of an offline run, exactly.
+"""Qwen3 and Llama 4 in the real SGLang server on CPU: the tokens and the kept drafts of an offline run, exactly.
 
-What test_thread.py shows of every step is not shown again: the draft is trained on the spot. Llama 4 is not here: on
-CPU the server gives other tokens for a dense one than transformers does; why is not known yet.
+What test_thread.py shows of every step is not shown again: the draft is trained on the spot. Llama 4 is wrapped, as
+Scout is: SGLang's text-only class rotates the halves of a head, for which only the wrapper's loader orders the weights.
 """
 
 import pytest
@@ -20,12 +20,19 @@ from tests import tiny_drafts
 from tests.tiny_models import save_tiny_target
 
 STEPS, TOKENS, PROMPTS, CONTEXT = 3, 24, 6, 512
+LLAMA4 = {"attention_chunk_size": 8, "floor_scale": 8}  # a prompt crosses a chunk, its answer three
+DENSE = {"moe_layers": [], "interleave_moe_layer_step": 9}  # the same twice: transformers reads one, SGLang the other
 
 pytestmark = pytest.mark.server
 
 
-def test_the_server_says_and_keeps_what_an_offline_run_does(tmp_path):
-    path = save_tiny_target("qwen3", tmp_path / "target")
+@pytest.mark.parametrize(
+    ("family", "shape"),
+    [("qwen3", {}), ("qwen3_moe", {}), ("llama4", LLAMA4 | DENSE), ("llama4", LLAMA4)],
+    ids=["qwen3", "qwen3_moe", "llama4_dense", "llama4"],
+)
+def test_the_server_says_and_keeps_what_an_offline_run_does(tmp_path, family, shape):
+    path = save_tiny_target(family, tmp_path / "target", **shape)
     trained = FrozenTarget.load(path, dtype=torch.float32)
     draft = tiny_drafts.random_draft(trained)
     prompts, stop = tiny_drafts.prompts(PROMPTS), stop_tokens(path)
@@ -47,15 +54,4 @@ def test_the_server_says_and_keeps_what_an_offline_run_does(tmp_path):
     for answer, its in zip(said, expected, strict=True):
         kept = [its.kept.count(count) for count in range(STEPS + 1)]
         assert answer.histogram + [0] * (STEPS + 1 - len(answer.histogram)) == kept
-    assert any(count for its in expected for count in its.kept), "no draft was kept, so nothing was shown"
-
-
-def test_the_server_serves_a_mixture_of_experts(tmp_path):
-    """Without a draft: its own classes load the experts and answer as transformers does."""
-    path = save_tiny_target("qwen3_moe", tmp_path / "target")
-    reader = CachedTarget(FrozenTarget.load(path, dtype=torch.float32))
-    prompts, stop = tiny_drafts.prompts(3), stop_tokens(path)
-    with serving.sglang_on_cpu(path, log=tmp_path / "server.log") as url:
-        said = SglangServer(url).answer(prompts, max_new_tokens=12, stop=stop, concurrency=3).answers
-    wanted = [greedy(reader, prompt, max_new_tokens=12, stop=stop) for prompt in prompts]
-    assert [answer.tokens for answer in said] == wanted
+    assert sum(sum(its.kept) for its in expected) > TOKENS, "too few drafts were kept to show anything"

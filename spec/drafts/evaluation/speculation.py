@@ -24,7 +24,10 @@ class Answer:
 
 
 class CachedTarget:
-    """A target reading one sequence piece by piece; what was read can be taken back."""
+    """A target reading one sequence piece by piece; what was read can be taken back.
+
+    It takes `target` over: its features of packed documents are wrong from then on.
+    """
 
     def __init__(self, target: FrozenTarget):
         target.model.set_attn_implementation("sdpa")  # the training one knows no cache

@@ -234,6 +234,13 @@ def test_a_full_disk_is_told_and_passes(run, jsonl, store, monkeypatch):
     assert read_counts(store)["rows"] == 40
 
 
+def test_a_line_that_is_no_row_is_named_with_its_folder(run, jsonl, store):
+    run("--dataset-name", jsonl(CHATS))
+    store.delete("answers/shard-00000-of-00001/shard.json")
+    store.write(f"{store.list('answers')[0].key.rpartition('.')[0]}-x.jsonl", b"no row\n")
+    refused(run("--dataset-name", jsonl(CHATS)), f"{store.url}/answers/shard-00000-of-00001", "b'no row")
+
+
 def test_without_a_name_the_run_is_called_after_the_dataset(run, jsonl, tmp_path):
     rows = jsonl(CHATS, "my chats.jsonl")
     code, _ = run("--dataset-name", rows, "--output", "")
@@ -246,4 +253,5 @@ def test_elsewhere_than_on_a_terminal_progress_is_json(run, stub, jsonl):
     _, said = run("--dataset-name", jsonl(CHATS))
     line = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
     assert (line["rows"], line["of"], line["rejects"]) == (40, 40, {"truncated": 4})
-    assert {"rows_per_s", "tokens_per_s", "in_flight", "seconds_left"} <= line.keys()
+    assert line["rows_per_s"] > 0 and line["tokens_per_s"] > 0
+    assert {"in_flight", "seconds_left"} <= line.keys()

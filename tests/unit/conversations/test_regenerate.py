@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import itertools
 import random
 import threading
@@ -124,6 +125,30 @@ async def test_an_error_of_the_source_ends_the_whole():
     with pytest.raises((ExceptionGroup, BadInput)) as caught:
         await answer_all(broken(), chat, results, parallel=2)
     assert "row 2 is no row" in repr(caught.value)
+
+
+@pytest.mark.parametrize("reading", [False, True], ids=["waiting for room", "in the middle of a read"])
+def test_a_reader_that_outlives_the_work_ends_without_a_word(reading, recwarn):
+    """The first error ends the work, and its loop, while the reader still has rows to hand over."""
+    ended, readers = threading.Event(), []
+
+    def questions():
+        readers.append(threading.current_thread())
+        for number in itertools.count():
+            if reading and number:
+                ended.wait()
+            yield Question(str(number), [Said("user", "?")])
+
+    async def chat(messages):
+        raise BadInput("no such model")
+
+    with pytest.raises(ExceptionGroup):
+        asyncio.run(answer_all(questions(), chat, Collector(), parallel=1))
+    ended.set()
+    readers[0].join(5)
+    assert not readers[0].is_alive()
+    gc.collect()  # what was left unawaited speaks up when it goes
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 async def test_the_source_is_read_in_a_thread_of_its_own():

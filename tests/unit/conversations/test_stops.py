@@ -181,7 +181,7 @@ def test_on_a_terminal_progress_is_a_bar(stub, jsonl, tmp_path):
     stub.delay = (0.2, 0.4)
     ours, theirs = pty.openpty()
     command = [sys.executable, TOOL, "--dataset-name", jsonl(ROWS[:100]), "--base-url", stub.url, "--parallel", "8"]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160"}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
     process = subprocess.Popen(command, cwd=tmp_path, stderr=theirs, stdout=subprocess.DEVNULL, env=environment)
     os.close(theirs)
     shown = b""

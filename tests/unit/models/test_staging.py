@@ -125,6 +125,9 @@ def test_a_directory_or_s3_is_a_source_as_well(tmp_path, hub, commit, to):
     (tmp_path / "first" / [*SHARDS][0]).write_bytes(b"x" * 5000)
     with pytest.raises(PassingFault, match="damaged"):
         stage(str(tmp_path / "first"), str(tmp_path / "third"))
+    (tmp_path / "first" / [*SHARDS][0]).unlink()
+    with pytest.raises(BadInput, match=f"{[*SHARDS][0]}: missing at the source"):
+        stage(str(tmp_path / "first"), str(tmp_path / "third"))
 
 
 def test_a_directory_may_be_staged_in_place(tmp_path):

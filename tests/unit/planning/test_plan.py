@@ -66,6 +66,7 @@ def test_a_directory_of_a_target_gives_its_own_sizes(tmp_path):
         (["target=nowhere"], "nowhere: no such file"),
         (["draft_vocab_size=200000"], "a draft vocabulary of 200000 does not fit"),
         (["="], "key=value"),
+        (["target=5"], "target=5; it is a path"),
     ],
 )
 def test_a_mistake_is_named(overrides, said):
@@ -77,4 +78,5 @@ def test_a_mistake_is_named(overrides, said):
 def test_the_tool_says_so_in_one_line():
     tool = [sys.executable, "tools/plan.py", "nowhere.yaml"]
     done = subprocess.run(tool, capture_output=True, text=True, timeout=400, check=False, cwd=Path(__file__).parents[3])
-    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: nowhere.yaml: no such file")
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: ")
+    assert "nowhere.yaml': no such file" in done.stderr

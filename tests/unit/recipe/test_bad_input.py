@@ -73,7 +73,7 @@ def test_a_vocabulary_map_of_another_target(target, tmp_path):
 
 def test_a_world_that_does_not_divide_into_nodes(run, target, tmp_path):
     outcome = train(run, target, logs=tmp_path, ranks=3, ranks_a_node=2, target_shard="node")
-    assert "3 ranks do not divide into nodes of 2" in refused(outcome)
+    assert "3 ranks do not divide into nodes of 1 and 2" in refused(outcome)
 
 
 def test_samples_that_are_not_there(target, tmp_path):
@@ -107,6 +107,7 @@ def test_a_target_without_weights(run, target, tmp_path):
     [
         ({"optimizer": {"learning_rate": 1e-3}}, "optimizer has no setting 'learning_rate'; there are"),
         ({"optimizer": {"_component_": "torch.optim.Adamw"}}, "optimizer._component_='torch.optim.Adamw'"),
+        ({"lr": 1e-3}, "'lr'; did you mean 'optimizer.lr'?"),
         ({"draft": {"hidden_sise": 64}}, "did you mean 'hidden_size'?"),
         ({"objective": "mse"}, "objective='mse'; it is one of ce, lk, hard"),
         ({"batch_size": 0}, "batch_size=0"),
@@ -116,7 +117,9 @@ def test_a_target_without_weights(run, target, tmp_path):
         ({"seed": {"a": 1}}, "seed is one value"),
         ({"packed": "yes"}, "packed='yes'"),
         ({"run_dir": "???"}, "run_dir is not set"),
+        ({"run_dir": 5}, "run_dir=5; it is a path"),
         ({"device": "tpu"}, "device='tpu'"),
+        ({"cache_features": True, "target_shard": "node"}, "set target_shard=none or cache_features=false"),
         ({"clip_grad_norm": -1}, "clip_grad_norm=-1"),
         ({"timeout_minutes": "soon"}, "timeout_minutes='soon'"),
     ],

@@ -1,10 +1,13 @@
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
+from spec.errors import BadInput
 from spec.models.draft import DraftConfig, EagleDraft
+from spec.planning.plan import read_plan_config
 from spec.training import settings
 from tests.architectures import TARGETS
 
@@ -68,3 +71,13 @@ def test_scout_has_the_published_hyperparameters():
     assert (cfg.optimizer.lr, list(cfg.optimizer.betas), cfg.optimizer.weight_decay) == (5e-5, [0.9, 0.95], 0.0)
     assert (cfg.lr_scheduler.num_warmup_steps, cfg.max_steps) == (600, 6910)
     assert (cfg.batch_size, cfg.max_length, cfg.dtype, cfg.activation_checkpointing) == (1, 2048, "bf16", True)
+
+
+@pytest.mark.parametrize("content", [b"5", b"- a\n- b\n", b"\xff\xfe\0", b"a: [1\n"])
+def test_what_is_no_file_of_settings_is_refused(tmp_path, monkeypatch, content):
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content)
+    monkeypatch.setattr(sys, "argv", ["recipe", "--config", str(file)])
+    for read in (settings.from_command_line, lambda: read_plan_config(file, [])):
+        with pytest.raises(BadInput, match="config: "):
+            read()

@@ -71,6 +71,21 @@ def test_a_user_of_the_older_form_gets_one_line_and_no_training():
     assert said.count("error: ") == 1 and "--rdzv-endpoint localhost:29500" in said and "Traceback" not in said
 
 
+def test_nodes_that_do_not_meet_are_told_in_one_line():
+    meeting = "--rdzv_backend c10d --rdzv_id draft --rdzv_conf is_host=0,read_timeout=2 --rdzv_endpoint localhost:1"
+    node = launch(TUNE, "run", "--nnodes", "2", "--nproc_per_node", "1", *meeting.split(), *OWN)
+    _, said = node.communicate(timeout=300)
+    assert node.returncode == 75
+    assert said.count("error: ") == 1 and "--rdzv-endpoint" in said and "Traceback" not in said
+
+
+def test_a_mistake_of_all_ranks_is_told_once_before_they_have_met():
+    node = launch(TUNE, "run", "--nproc_per_node", "2", RECIPE, "--config", "nowhere.yaml", "run_dir=RUN", "target=DIR")
+    _, said = node.communicate(timeout=300)
+    assert node.returncode == 2
+    assert said.count("error: ") == 1 and "no such file" in said and "Traceback" not in said
+
+
 @pytest.mark.timeout(600)
 def test_two_launchers_meet_and_train_together(tmp_path):
     """Two nodes of one process each, on loopback, by the README's command; and their exit codes."""

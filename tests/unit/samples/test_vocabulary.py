@@ -1,3 +1,4 @@
+import os
 import time
 
 import numpy as np
@@ -48,6 +49,15 @@ def test_the_whole_vocabulary_is_the_identity():
     vocabulary = choose_vocabulary(np.array([0, 5, 1, 0]), 4)
     assert vocabulary.d2t.tolist() == [0, 0, 0, 0]
     assert vocabulary.t2d.all()
+
+
+def test_other_users_of_a_shared_run_can_read_it(tmp_path):
+    vocabulary = choose_vocabulary(np.array([0, 5, 1, 0]), 2)
+    before = os.umask(0o022)
+    vocabulary.save(tmp_path / "map.safetensors")
+    os.umask(before)
+    assert (tmp_path / "map.safetensors").stat().st_mode & 0o777 == 0o644
+    assert all(map(np.array_equal, DraftVocabulary.load(tmp_path / "map.safetensors"), vocabulary))
 
 
 def test_a_draft_vocabulary_larger_than_the_targets():

@@ -131,6 +131,11 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path):
         writer.join()
 
 
+def test_a_place_where_no_directory_can_be_made_is_named():
+    with pytest.raises(BadInput, match="/proc/run: no directory can be made there"):
+        open_store("/proc/run").write("a", b"")
+
+
 def test_a_file_in_a_folders_place_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(BadInput, match="file: a file, where"):
@@ -279,6 +284,25 @@ def test_a_stores_answers_are_told_apart(bucket: str, code: str, status: int, se
 
     store._client.meta.events.register("before-call.s3", refuse)
     with pytest.raises(seen_as):
+        store.write("a", b"1")
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        ("AccessDenied", "use credentials that may, or another bucket"),
+        ("NoSuchBucket", "create it, or correct its name"),
+        ("ExpiredToken", "check the credentials"),
+    ],
+)
+def test_what_lasts_comes_with_what_to_do(bucket: str, code: str, advice: str):
+    store = open_store(f"s3://{bucket}/run")
+
+    def refuse(**_):
+        raise ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "PutObject")
+
+    store._client.meta.events.register("before-call.s3", refuse)
+    with pytest.raises(BadInput, match=f"{code}.*; {advice}"):
         store.write("a", b"1")
 
 
