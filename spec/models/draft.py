@@ -162,12 +162,8 @@ class Midlayer(nn.Module):
         return weight[:, : weight.shape[1] // 2], weight[:, weight.shape[1] // 2 :]
 
     def embed_half(self, embeds: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """`embeds [.., H]` -> its part `[.., (heads + 2 kv_heads) D]` of q, k and v.
-
-        The norm's weight goes into the projection: the embedding is frozen, so no gradient need reach its rows.
-        """
-        norm = self.input_layernorm
-        return F.linear(F.rms_norm(embeds, norm.normalized_shape, None, norm.eps), weight * norm.weight)
+        """`embeds [.., H]` -> its part `[.., (heads + 2 kv_heads) D]` of q, k and v."""
+        return F.linear(self.input_layernorm(embeds), weight)
 
     def qkv(
         self, embed_half: torch.Tensor, hidden: torch.Tensor, weight: torch.Tensor, positions: torch.Tensor

@@ -1,6 +1,7 @@
 """Loading a target that no host can hold: each rank's memory peaks at its own share and two layers in passing."""
 
 import ctypes
+import gc
 import multiprocessing
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.tiny_models import save_tiny_target
 
 LAYERS = 12
 M_MMAP_THRESHOLD = -3  # malloc.h
-SLACK = 12 << 20  # what the allocator keeps, page tables, gloo's buffers
+SLACK = 12 << 20  # what the allocator keeps (and gives out again, unseen), page tables, gloo's buffers
 SHAPES = {
     "llama": {"intermediate_size": 2560},
     "llama4": {"intermediate_size": 640, "intermediate_size_mlp": 640},
@@ -50,6 +51,7 @@ def load(rank, world, path, meeting, results):
     dist.init_process_group("gloo", rank=rank, world_size=world, store=dist.FileStore(str(meeting), world))
     # Once before: what the libraries' code pages take at its first use is no part of a target.
     FrozenTarget.load(path / "first", dtype=torch.float32, shard="world")
+    gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier tests freed would be taken first, and not be seen
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
@@ -72,6 +74,6 @@ def test_a_rank_never_holds_more_than_its_share_and_two_layers(path, tmp_path, w
         rank.start()
     for peak, layers, outside in [results.get(timeout=240) for _ in ranks]:
         share, layer = layers / world + outside, layers / LAYERS
-        assert share * 0.9 < peak < share + 2 * layer + SLACK, (peak / 1e6, share / 1e6, layer / 1e6)
+        assert share - SLACK < peak < share + 2 * layer + SLACK, (peak / 1e6, share / 1e6, layer / 1e6)
     for rank in ranks:
         rank.join()
