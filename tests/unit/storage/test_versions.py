@@ -99,6 +99,16 @@ def test_answers_are_no_draft(tmp_path: Path, one: dict[str, Path], said: list[s
 # -- fetching ----------------------------------------------------------------------------------------------------------
 
 
+def test_what_a_killed_fetch_left_half_written_goes(place: str, one: dict[str, Path], tmp_path: Path, said: list[str]):
+    publish(place, "draft", one, said.append)
+    here = tmp_path / "here"
+    for left in (here / ".partial-abc", here / "report/.partial-abc.1", here / ".partial-of-a-hub/model.safetensors"):
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.write_text("half")
+    fetch(place, "draft", here, say=said.append)
+    assert {path.name for path in here.rglob("*") if path.is_file()} == {Path(name).name for name in one} | {MANIFEST}
+
+
 def test_a_broken_fetch_goes_on_where_it_stopped(place: str, one: dict[str, Path], tmp_path: Path, said: list[str]):
     publish(place, "draft", one, said.append)
     fetch(place, "draft", tmp_path / "here", say=said.append)
