@@ -132,7 +132,8 @@ class StorePlace:
         if whole and self._latest() == manifest.version:
             return False
         if not whole:
-            stored.delete(MANIFEST)  # of a version that lost files: not there until they are all back
+            if stored.exists(MANIFEST):  # of a version that lost files: not there until they are all back
+                stored.delete(MANIFEST)  # asked only then, for whoever may write and not delete
             for name, file in manifest.files.items():
                 say(f"{name} ({_size(file.bytes)})")
                 stored.upload(name, files[name])

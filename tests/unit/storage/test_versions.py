@@ -9,6 +9,7 @@ import pytest
 from spec.errors import BadInput, PassingFault
 from spec.storage import open_store
 from spec.storage.markers import File
+from spec.storage.s3 import S3Store
 from spec.storage.versions import MANIFEST, Manifest, fetch, publish
 from tests.hub import Hub
 
@@ -97,6 +98,14 @@ def test_answers_are_no_draft(tmp_path: Path, one: dict[str, Path], said: list[s
 
 
 # -- fetching ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_version_needs_no_right_to_delete(
+    bucket: str, one: dict[str, Path], two: dict[str, Path], monkeypatch: pytest.MonkeyPatch, said: list[str]
+):
+    monkeypatch.setattr(S3Store, "delete", lambda self, key: pytest.fail(f"{key} was to be deleted"))
+    publish(f"s3://{bucket}/drafts", "draft", one, said.append)
+    publish(f"s3://{bucket}/drafts", "draft", two, said.append)
 
 
 def test_what_a_killed_fetch_left_half_written_goes(place: str, one: dict[str, Path], tmp_path: Path, said: list[str]):
