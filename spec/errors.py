@@ -30,3 +30,4 @@ class Stopped(SpecError):
     """SIGTERM came and everything finished is saved: the same call goes on."""
 
     exit_code = 143
+    agreed = True  # the ranks of a training run stop together

@@ -90,6 +90,12 @@ def _replacing(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written in `folder`; nobody else may be writing there."""
+    for path in folder.rglob(f"{_PARTIAL}*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 @contextmanager
 def writing(target: Path) -> Iterator[None]:
     """Let a full disk's error name the file that found no room; by itself it names none, or the one copied from."""

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spec.errors import BadInput
-from spec.storage.directory import DirectoryStore
+from spec.storage.directory import DirectoryStore, sweep
 from spec.storage.markers import File, Files
 from spec.storage.store import Store, file_sha256, open_store
 
@@ -99,11 +99,13 @@ def fetch(
     """Bring a version (default: the latest) into `folder`, every SHA-256 verified; again costs only what is missing.
 
     Raises `BadInput` if the folder holds another version or anything else, so that it never becomes a mix of two.
+    What a killed fetch left half-written goes: the folder is one fetch's at a time.
     """
     source = open_place(url, kind).resolve(version)
     manifest = source.manifest
     if manifest.kind != kind:
         raise BadInput(f"{url} holds {manifest.kind}, where {kind} is asked for")
+    sweep(folder)
     _refuse_other_files(folder, manifest)
     for name, file in manifest.files.items():
         path = folder / name
@@ -130,7 +132,8 @@ class StorePlace:
         if whole and self._latest() == manifest.version:
             return False
         if not whole:
-            stored.delete(MANIFEST)  # of a version that lost files: not there until they are all back
+            if stored.exists(MANIFEST):  # of a version that lost files: not there until they are all back
+                stored.delete(MANIFEST)  # asked only then, for whoever may write and not delete
             for name, file in manifest.files.items():
                 say(f"{name} ({_size(file.bytes)})")
                 stored.upload(name, files[name])

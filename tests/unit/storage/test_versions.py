@@ -9,6 +9,7 @@ import pytest
 from spec.errors import BadInput, PassingFault
 from spec.storage import open_store
 from spec.storage.markers import File
+from spec.storage.s3 import S3Store
 from spec.storage.versions import MANIFEST, Manifest, fetch, publish
 from tests.hub import Hub
 
@@ -97,6 +98,24 @@ def test_answers_are_no_draft(tmp_path: Path, one: dict[str, Path], said: list[s
 
 
 # -- fetching ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_version_needs_no_right_to_delete(
+    bucket: str, one: dict[str, Path], two: dict[str, Path], monkeypatch: pytest.MonkeyPatch, said: list[str]
+):
+    monkeypatch.setattr(S3Store, "delete", lambda self, key: pytest.fail(f"{key} was to be deleted"))
+    publish(f"s3://{bucket}/drafts", "draft", one, said.append)
+    publish(f"s3://{bucket}/drafts", "draft", two, said.append)
+
+
+def test_what_a_killed_fetch_left_half_written_goes(place: str, one: dict[str, Path], tmp_path: Path, said: list[str]):
+    publish(place, "draft", one, said.append)
+    here = tmp_path / "here"
+    for left in (here / ".partial-abc", here / "report/.partial-abc.1", here / ".partial-of-a-hub/model.safetensors"):
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.write_text("half")
+    fetch(place, "draft", here, say=said.append)
+    assert {path.name for path in here.rglob("*") if path.is_file()} == {Path(name).name for name in one} | {MANIFEST}
 
 
 def test_a_broken_fetch_goes_on_where_it_stopped(place: str, one: dict[str, Path], tmp_path: Path, said: list[str]):
