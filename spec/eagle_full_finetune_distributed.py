@@ -107,9 +107,11 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
                 if self.finished:
                     return
                 if stop:
-                    raise Stopped(
+                    stopped = Stopped(
                         f"SIGTERM: saved step {progress.step} of {self.total_steps}; the same command goes on"
                     )
+                    stopped.agreed = True
+                    raise stopped
             progress.epoch, progress.bins_done = progress.epoch + 1, 0
 
     def train_step(self, batches: list[Batch]) -> bool:

@@ -80,7 +80,7 @@ def test_sigterm_on_any_rank_stops_all_at_the_same_step_and_other_ranks_go_on(on
     run = fresh_run(tmp_path)
     outcome = train(run, target, logs=tmp_path, ranks=2, interruption=Interruption(3, rank=1))
     assert outcome.codes == [143, 143], outcome.said
-    assert "saved step 3 of" in outcome.said[0] and outcome.said[1].count("error") <= 1
+    assert "saved step 3 of" in outcome.said[0] and "error" not in outcome.said[1]  # told once
     outcome = train(run, target, logs=tmp_path, batch_size=2, interruption=Interruption(9))
     assert outcome.codes == [143], outcome.said
     outcome = train(run, target, logs=tmp_path, ranks=2)
