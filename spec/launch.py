@@ -137,8 +137,8 @@ def _end_as_workers(kind: type[BaseException], error: BaseException, trace: Trac
         _leave("", Stopped.exit_code)
     if any(base.__name__ == "RendezvousError" for base in kind.__mro__):
         _leave(
-            f"the nodes did not meet, or one has left ({error}): check --rdzv-endpoint, the same on every node, "
-            "and start this again on all of them",
+            f"the nodes did not meet, or one has left ({str(error) or kind.__name__}): check that the endpoint is the "
+            "same on every node (--rdzv-endpoint), and start this again on all of them",
             PassingFault.exit_code,
         )
     if kind.__name__ != "ChildFailedError":

@@ -26,7 +26,7 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     if (folder / INDEX).is_file():
         try:
             promised = {str(name): folder / str(file) for name, file in _json(folder / INDEX)["weight_map"].items()}
-        except (KeyError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{folder / INDEX}: no weight_map in it; stage the model again") from error
         held = {path: _names_in(path) for path in sorted(set(promised.values()))}
         for name, path in promised.items():

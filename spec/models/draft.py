@@ -23,6 +23,10 @@ from spec.models.families import feature_layers
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 LONGEST_CONTEXT = 131072  # a draft's position limit where the target claims more (Llama 4 Scout claims 10M)
+_SIZES = (
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    "max_position_embeddings",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +50,8 @@ class DraftConfig:
     def for_target(cls, target: PretrainedConfig, draft_vocab_size: int, **overrides: Any) -> "DraftConfig":
         """A draft as wide as the target's text model, with its heads and RoPE; `overrides` replace single fields.
 
-        `BadInput` if the target is too shallow for three feature layers or the draft vocabulary exceeds the target's.
+        `BadInput` if the target is too shallow for three feature layers, the draft vocabulary exceeds the target's, or
+        the overrides make no layer.
         """
         if not 0 < draft_vocab_size <= target.vocab_size:
             raise BadInput(f"a draft vocabulary of {draft_vocab_size} does not fit the target's of {target.vocab_size}")
@@ -67,7 +72,25 @@ class DraftConfig:
             "bos_token_id": target.bos_token_id,
             "eos_token_id": target.eos_token_id,
         }
-        return cls(**(fields | overrides))
+        config = cls(**(fields | overrides))
+        config._check(target)
+        return config
+
+    def _check(self, target: PretrainedConfig) -> None:
+        for name in _SIZES:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise BadInput(f"config: draft.{name}={value!r}; it is a whole number of at least 1")
+        if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2:
+            raise BadInput(
+                f"config: a draft of {self.num_attention_heads} heads, {self.num_key_value_heads} of keys, head_dim "
+                f"{self.head_dim}: the heads must divide by those of keys, and head_dim by 2"
+            )
+        if self.hidden_size != target.hidden_size:
+            raise BadInput(
+                f"config: draft.hidden_size={self.hidden_size}; it must be the target's {target.hidden_size}, as the "
+                "draft reads the target's embedding"
+            )
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)

@@ -37,8 +37,11 @@ def empty_model(config: PretrainedConfig, family: Family, dtype: torch.dtype) ->
         raise BadInput("the target is quantised; features come from the full weights: use its bf16 release")
     if getattr(text, "use_sliding_window", False):
         raise BadInput("the target uses sliding-window attention, which the drafts of this project do not support")
-    with torch.device("meta"):
-        model = model_class(family)._from_config(text, dtype=dtype, attn_implementation=DOCUMENT_ATTENTION)
+    try:
+        with torch.device("meta"):
+            model = model_class(family)._from_config(text, dtype=dtype, attn_implementation=DOCUMENT_ATTENTION)
+    except (KeyError, ValueError, TypeError) as error:  # a word that it does not know, a number that does not fit
+        raise BadInput(f"transformers cannot make a model of the target's config.json: {error!r}") from error
     family.adapt(model)
     return model.eval().requires_grad_(False)
 

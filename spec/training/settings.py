@@ -37,6 +37,7 @@ _COUNTS = (
     *("draft_vocab_size", "steps", "max_length", "epochs", "max_steps", "batch_size", "gradient_accumulation_steps"),
     *("log_every", "evaluate_every", "evaluate_rows", "save_every", "keep_checkpoints"),
 )
+_THE_TARGETS = {"target_hidden_size", "vocab_size", "draft_vocab_size", "feature_layers"}  # not to choose
 _COMPONENTS = ("optimizer", "lr_scheduler", "metric_logger")
 _OPTIONAL = ("epochs", "max_steps", "evaluate_every", "clip_grad_norm")
 
@@ -80,8 +81,8 @@ def complete(given: DictConfig) -> DictConfig:
             inside = [f"{group}.{key!s}" for group in _COMPONENTS if key in defaults[group]]
             hint = f"; did you mean {inside[0]!r}?" if inside else _nearest(str(key), known)
             raise BadInput(f"config: no setting is called {key!r}{hint}")
-    _check_shape(given, defaults)
     try:
+        _check_shape(given, defaults)
         cfg = OmegaConf.merge(defaults, given)
         assert isinstance(cfg, DictConfig)
         OmegaConf.resolve(cfg)
@@ -93,7 +94,7 @@ def complete(given: DictConfig) -> DictConfig:
     for name in _COMPONENTS:
         if cfg[name] is not None:
             _check_component(name, cfg[name])
-    _check_names("draft", cfg.draft, {field.name for field in fields(DraftConfig)} - {"vocab_size", "draft_vocab_size"})
+    _check_names("draft", cfg.draft, {field.name for field in fields(DraftConfig)} - _THE_TARGETS)
     return cfg
 
 

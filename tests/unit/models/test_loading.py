@@ -137,6 +137,7 @@ def test_a_damaged_shard_is_named(tmp_path, damage):
     [
         (lambda path: (path / INDEX).write_text("{"), "not JSON"),
         (lambda path: (path / INDEX).write_text("{}"), "no weight_map"),
+        (lambda path: (path / INDEX).write_text("[]"), "no weight_map"),
         (lambda path: (path / INDEX).unlink(), "no model.safetensors"),
     ],
 )
@@ -172,6 +173,15 @@ def test_files_of_another_model_are_refused(tmp_path):
         (path / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(BadInput, match=said):
             FrozenTarget.load(path)
+
+
+@pytest.mark.parametrize("change", [{"hidden_act": "nope"}, {"rope_parameters": {"rope_type": "nope"}}])
+def test_a_config_that_no_model_can_be_made_of_is_refused(tmp_path, change):
+    path = save_tiny_target("llama", tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(BadInput, match="transformers cannot make a model of .*'nope'"):
+        FrozenTarget.load(path)
 
 
 def test_a_missing_expert_is_refused(tmp_path):

@@ -66,6 +66,11 @@ def test_a_directory_of_a_target_gives_its_own_sizes(tmp_path):
         (["target=nowhere"], "nowhere: no such file"),
         (["draft_vocab_size=200000"], "a draft vocabulary of 200000 does not fit"),
         (["="], "key=value"),
+        (["seed=${nope}"], "'nope' not found"),
+        (["draft.num_attention_heads=7"], "7 heads, 8 of keys"),
+        (["draft.head_dim=wide"], "draft.head_dim='wide'"),
+        (["draft.hidden_size=2048"], "must be the target's 4096"),
+        (["draft.feature_layers=[1,2,3]"], "draft has no setting 'feature_layers'"),
         (["target=5"], "target=5; it is a path"),
     ],
 )
