@@ -30,7 +30,7 @@ class FeatureCache:
     def __init__(self, scratch: Path, ranks: Ranks):
         self._folder = scratch / "features"
         if ranks.local_rank == 0:
-            self._close = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         together(lambda: self._begin_anew() if ranks.local_rank == 0 else None)
 
     def _begin_anew(self) -> None:

@@ -159,12 +159,12 @@ def _unroll(
     if compiled:
         qkv, after_attention, row_losses = map(_compiled, (qkv, after_attention, row_losses))
     layer, rows = draft.midlayer, seen.queries.rows
-    # index_select: its backward adds whole rows, that of an index number by number
     of_embeds, of_hidden = layer.qkv_weights()
     embed_half = layer.embed_half(draft.embed(seen.input_ids), of_embeds)  # [N, qkv], of each token
 
     def step(hidden, at, positions, keys, values):
         token = at.clamp_max(len(embed_half) - 1)  # beyond its document's end a row bears no loss: any token will do
+        # index_select: its backward adds whole rows, that of `[token]` number by number
         query, key, value = qkv(layer, embed_half.index_select(0, token), hidden, of_hidden, positions)
         if not keys:  # block 0: keys at every token, queries at the rows
             query, hidden = query.index_select(0, rows), hidden.index_select(0, rows)

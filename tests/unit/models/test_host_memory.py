@@ -15,7 +15,7 @@ from tests.tiny_models import save_tiny_target
 
 LAYERS = 12
 M_MMAP_THRESHOLD = -3  # malloc.h
-SLACK = 12 << 20  # what the allocator keeps (and gives out again, unseen), page tables, gloo's buffers
+SLACK = 12 << 20  # what the allocator keeps, page tables, gloo's buffers
 SHAPES = {
     "llama": {"intermediate_size": 2560},
     "llama4": {"intermediate_size": 640, "intermediate_size_mlp": 640},
@@ -74,6 +74,6 @@ def test_a_rank_never_holds_more_than_its_share_and_two_layers(path, tmp_path, w
         rank.start()
     for peak, layers, outside in [results.get(timeout=240) for _ in ranks]:
         share, layer = layers / world + outside, layers / LAYERS
-        assert share - SLACK < peak < share + 2 * layer + SLACK, (peak / 1e6, share / 1e6, layer / 1e6)
+        assert share * 0.9 < peak < share + 2 * layer + SLACK, (peak / 1e6, share / 1e6, layer / 1e6)
     for rank in ranks:
         rank.join()
