@@ -34,7 +34,7 @@ test-unit: install  ## The fast tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit
 
 test-server: install  ## From answers to an exported draft in the real SGLang server, on CPU
-	$(BIN)/python -m pytest -q tests/integration
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/integration
 
 lint: install  ## ruff, and its formatter
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
