@@ -7,7 +7,9 @@ point `torchrun.handlers` in pyproject.toml), which acts only where the recipe o
 the lone form with the right command, and passes the workers' exit code on.
 """
 
+import ctypes
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +21,7 @@ from spec.errors import BadInput, PassingFault, SpecError, Stopped
 
 RECIPE = "eagle_full_finetune_distributed"
 _LAUNCHERS = ("tune", "torchrun", "torch/distributed/run.py")
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 GRACE = "600"  # seconds the launcher gives its workers to save after SIGTERM; torch's own default is 30
 
 
@@ -27,6 +30,7 @@ def run(recipe: Callable[[], Any]) -> None:
 
     An error that all ranks agreed on is told by rank 0 alone.
     """
+    _end_with_the_launcher()
     try:
         recipe()
     except Exception as error:
@@ -37,6 +41,15 @@ def run(recipe: Callable[[], Any]) -> None:
         _tell(expected)
         _end(expected.exit_code)
     _end(0)
+
+
+def _end_with_the_launcher() -> None:
+    """Have SIGTERM sent when torch's launcher dies, so that its ranks save and end.
+
+    A launcher that is killed with SIGKILL cannot end them, and the same command started again would train beside them.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _expected(error: Exception) -> SpecError | None:
@@ -135,6 +148,8 @@ def _end_as_workers(kind: type[BaseException], error: BaseException, trace: Trac
     """The launcher's excepthook: end with what the workers ended with, in one line instead of two tracebacks."""
     if kind.__name__ == "SignalException":  # by name: torch is still being imported when this is set
         _leave("", Stopped.exit_code)
+    if kind is ValueError:  # what torch raises for a flag that makes no sense
+        _leave(f"the launcher's flags: {' '.join(str(error).split())}", BadInput.exit_code)
     if any(base.__name__ == "RendezvousError" for base in kind.__mro__):
         _leave(
             f"the nodes did not meet, or one has left ({str(error) or kind.__name__}): check that the endpoint is the "

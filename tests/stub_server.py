@@ -69,6 +69,7 @@ class StubServer:
         behave: Callable[[Json], Reply | Exception | None] = lambda body: None,
     ):
         self.model = model
+        self.architectures = ["LlamaForCausalLM"]
         self.context = context
         self.delay = delay
         self.behave = behave
@@ -119,6 +120,7 @@ class StubServer:
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
         app.router.add_get("/server_info", self._server_info)
+        app.router.add_get("/model_info", self._model_info)
         app.router.add_post("/v1/chat/completions", self._chat)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await self._runner.setup()
@@ -141,6 +143,9 @@ class StubServer:
 
     async def _server_info(self, _: web.Request) -> web.Response:
         return web.json_response({"version": "0.5.23", "revision": None, "model_path": self.model})
+
+    async def _model_info(self, _: web.Request) -> web.Response:
+        return web.json_response({"model_path": self.model, "architectures": self.architectures})
 
     async def _chat(self, request: web.Request) -> web.Response:
         asked = Asked(await request.json(), request.headers.get("Authorization", ""), time.monotonic())

@@ -22,7 +22,7 @@ def main(
     workflow: Annotated[str, typer.Option(help="The workflow's name")],
     model: Annotated[str, typer.Option(help="The target: a hub name or an s3:// URL")],
     revision: Annotated[str, typer.Option(help="The target's revision")],
-    models: Annotated[Path, typer.Option(help="Where the volume with staged targets is mounted")],
+    models: Annotated[Path, typer.Option(readable=False, help="Where the volume with staged targets is mounted")],
     config: Annotated[str, typer.Option(help="The recipe's config, as spec/configs/…/….yaml")],
     shards: Annotated[int, typer.Option(help="Number of shards")],
     nodes: Annotated[int, typer.Option(help="Training nodes")],
@@ -47,6 +47,7 @@ def main(
     store = preflight.check_writable("run", run)
     if not destination.startswith("hf://"):
         preflight.check_writable("destination", destination)
+    preflight.check_volume(models)
     target = preflight.staged_at(models, model, revision)
     preflight.check_model(model, revision, target)
     output.mkdir(parents=True, exist_ok=True)

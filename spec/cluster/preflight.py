@@ -3,6 +3,7 @@
 Seconds of a small pod instead of hours of a GPU node. Every message names the workflow parameter that is wrong.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +69,15 @@ def check_writable(name: str, url: str) -> Store:
         store.write(probe, b"")
         store.delete(probe)
     return store
+
+
+def check_volume(models: Path) -> None:
+    """The volume of staged targets can be read by this pod's user."""
+    if not os.access(models, os.R_OK | os.X_OK):
+        raise BadInput(
+            f"volume models: {models} cannot be read by user {os.getuid()}: its storage class ignores the pods' "
+            "fsGroup, as host paths do; open its directory for them, or give the claim another class"
+        )
 
 
 def staged_at(models: Path, model: str, revision: str) -> Path:

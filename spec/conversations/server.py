@@ -122,7 +122,14 @@ class Server:
                 f"with a context of {context} tokens; lower --max-tokens, or serve with a longer context"
             )
         self._failing_since = None
-        info = await self._server_info()
+        architectures = (await self._told("/model_info")).get("architectures")
+        if architectures == ["Llama4ForCausalLM"]:
+            raise BadInput(
+                f"{self.url} serves {self.model} as text alone, and SGLang 0.5.23 answers wrongly then (it turns the "
+                "halves of each head, and only the whole model's loader orders the weights for that): serve the whole "
+                "checkpoint, Llama4ForConditionalGeneration"
+            )
+        info = await self._told("/server_info")
         version = info.get("version")
         target = {"model": self.model, "revision": info.get("revision")}
         return target, f"sglang {version}" if version else None
@@ -214,10 +221,10 @@ class Server:
             )
         return served[self.model]
 
-    async def _server_info(self) -> dict[str, Any]:
-        """SGLang's own settings; {} from other servers."""
+    async def _told(self, path: str) -> dict[str, Any]:
+        """What SGLang says of its settings (`/server_info`) or its model (`/model_info`); {} from other servers."""
         try:
-            status, _, body = await self._send("GET", "/server_info", None, timeout=30)
+            status, _, body = await self._send("GET", path, None, timeout=30)
             info = json.loads(body) if status == 200 else {}
         except (_Fault, ValueError):
             return {}

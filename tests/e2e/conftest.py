@@ -4,12 +4,13 @@ Wanted: a cluster in KUBECONFIG with Argo Workflows 3.7 or later, the training o
 of namespace object-store (keys in its Secret s3), the overlay `local` applied, and its images on the nodes.
 """
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e import inputs
-from tests.e2e.cluster import Workflow, bucket, credentials, kubectl, make_bucket, submit
+from tests.e2e.cluster import Workflow, bucket, credentials, get, kubectl, make_bucket, submit
 
 SECRET = "s3-credentials"
 GOOD = "good"
@@ -18,11 +19,41 @@ _rows: dict[str, tuple[str, float, str]] = {}  # case -> outcome, seconds with w
 
 @pytest.fixture(scope="session", autouse=True)
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The Secret of the namespace, the bucket, and what the runs begin with."""
+    """The volume of the namespace, its Secret, the bucket, and what the runs begin with."""
+    open_host_path()
     make_secret()
     with bucket("e2e") as store:
         make_bucket()
         inputs.upload(store, tmp_path_factory.mktemp("inputs"))
+
+
+def open_host_path() -> None:
+    """Let pods that are not root into the volume of claim `models`, where it is a host path of Kubernetes' own making.
+
+    That one is root's, mode 0750, and fsGroup does not reach it; so its cluster's administrator must open it.
+    """
+    claim = get("persistentvolumeclaim", "models")
+    volume = get("persistentvolume", claim["spec"]["volumeName"]) if "volumeName" in claim["spec"] else {"spec": {}}
+    if "hostPath" not in volume["spec"]:
+        return
+    container = {
+        "name": "chmod",
+        "image": get("workflowtemplate", "preflight")["spec"]["templates"][0]["container"]["image"],
+        "command": ["chmod", "0777", "/models"],
+        "securityContext": {"runAsUser": 0},
+        "volumeMounts": [{"name": "models", "mountPath": "/models"}],
+    }
+    volumes = [{"name": "models", "hostPath": {"path": volume["spec"]["hostPath"]["path"]}}]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "open-models"},
+        "spec": {"restartPolicy": "Never", "containers": [container], "volumes": volumes},
+    }
+    kubectl("apply", "--filename=-", namespace="default", given=json.dumps(pod))
+    ended = "--for=jsonpath={.status.phase}=Succeeded"
+    kubectl("wait", "pod/open-models", ended, "--timeout=120s", namespace="default")
+    kubectl("delete", "pod/open-models", namespace="default")
 
 
 def make_secret() -> None:

@@ -10,8 +10,8 @@ from tests.e2e.conftest import SECRET, make_secret
 WRONG = {
     "no shards": ({"shards": "0"}, "shards"),
     "no number of nodes": ({"nodes": "two"}, "nodes"),
-    "an unknown model": ({"model": "s3://sgl-spec/e2e/nothing"}, "model"),
-    "a bucket that does not exist": ({"destination": "s3://no-such-bucket/drafts"}, "destination"),
+    "an unknown model": ({"model": "s3://sgl-spec/e2e/nothing"}, "parameter model"),
+    "a bucket that does not exist": ({"destination": "s3://no-such-bucket/drafts"}, "parameter destination"),
     "more GPUs than the quota": ({"nodes": "2", "gpus_per_node": "8"}, "gpus-per-node"),
 }
 QUOTA = """

@@ -50,3 +50,9 @@ def test_a_file_where_the_run_should_be_names_the_parameter(tmp_path: Path):
     (tmp_path / "run").write_text("")
     with pytest.raises(BadInput, match="parameter run"):
         preflight.check_writable("run", str(tmp_path / "run"))
+
+
+def test_a_volume_that_cannot_be_read_says_what_to_do(tmp_path: Path):
+    preflight.check_volume(tmp_path)
+    with pytest.raises(BadInput, match="volume models: .*/none cannot be read by user .*fsGroup"):
+        preflight.check_volume(tmp_path / "none")

@@ -63,6 +63,14 @@ async def test_another_model_than_asked_for_is_refused(stub):
     assert not stub.asked
 
 
+async def test_llama_4_served_as_text_alone_is_refused(stub):
+    stub.architectures = ["Llama4ForCausalLM"]
+    with pytest.raises(BadInput, match="as text alone.*serve the whole checkpoint"):
+        await ask(stub)
+    stub.architectures = ["Llama4ForConditionalGeneration"]
+    await ask(stub)
+
+
 async def test_a_server_that_comes_back_with_another_model_is_refused(stub):
     def restart(body):
         stub.model = "another"

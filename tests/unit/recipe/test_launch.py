@@ -4,8 +4,11 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from spec.errors import BadInput
@@ -71,6 +74,16 @@ def test_a_user_of_the_older_form_gets_one_line_and_no_training():
     assert said.count("error: ") == 1 and "--rdzv-endpoint localhost:29500" in said and "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    "flags", ["--nproc_per_node x", "--nproc_per_node 1 --rdzv_backend none-such --rdzv_endpoint localhost:1"]
+)
+def test_a_flag_that_makes_no_sense_is_told_in_one_line(flags):
+    node = launch(TUNE, "run", *flags.split(), *OWN)
+    _, said = node.communicate(timeout=300)
+    assert node.returncode == 2
+    assert said.count("error: ") == 1 and "the launcher's flags" in said and "Traceback" not in said
+
+
 def test_nodes_that_do_not_meet_are_told_in_one_line():
     meeting = "--rdzv_backend c10d --rdzv_id draft --rdzv_conf is_host=0,read_timeout=2 --rdzv_endpoint localhost:1"
     node = launch(TUNE, "run", "--nnodes", "2", "--nproc_per_node", "1", *meeting.split(), *OWN)
@@ -89,16 +102,11 @@ def test_a_mistake_of_all_ranks_is_told_once_before_they_have_met():
 @pytest.mark.timeout(600)
 def test_two_launchers_meet_and_train_together(tmp_path):
     """Two nodes of one process each, on loopback, by the README's command; and their exit codes."""
-    target = save_tiny_target("llama", tmp_path / "target")
-    run = prepared_run(tmp_path / "run", documents=8)
-    config = tmp_path / "config.yaml"
-    lines = [f"{name}: {value}" for name, value in TINY.items() if isinstance(value, int | float | str)]
-    config.write_text("\n".join([*lines, "lr_scheduler: {num_warmup_steps: 2}", "max_steps: 2"]))
+    run, recipe = tiny_run(tmp_path, "max_steps=2")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     meeting = ["--rdzv_backend", "c10d", "--rdzv_id", "draft", "--rdzv_endpoint", f"localhost:{port}"]
-    recipe = [RECIPE, "--config", str(config), f"run_dir={run}", f"target={target}"]
     nodes = [launch(TUNE, "run", "--nnodes", "2", "--nproc_per_node", "1", *meeting, *recipe) for _ in range(2)]
     try:
         said = [node.communicate(timeout=500) for node in nodes]
@@ -107,6 +115,42 @@ def test_two_launchers_meet_and_train_together(tmp_path):
             node.kill()
     assert [node.returncode for node in nodes] == [0, 0], said
     assert '"ranks": 2' in (run / "checkpoints/step-000002/checkpoint.json").read_text()
+
+
+@pytest.mark.timeout(600)
+def test_ranks_whose_launcher_is_killed_save_and_end(tmp_path):
+    """They must not train beside those of the same command started again."""
+    run, recipe = tiny_run(tmp_path, "epochs=10000", "save_every=1000000")
+    node = launch(TUNE, "run", "--nproc_per_node", "2", *recipe)
+    try:
+        wait_for(lambda: (run / "checkpoints/metrics.jsonl").is_file())
+        ranks_of_it = psutil.Process(node.pid).children()
+        assert len(ranks_of_it) == 2
+        assert not list(run.glob("checkpoints/step-*"))
+    finally:
+        node.kill()
+    _, alive = psutil.wait_procs(ranks_of_it, timeout=120)
+    for rank in alive:
+        rank.kill()
+    assert not alive
+    assert len(list(run.glob("checkpoints/step-*/checkpoint.json"))) == 1
+
+
+def tiny_run(folder: Path, *settings: str) -> tuple[Path, list[str]]:
+    """A prepared run, and the recipe's part of the command that trains on it."""
+    target = save_tiny_target("llama", folder / "target")
+    run = prepared_run(folder / "run", documents=8)
+    config = folder / "config.yaml"
+    lines = [f"{name}: {value}" for name, value in TINY.items() if isinstance(value, int | float | str)]
+    config.write_text("\n".join([*lines, "lr_scheduler: {num_warmup_steps: 2}"]))
+    return run, [RECIPE, "--config", str(config), f"run_dir={run}", f"target={target}", *settings]
+
+
+def wait_for(look: Callable[[], bool], seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def launch(*command: str) -> subprocess.Popen[str]:
