@@ -30,24 +30,24 @@ class Wanted:
 
 
 # An objective: (logits [K, J, draft_vocab], wanted, its target logits [J, draft_vocab]) -> (losses [K, J], gradient of
-# each loss by its logits). It may overwrite both of the logits it is given.
-Objective = Callable[[torch.Tensor, Wanted, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+# each loss by its logits, their argmax [K, J]). It may overwrite both of the logits it is given.
+Objective = Callable[[torch.Tensor, Wanted, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
 def cross_entropy(logits, wanted, target_logits):
     """Soft cross-entropy against the target's distribution renormalised on the draft's vocabulary (EAGLE-3)."""
-    p, _ = _softmax(target_logits)
+    p = torch.softmax(target_logits, -1, out=target_logits)
     agreement = torch.einsum("jv,kjv->kj", p, logits)
-    q, lse = _softmax(logits)
-    return lse - agreement, q.sub_(p)
+    q, lse, choices = _softmax(logits)
+    return lse - agreement, q.sub_(p), choices
 
 
 def hard_cross_entropy(logits, wanted, target_logits):
     """Cross-entropy against the target's own choice."""
     choice = wanted.choice.expand(logits.shape[:2])[..., None]
     agreement = logits.gather(-1, choice).squeeze(-1)
-    q, lse = _softmax(logits)
-    return lse - agreement, q.scatter_add_(-1, choice, q.new_full((), -1.0).expand(choice.shape))
+    q, lse, choices = _softmax(logits)
+    return lse - agreement, q.scatter_add_(-1, choice, q.new_full((), -1.0).expand(choice.shape)), choices
 
 
 def negative_log_acceptance(logits, wanted, target_logits):
@@ -56,20 +56,21 @@ def negative_log_acceptance(logits, wanted, target_logits):
     p is not renormalised on the draft's vocabulary: what the draft cannot say can never be accepted.
     """
     p = (target_logits - wanted.lse[:, None]).exp_()
-    q, _ = _softmax(logits)
+    q, _, choices = _softmax(logits)
     alpha = torch.minimum(p, q).sum(-1, keepdim=True).clamp_min(SMALLEST_ACCEPTANCE)
     short = torch.where(q < p, q, 0)  # the tokens whose q a gradient can raise alpha with
-    return -alpha.log().squeeze(-1), q.mul_(short.sum(-1, keepdim=True)).sub_(short).div_(alpha)
+    return -alpha.log().squeeze(-1), q.mul_(short.sum(-1, keepdim=True)).sub_(short).div_(alpha), choices
 
 
-def _softmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The softmax along the last dimension, in place of `logits`, and its log-sum-exp.
+def _softmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The softmax along the last dimension, in place of `logits`, and their log-sum-exp and argmax.
 
     A fresh tensor of a chunk's size costs more, in page faults, than all that is computed in it.
     """
-    top = logits.amax(-1)
+    top, choice = _max(logits)
     q = torch.softmax(logits, -1, out=logits)
-    return q, top - q.amax(-1).log()  # the largest logit's probability is exp(top - lse)
+    of_choice = q.gather(-1, choice[..., None]).squeeze(-1)  # exp(top - lse)
+    return q, top - of_choice.log(), choice
 
 
 def _max(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,8 +150,8 @@ class _DraftingLoss(torch.autograd.Function):
             y = (normed * norm).to(head.dtype)
             logits = torch.mm(y.flatten(0, 1), head.T, out=space[: part.rows.numel()])
             logits = _wide(logits).view(*part.rows.shape, -1)  # [K, J, draft_vocab]
-            correct += ((_max(logits)[1] == part.choice) & part.bears).sum(1)
-            losses, grad_logits = objective(logits, part, _wide(part.hidden @ part.head.T))
+            losses, grad_logits, choices = objective(logits, part, _wide(part.hidden @ part.head.T))
+            correct += ((choices == part.choice) & part.bears).sum(1)
             loss_sum += torch.where(part.bears, losses, 0).sum(1)
             if not with_gradient:
                 continue
@@ -177,7 +178,8 @@ class _DraftingLoss(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, *_):
-        return None, None, None, None, None, *(saved * grad for saved in ctx.saved_tensors)
+        # In place: the gradients are as large as the head, and autograd refuses a second backward through them.
+        return None, None, None, None, None, *(saved.mul_(grad) for saved in ctx.saved_tensors)
 
 
 def _split(wanted: Wanted, size: int):

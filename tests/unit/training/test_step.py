@@ -202,3 +202,12 @@ def test_only_rows_that_bear_loss_reach_a_vocabulary():
     assert draftable <= seen < 20
     assert watch.rows[draft.config.vocab_size] == seen
     assert watch.rows[draft.config.draft_vocab_size] <= (STEPS + 1) * (draftable + 1)
+
+
+def test_a_second_backward_is_refused():
+    """The gradients are scaled in place: another one would double what is there already."""
+    draft, batch = tiny_draft(tiny_config()), tiny_batch([[24]])
+    result = draft_loss(draft, fake_target(draft, batch), batch, steps=STEPS)
+    result.loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        result.loss.backward()
