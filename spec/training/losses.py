@@ -4,13 +4,15 @@ Neither the target's logits nor the draft's ever exist for more than a chunk. A 
 every step that drafts its token, so a chunk holds target positions, and computes each distribution once.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-# Logits in a chunk: wide products are the fast ones. On CPU more gain nothing, on a GPU the matrix units are full.
-CHUNK = {"cpu": 1 << 23, "cuda": 1 << 26}
+# Logits in a chunk: wide products are the fast ones. On CPU more gain nothing, and below 32 MiB the allocator gives a
+# chunk's pages to the next one; on a GPU the matrix units are full.
+CHUNK = {"cpu": 8_000_000, "cuda": 1 << 26}
 
 BLOCK = 256  # logits whose largest is found at once
 
@@ -99,14 +101,14 @@ OBJECTIVES: dict[str, Objective] = {
 def argmax_and_lse(hidden: torch.Tensor, head: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The argmax (int64) and log-sum-exp (fp32) of `hidden [J, H] @ head.T [H, V]`, both `[J]`, by chunks of both."""
     budget = CHUNK.get(hidden.device.type, CHUNK["cuda"])
-    width = min(len(head), 8192)
+    width = min(len(head), 8000)
     best, lses = [], []
     for rows in hidden.split(max(1, budget // width)):
         top = rows.new_full(rows.shape[:1], float("-inf"), dtype=torch.float32)
         argmax = torch.zeros_like(top, dtype=torch.int64)
         lse = top.clone()
         for start in range(0, len(head), width):
-            logits = _wide(rows @ head[start : start + width].T)
+            logits = _wide(linear(rows, head[start : start + width]))
             value, index = _max(logits)
             argmax = torch.where(value > top, index + start, argmax)
             top = torch.maximum(top, value)
@@ -141,34 +143,8 @@ class _DraftingLoss(torch.autograd.Function):
         loss_sum = torch.zeros(steps, dtype=_wide_type(head), device=head.device)
         correct = torch.zeros_like(loss_sum, dtype=torch.int64)
         grads = [torch.zeros_like(x, dtype=_wide_type(x)) for x in (norm, head, *hiddens)] if with_gradient else []
-        chunk = max(1, CHUNK.get(head.device.type, CHUNK["cuda"]) // (steps * len(head)))
-        space = head.new_empty(steps * min(chunk, len(wanted.hidden)), len(head))  # one chunk's logits, then the next's
-        for part in _split(wanted, chunk):
-            x = torch.stack([hidden[rows] for hidden, rows in zip(hiddens, part.rows, strict=True)])  # [K, J, H]
-            inverse = (_wide(x).square().mean(-1, keepdim=True) + eps).rsqrt()
-            normed = _wide(x) * inverse
-            y = (normed * norm).to(head.dtype)
-            logits = torch.mm(y.flatten(0, 1), head.T, out=space[: part.rows.numel()])
-            logits = _wide(logits).view(*part.rows.shape, -1)  # [K, J, draft_vocab]
-            losses, grad_logits, choices = objective(logits, part, _wide(part.hidden @ part.head.T))
-            correct += ((choices == part.choice) & part.bears).sum(1)
-            loss_sum += torch.where(part.bears, losses, 0).sum(1)
-            if not with_gradient:
-                continue
-            grad_norm, grad_head, *grad_hiddens = grads
-            grad_logits = grad_logits.to(head.dtype).flatten(0, 1)
-            scale = (weights[:, None] * part.bears)[..., None]  # [K, J, 1], of the narrow factors instead of the logits
-            scaled = (y * scale).to(head.dtype).flatten(0, 1)
-            if grad_head.dtype == y.dtype:
-                grad_head.addmm_(grad_logits.T, scaled)
-            else:  # half precision: products of it, summed in fp32
-                grad_head += grad_logits.T @ scaled
-            grad_y = _wide(grad_logits @ head).view(x.shape) * scale
-            grad_norm += (grad_y * normed).sum((0, 1))
-            grad_normed = grad_y * norm
-            grad_x = inverse * (grad_normed - normed * (grad_normed * normed).mean(-1, keepdim=True))
-            for grad_hidden, rows, grad in zip(grad_hiddens, part.rows, grad_x, strict=True):
-                grad_hidden.index_add_(0, rows, grad)
+        for part in _split(wanted, max(1, CHUNK.get(head.device.type, CHUNK["cuda"]) // (steps * len(head)))):
+            _add_chunk(part, weights, objective, eps, norm, head, hiddens, loss_sum, correct, grads)
         if with_gradient:
             ctx.save_for_backward(*(g.to(x.dtype) for g, x in zip(grads, (norm, head, *hiddens), strict=True)))
         loss = (weights * loss_sum).sum()
@@ -182,9 +158,53 @@ class _DraftingLoss(torch.autograd.Function):
         return None, None, None, None, None, *(saved.mul_(grad) for saved in ctx.saved_tensors)
 
 
+def _add_chunk(part: Wanted, weights, objective, eps, norm, head, hiddens, loss_sum, correct, grads) -> None:
+    """Add a chunk of target positions to `loss_sum [K]` and `correct [K]`, and to `grads` where there are any.
+
+    A function, so that a chunk's logits are gone before the next one's are made.
+    """
+    x = torch.stack([hidden[rows] for hidden, rows in zip(hiddens, part.rows, strict=True)])  # [K, J, H]
+    inverse = (_wide(x).square().mean(-1, keepdim=True) + eps).rsqrt()
+    normed = _wide(x) * inverse
+    y = (normed * norm).to(head.dtype)
+    logits = _wide(linear(y.flatten(0, 1), head)).view(*part.rows.shape, -1)  # [K, J, draft_vocab]
+    losses, grad_logits, choices = objective(logits, part, _wide(linear(part.hidden, part.head)))
+    correct += ((choices == part.choice) & part.bears).sum(1)
+    loss_sum += torch.where(part.bears, losses, 0).sum(1)
+    if not grads:
+        return
+    grad_norm, grad_head, *grad_hiddens = grads
+    grad_logits = grad_logits.to(head.dtype).flatten(0, 1)
+    scale = (weights[:, None] * part.bears)[..., None]  # [K, J, 1], of the narrow factors instead of the logits
+    scaled = (y * scale).to(head.dtype).flatten(0, 1)
+    if grad_head.dtype == y.dtype:
+        grad_head.addmm_(grad_logits.T, scaled)
+    else:  # half precision: products of it, summed in fp32
+        grad_head += grad_logits.T @ scaled
+    grad_y = _wide(linear(grad_logits, head.T)).view(x.shape) * scale
+    grad_norm += (grad_y * normed).sum((0, 1))
+    grad_normed = grad_y * norm
+    grad_x = inverse * (grad_normed - normed * (grad_normed * normed).mean(-1, keepdim=True))
+    for grad_hidden, rows, grad in zip(grad_hiddens, part.rows, grad_x, strict=True):
+        grad_hidden.index_add_(0, rows, grad)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`x [M, K] @ weight.T [K, N]`, without a gradient.
+
+    In fp32 on a CPU by oneDNN, which is faster than the BLAS behind `@` where one side is a vocabulary (`python -m
+    bench.products`). PyTorch reaches it only through the operator that torch.compile uses.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return x @ weight.T
+
+
 def _split(wanted: Wanted, size: int):
-    """`wanted` by chunks of `size` target positions."""
-    for at in range(0, len(wanted.hidden), size):
+    """`wanted` by chunks of at most `size` target positions, as equal as can be: a narrow product is a slow one."""
+    total = len(wanted.hidden)
+    size = math.ceil(total / math.ceil(total / size)) if total else 1
+    for at in range(0, total, size):
         part = slice(at, at + size)
         yield Wanted(
             wanted.hidden[part],

@@ -119,7 +119,7 @@ class Workflow:
         spans: dict[str, float] = {}
         for node in self.nodes():
             if node["type"] == "Pod" and node.get("finishedAt"):
-                step = node["name"].removeprefix(f"{self.name}[0].pipeline.").split("(")[0]
+                step = re.sub(rf"^{self.name}(\[\d\])?\.(pipeline\.)?", "", node["name"]).split("(")[0]
                 begun, ended = (datetime.fromisoformat(node[key]) for key in ("startedAt", "finishedAt"))
                 spans[step] = spans.get(step, 0) + (ended - begun).total_seconds()
         return spans

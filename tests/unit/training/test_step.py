@@ -174,7 +174,7 @@ class Watch(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for x in torch.utils._pytree.tree_leaves(out):
             self.largest = max(self.largest, x.numel()) if isinstance(x, torch.Tensor) else self.largest
-        if func.overloadpacket is torch.ops.aten.mm:
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.mkldnn._linear_pointwise):
             self.rows[out.shape[1]] = self.rows.get(out.shape[1], 0) + out.shape[0]
         return out
 
