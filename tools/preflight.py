@@ -24,6 +24,12 @@ def main(
     revision: Annotated[str, typer.Option(help="The target's revision")],
     models: Annotated[Path, typer.Option(readable=False, help="Where the volume with staged targets is mounted")],
     config: Annotated[str, typer.Option(help="The recipe's config, as spec/configs/…/….yaml")],
+    train_options: Annotated[str, typer.Option(help="Settings of the recipe to change, as key=value words")],
+    dataset_name: Annotated[str, typer.Option(help="Where the prompts come from")],
+    parallel: Annotated[int, typer.Option(help="Requests that a filter pod keeps in flight")],
+    temperature: Annotated[float, typer.Option(help="Temperature of the answers")],
+    max_tokens: Annotated[int, typer.Option(help="Longest answer")],
+    min_accept_length: Annotated[float, typer.Option(help="The bar")],
     shards: Annotated[int, typer.Option(help="Number of shards")],
     nodes: Annotated[int, typer.Option(help="Training nodes")],
     gpus_per_node: Annotated[int, typer.Option(help="GPUs of a training node")],
@@ -38,20 +44,31 @@ def main(
     preflight.check_number("nodes", nodes, least=1, most=128)
     preflight.check_number("gpus-per-node", gpus_per_node, least=0, most=16)
     preflight.check_number("server-gpus", server_gpus, least=0, most=16)
+    preflight.check_number("parallel", parallel, least=1, most=4096)
+    preflight.check_number("temperature", temperature, least=0, most=2)
+    preflight.check_number("max-tokens", max_tokens, least=1, most=131072)
+    preflight.check_number("min-accept-length", min_accept_length, least=1, most=100)
+    preflight.check_shared("run", run, ("s3://",))
+    preflight.check_shared("destination", destination, ("s3://", "hf://"))
     preflight.check_config("config", config, ROOT)
+    preflight.check_settings("train-options", train_options, ROOT)
     needed = {"nvidia.com/gpu": max(nodes * gpus_per_node, 2 * server_gpus)}  # the draft is proven on two servers
     names = "nodes, gpus-per-node and server-gpus"
     preflight.check_quota(Cluster(namespace).quotas(), needed, names=names)
-    if "s3://" in run + destination + model:
-        preflight.check_credentials(secret)
+    preflight.check_credentials(secret)
     store = preflight.check_writable("run", run)
-    if not destination.startswith("hf://"):
+    if destination.startswith("hf://"):
+        preflight.check_hub_token("destination", destination)
+    else:
         preflight.check_writable("destination", destination)
     preflight.check_volume(models)
     target = preflight.staged_at(models, model, revision)
     preflight.check_model(model, revision, target)
+    remaining = preflight.remaining(store, shards)
+    if remaining["answers"] == "missing":
+        preflight.check_dataset(dataset_name)
     output.mkdir(parents=True, exist_ok=True)
-    for name, value in {"target": str(target), **preflight.remaining(store, shards)}.items():
+    for name, value in {"target": str(target), **remaining}.items():
         print(f"{name}: {value}", flush=True)
         (output / name).write_text(value)
 

@@ -2,7 +2,7 @@
 
 Reads only: killed and started again it finds the same job where it is. A failed attempt that another one may mend
 (lost pods, out of memory, a deadline) is `retry` in --outcome and exit 0 while attempts are left, and 75 after the
-last; wrong settings are exit 2 at once.
+last; wrong settings are exit 2 at once. A job that never gets its nodes is 75 too: another one would wait beside it.
 """
 
 import signal
@@ -13,7 +13,7 @@ import typer
 
 from spec import cli
 from spec.cluster.api import Cluster
-from spec.cluster.jobs import Outcome, Patience, follow
+from spec.cluster.jobs import GaveUp, Outcome, Patience, follow
 from spec.errors import PassingFault, Stopped
 
 
@@ -31,6 +31,8 @@ def main(
     try:
         message = follow(Cluster(namespace), job, patience=Patience(pending=pending_seconds))
         result = Outcome.SUCCEEDED
+    except GaveUp:
+        raise
     except PassingFault as fault:
         if attempt >= attempts:
             raise PassingFault(f"attempt {attempt} of {attempts} failed too: {fault}") from fault

@@ -19,14 +19,18 @@ class Outcome(StrEnum):
     RETRY = "retry"
 
 
+class GaveUp(PassingFault):
+    """The watcher lost its patience. The job may live on, so no other one may be started beside it."""
+
+
 @dataclass(frozen=True)
 class Patience:
     """Seconds that something may stay wrong before the watcher gives up."""
 
     missing: float = 120  # the job cannot be found: just applied, or an API server that comes back
-    unreachable: float = 600  # the API server fails
+    unreachable: float = 3600  # the API server fails: the ranks do not need it
     pulling: float = 600  # an image cannot be pulled
-    pending: float = 3600  # no node has room
+    pending: float = 3600  # no node has room, or the cluster refuses its pods
 
 
 def follow(cluster: Cluster, job_name: str, *, patience: Patience, poll: float = POLL) -> str:
@@ -34,7 +38,8 @@ def follow(cluster: Cluster, job_name: str, *, patience: Patience, poll: float =
 
     Conditions are read by type, since the operator adds `Failed` without refreshing its other counts, and starts with
     none at all. Raises `BadInput` for what another attempt would meet again (exit code 2 of a rank, an image that
-    does not exist) and `PassingFault` for the rest (lost pods, out of memory, a deadline, NCCL).
+    does not exist), `GaveUp` where a job that has not ended is waited for no longer, and `PassingFault` for the rest
+    (lost pods, out of memory, a deadline, NCCL, a job that somebody deleted).
     """
     log = pods.LogFollower(cluster, CONTAINER)
     waits = _Waits(patience)
@@ -93,6 +98,9 @@ def _look_at_waiting(job: Json, workers: list[Json], waits: "_Waits") -> None:
             raise BadInput(reason)
     pulling = [reason for worker in workers if (reason := pods.cannot_start(worker, pulls_count=True))]
     homeless = [reason for worker in workers if (reason := pods.not_scheduled(worker))]
+    if not workers:
+        name = pods.name(job)
+        homeless = [f"no pods yet: see `kubectl describe pytorchjob {name}`; a quota or a policy may refuse them"]
     for what, reasons in (("pulling", pulling), ("pending", homeless)):
         if reasons:
             waits.on(what, reasons[0])
@@ -112,9 +120,10 @@ class _Waits:
     def on(self, what: str, words: str) -> None:
         now = time.monotonic()
         self._since.setdefault(what, now)
-        self.tell(words)
+        if now - self._since[what] >= 15:  # what passes at once is not worth a line
+            self.tell(words)
         if now - self._since[what] >= getattr(self._patience, what):
-            kind = BadInput if what == "pulling" else PassingFault
+            kind = {"pulling": BadInput, "missing": PassingFault}.get(what, GaveUp)
             raise kind(f"{words} (for {now - self._since[what]:.0f} s)")
 
     def over(self, *whats: str) -> None:

@@ -2,15 +2,10 @@
 
 from spec.cluster.api import Cluster, Json
 
-# Reasons that time does not mend: a wrong name or reference. Image pulls get a while, since registries fail too.
-_NEVER = {
-    "InvalidImageName",
-    "ErrImageNeverPull",
-    "CreateContainerConfigError",
-    "CreateContainerError",
-    "RunContainerError",
-}
-_PULLING = {"ErrImagePull", "ImagePullBackOff"}
+# Reasons that time does not mend: a wrong name or reference. Image pulls get a while, since registries fail too, and so
+# do runtimes, which fail on a busy node.
+_NEVER = {"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError"}
+_PULLING = {"ErrImagePull", "ImagePullBackOff", "CreateContainerError", "RunContainerError"}
 
 
 def containers(pod: Json) -> list[Json]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 from spec.cluster.api import Json
 from spec.conversations.ids import Shard
 from spec.conversations.shards import MARKER, folder_of
@@ -30,7 +32,7 @@ def parameter(name: str) -> Iterator[None]:
         raise type(error)(f"parameter {name}: {error}") from error
 
 
-def check_number(name: str, value: int, *, least: int, most: int) -> None:
+def check_number(name: str, value: float, *, least: float, most: float) -> None:
     if not least <= value <= most:
         raise BadInput(f"parameter {name}: {value}, where {least} to {most} is possible")
 
@@ -71,6 +73,20 @@ def check_writable(name: str, url: str) -> Store:
     return store
 
 
+def check_shared(name: str, url: str, schemes: tuple[str, ...]) -> None:
+    """Every pod sees what is there. A directory would be each pod's own, and gone with it."""
+    if not url.startswith(schemes):
+        raise BadInput(f"parameter {name}: {url}: pods share no directory; give it as {' or '.join(schemes)}…")
+
+
+def check_hub_token(name: str, url: str) -> None:
+    """What is published on a hub at the end wants a token; without one, days of training would end before it."""
+    if url.removeprefix("hf://").count("/") != 1:
+        raise BadInput(f"parameter {name}: {url}: a place on the hub reads hf://ORG/NAME")
+    if not os.environ.get("HF_TOKEN"):
+        raise BadInput(f"parameter {name}: {url} needs a token: HF_TOKEN in the Secret hugging-face")
+
+
 def check_volume(models: Path) -> None:
     """The volume of staged targets can be read by this pod's user."""
     if not os.access(models, os.R_OK | os.X_OK):
@@ -100,11 +116,36 @@ def check_model(model: str, revision: str, staged: Path) -> None:
                 raise BadInput(f"{model}: no config.json in that repository: not a model that transformers loads")
 
 
+def check_dataset(name: str) -> None:
+    """The prompts are where the filter will read them: an object in S3, a dataset of the hub."""
+    with parameter("dataset-name"):
+        if name.startswith("s3://"):
+            folder, _, file = name.rpartition("/")
+            if not open_store(folder).exists(file):
+                raise BadInput(f"{name}: no such object")
+        else:
+            from huggingface_hub import HfApi
+
+            from spec.storage.hub import told
+
+            with told(name):
+                HfApi(endpoint=os.environ.get("HF_ENDPOINT")).dataset_info(name)
+
+
 def check_config(name: str, config: str, root: Path) -> None:
     """The recipe's config exists in this image."""
     known = sorted(path.relative_to(root).as_posix() for path in (root / "spec" / "configs").rglob("*.yaml"))
     if config not in known:
         raise BadInput(f"parameter {name}: {config}: no such file; there are {', '.join(known) or 'none'}")
+
+
+def check_settings(name: str, words: str, root: Path) -> None:
+    """Every word is `key=value`, and the key a setting of the recipe: else training would refuse it, hours later."""
+    known = yaml.safe_load((root / "spec" / "configs" / "defaults.yaml").read_text())
+    for word in words.split():
+        key, equals, _ = word.partition("=")
+        if not equals or key.partition(".")[0] not in known:
+            raise BadInput(f"parameter {name}: {word}: no setting of spec/configs/defaults.yaml, as key=value")
 
 
 def check_quota(quotas: list[Json], needed: dict[str, float], *, names: str) -> None:

@@ -24,7 +24,7 @@ def wait_until_ready(cluster: Cluster, name: str, *, patience: float, poll: floa
             deployment = cluster.get("deployment", name)
             if is_available(deployment):
                 return waited
-            state = _judge(cluster, name)
+            state = _judge(cluster, name) or _refused(deployment) or "no pod yet"
         except (FileNotFoundError, PassingFault) as fault:
             state = str(fault)
         if waited >= patience:
@@ -43,20 +43,32 @@ def is_available(deployment: Json) -> bool:
     )
 
 
+def _refused(deployment: Json) -> str:
+    """Why the cluster makes no pod of it: a quota or a policy, in the API server's own words; "" if it does."""
+    conditions = (deployment.get("status") or {}).get("conditions") or []
+    return next((found["message"] for found in conditions if found["type"] == "ReplicaFailure"), "")
+
+
 def _judge(cluster: Cluster, name: str) -> str:
-    """What the pods are at, or `BadInput` if they are at nothing that will end well."""
-    state = "no pod yet"
+    """What the pods are at ("" if there are none), or `BadInput` if they are at nothing that will end well."""
+    state = ""
     for pod in cluster.pods(f"sgl-spec/server={name}"):
         if reason := pods.cannot_start(pod, pulls_count=False):
             raise BadInput(reason)
         for container in pods.containers(pod):
-            if container["restartCount"] >= _CRASHES:
+            if container["restartCount"] >= _CRASHES and not _may_pass(container):
                 raise BadInput(
                     f"{pods.name(pod)}: {container['name']} crashed {container['restartCount']} times; "
                     f"its last words: {_last_words(cluster, pods.name(pod), container['name'])}"
                 )
         state = pods.not_scheduled(pod) or pods.cannot_start(pod, pulls_count=True) or _phase(pod)
     return state
+
+
+def _may_pass(container: Json) -> bool:
+    """It ended with a passing fault: the draft could not be fetched from a store that is away."""
+    ends = [(container.get(when) or {}).get("terminated") for when in ("state", "lastState")]
+    return any(end["exitCode"] == PassingFault.exit_code for end in ends if end)
 
 
 def _phase(pod: Json) -> str:

@@ -10,10 +10,10 @@ from tests.manifests.pods import ARGO_OWN, containers, pods
 Found = Iterator[tuple[str, str]]  # (where, message)
 
 # An exit code of 2 or 3 is final. Retried besides deleted pods (Error): -1, a pod without an exit code, which its node
-# refused or evicted before its container ended.
+# refused or evicted before its container ended; 137, one that was evicted, killed on its node, or out of memory.
 RETRIES = {
-    "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) in [-1, 75, 143]",
-    "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) in [-1, 143]",  # a watcher's 75 ends its patience
+    "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) in [-1, 75, 137, 143]",
+    "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) in [-1, 137, 143]",  # a watcher's 75 ends its patience
 }
 _CREDENTIAL = re.compile(r"(secret|token(?!s)|password|passwd|credential|api-?key|access-?key)", re.I)
 

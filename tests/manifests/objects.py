@@ -4,6 +4,7 @@ An Argo `resource` template carries its object as text with parameters in it. `W
 would, following arguments from template to template and into ConfigMaps, so that the real object can be judged.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 Json = dict[str, Any]
 TAG = re.compile(r"\{\{(.+?)\}\}")
+_QUOTED = re.compile(r"=toJson\((.+)\)")
 
 
 @cache
@@ -123,6 +125,8 @@ def _filled(world: World, owner: Json, template: Json, tag: re.Match[str], *, de
 
 def _value(world: World, owner: Json, template: Json, tag: str, depth: int = 0) -> str:
     """What Argo would put for `tag` in `template`; "1" where only a run can tell, which fits text and numbers."""
+    if quoted := _QUOTED.fullmatch(tag):
+        return json.dumps(_value(world, owner, template, quoted[1], depth))
     if tag == "workflow.name":
         return "a-workflow"
     if tag.startswith("workflow.parameters."):

@@ -9,7 +9,8 @@ from tests.manifests.objects import TAG, Json, World, steps_of, workflow_spec
 from tests.manifests.pods import containers, pods
 
 Found = Iterator[tuple[str, str]]  # (where, message)
-_PARAMETER = re.compile(r"inputs\.parameters\.([\w-]+)|workflow\.parameters\.([\w-]+)")
+# In an expression, a name with a dash stands in brackets.
+_PARAMETER = re.compile(r"(inputs|workflow)\.parameters(?:\.([\w-]+)|\['([\w-]+)'\])")
 _OUTPUT = re.compile(r"(?:tasks|steps)\.([\w-]+)\.outputs\.(parameters|artifacts)\.([\w-]+)")
 
 
@@ -108,11 +109,10 @@ def parameter(world: World) -> Found:
         arguments = {item["name"] for item in _declared(workflow_spec(owner).get("arguments"))}
         text = json.dumps(inside)
         for tag in TAG.findall(text):
-            for asked, of_workflow in _PARAMETER.findall(tag):
-                if asked and asked not in inputs:
-                    yield where, f"{{{{{tag}}}}}: no input parameter {asked}"
-                if of_workflow and of_workflow not in arguments:
-                    yield where, f"{{{{{tag}}}}}: no workflow parameter {of_workflow}"
+            for holder, plain, bracketed in _PARAMETER.findall(tag):
+                asked = plain or bracketed
+                if asked not in (inputs if holder == "inputs" else arguments):
+                    yield where, f"{{{{{tag}}}}}: no {holder.removesuffix('s')} parameter {asked}"
         yield from _outputs(world, owner, inside, where, text, "parameters")
         for step in steps_of(inside):
             yield from _passed(world, owner, step, _where(owner, inside, step))
@@ -129,6 +129,35 @@ def artifact(world: World) -> Found:
     """Artifacts that a step takes from another one are among that one's outputs."""
     for owner, inside in world.templates():
         yield from _outputs(world, owner, inside, _where(owner, inside), json.dumps(inside), "artifacts")
+
+
+def depends(world: World) -> Found:
+    """A task waits for tasks that exist, and reads outputs only of those that end before it begins."""
+    for owner, inside in world.templates():
+        tasks = {task["name"]: task for task in (inside.get("dag") or {}).get("tasks") or []}
+        for name, task in tasks.items():
+            where = _where(owner, inside, task)
+            for other in sorted(_waits_for(task) - tasks.keys()):
+                yield where, f"waits for {other}, which is no task of this template"
+            before = _before(tasks, name)
+            for other in sorted({other for other, _, _ in _OUTPUT.findall(json.dumps(task))} - before):
+                yield where, f"reads an output of {other}, which need not have ended"
+
+
+def _waits_for(task: Json) -> set[str]:
+    """`a && (b.Succeeded || c)`: a, b, c."""
+    words: list[str] = re.findall(r"[\w.-]+", task.get("depends") or "")
+    return {word.partition(".")[0] for word in words}
+
+
+def _before(tasks: dict[str, Json], name: str) -> set[str]:
+    before: set[str] = set()
+    waiting = [name]
+    while waiting:
+        new = (_waits_for(tasks.get(waiting.pop(), {})) & tasks.keys()) - before
+        before |= new
+        waiting += new
+    return before
 
 
 def _outputs(world: World, owner: Json, inside: Json, where: str, text: str, sort: str) -> Found:
@@ -196,4 +225,5 @@ RULES: dict[str, Callable[[World], Any]] = {
     "claim": claim,
     "parameter": parameter,
     "artifact": artifact,
+    "depends": depends,
 }

@@ -22,6 +22,22 @@ def test_what_does_not_go_is_named():
         end(FakeCluster(deployment=[stuck]), "a", ("deployment",), patience=0, poll=0)
 
 
+def test_an_api_server_that_is_away_for_a_moment_is_waited_for():
+    class Away(FakeCluster):
+        calls = 0
+
+        def find(self, kind: str, selector: str) -> list[dict]:
+            self.calls += 1
+            if self.calls == 1:
+                raise PassingFault("the API server cannot be reached")
+            return super().find(kind, selector)
+
+    cluster = Away(deployment=[made("a-server", "a")])
+    assert end(cluster, "a", ("deployment",), patience=1, poll=0) == ["deployment/a-server"]
+    with pytest.raises(PassingFault, match="cannot be reached"):
+        end(Away(), "a", ("deployment",), patience=0, poll=0)
+
+
 def test_the_sweep_takes_what_workflows_left_that_are_over_or_gone():
     running = {"metadata": {"name": "running"}, "status": {"phase": "Running"}}
     over = {"metadata": {"name": "over"}, "status": {"phase": "Failed"}}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from spec.cluster.jobs import Patience, follow
+from spec.cluster.jobs import GaveUp, Patience, follow
 from spec.errors import BadInput, PassingFault
 from tests.unit.cluster.fake import FakeCluster
 
@@ -52,5 +52,18 @@ def test_an_image_that_does_not_exist_is_final():
 
 
 def test_a_job_that_is_gone_is_given_up_in_time():
-    with pytest.raises(PassingFault, match="not there"):
+    with pytest.raises(PassingFault, match="not there") as told:
         follow(FakeCluster(pytorchjob=[]), "train", patience=PATIENCE, poll=0)
+    assert not isinstance(told.value, GaveUp)  # nothing is left of it: another attempt may begin
+
+
+def test_no_other_job_is_started_beside_one_that_waits():
+    unscheduled = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available"}
+    waiting = {"metadata": {"name": "train-worker-0"}, "status": {"conditions": [unscheduled]}}
+    with pytest.raises(GaveUp, match="0/1 nodes"):
+        follow(FakeCluster(pytorchjob=[job()], pods=[waiting]), "train", patience=PATIENCE, poll=0)
+
+
+def test_a_job_whose_pods_are_refused_says_where_to_look():
+    with pytest.raises(GaveUp, match="no pods yet.*kubectl describe pytorchjob train"):
+        follow(FakeCluster(pytorchjob=[job("Created")]), "train", patience=PATIENCE, poll=0)

@@ -56,3 +56,34 @@ def test_a_volume_that_cannot_be_read_says_what_to_do(tmp_path: Path):
     preflight.check_volume(tmp_path)
     with pytest.raises(BadInput, match="volume models: .*/none cannot be read by user .*fsGroup"):
         preflight.check_volume(tmp_path / "none")
+
+
+def test_a_directory_is_no_place_that_pods_share():
+    preflight.check_shared("run", "s3://bucket/run", ("s3://",))
+    with pytest.raises(BadInput, match="parameter run: /tmp/run: pods share no directory"):
+        preflight.check_shared("run", "/tmp/run", ("s3://",))
+
+
+def test_a_hub_to_publish_on_wants_a_token(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_TOKEN", "token")
+    preflight.check_hub_token("destination", "hf://org/name")
+    with pytest.raises(BadInput, match="parameter destination: .*hf://ORG/NAME"):
+        preflight.check_hub_token("destination", "hf://name")
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(BadInput, match="parameter destination: .*HF_TOKEN in the Secret hugging-face"):
+        preflight.check_hub_token("destination", "hf://org/name")
+
+
+def test_prompts_that_are_not_there_name_the_parameter(bucket: str):
+    open_store(f"s3://{bucket}").write("prompts.jsonl", b"{}")
+    preflight.check_dataset(f"s3://{bucket}/prompts.jsonl")
+    with pytest.raises(BadInput, match="parameter dataset-name: .*none.jsonl: no such object"):
+        preflight.check_dataset(f"s3://{bucket}/none.jsonl")
+
+
+@pytest.mark.parametrize("words", ["epoch=2", "--epochs=2", "epochs 2", "optimiser.lr=1"])
+def test_a_setting_that_the_recipe_does_not_have_is_named(words: str):
+    root = Path(__file__).parents[3]
+    preflight.check_settings("train-options", "epochs=2 optimizer.lr=1e-4 metric_logger.log_dir=/tmp/x", root)
+    with pytest.raises(BadInput, match=f"parameter train-options: {words.split()[0]}: no setting"):
+        preflight.check_settings("train-options", words, root)
