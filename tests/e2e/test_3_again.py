@@ -69,6 +69,11 @@ def test_a_draft_below_the_bar_is_not_published_and_the_message_says_why(refused
         assert store.list(f"{GOOD}/refused") == []
 
 
+def test_the_second_workflow_of_a_run_waits_for_the_first(again: Workflow, refused: Workflow) -> None:
+    begun = min(node["startedAt"] for node in refused.nodes() if node["type"] == "Pod")
+    assert begun >= again.status()["finishedAt"]  # both are UTC, written alike
+
+
 def test_stopped_and_submitted_again_it_goes_on(resumed: Workflow) -> None:
     assert resumed.wait(1800) == "Succeeded", resumed.message
     with bucket() as store:
