@@ -25,6 +25,8 @@ def main(
     models: Annotated[Path, typer.Option(readable=False, help="Where the volume with staged targets is mounted")],
     config: Annotated[str, typer.Option(help="The recipe's config, as spec/configs/…/….yaml")],
     train_options: Annotated[str, typer.Option(help="Settings of the recipe to change, as key=value words")],
+    filter_options: Annotated[str, typer.Option(help="More words for tools/filter_data.py")],
+    evaluate_options: Annotated[str, typer.Option(help="More words for tools/evaluate_draft.py")],
     dataset_name: Annotated[str, typer.Option(help="Where the prompts come from")],
     parallel: Annotated[int, typer.Option(help="Requests that a filter pod keeps in flight")],
     temperature: Annotated[float, typer.Option(help="Temperature of the answers")],
@@ -65,6 +67,11 @@ def main(
     target = preflight.staged_at(models, model, revision)
     preflight.check_model(model, revision, target)
     remaining = preflight.remaining(store, shards)
+    preflight.check_nothing_to_redo("filter-options", filter_options, "answers", remaining)
+    preflight.check_nothing_to_redo("train-options", train_options, "training", remaining)
+    preflight.check_nothing_to_redo("evaluate-options", evaluate_options, "report", remaining)
+    if remaining["training"] == "done":
+        preflight.check_same_training("train-options", train_options, store)
     if remaining["answers"] == "missing":
         preflight.check_dataset(dataset_name)
     output.mkdir(parents=True, exist_ok=True)

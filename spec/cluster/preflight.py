@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -17,6 +18,7 @@ from spec.conversations.shards import MARKER, folder_of
 from spec.errors import BadInput, PassingFault
 from spec.models.staging import STAGED
 from spec.storage import Store, open_store
+from spec.storage.markers import read_marker
 
 LONGEST_NAME = 40  # of a workflow: `-draft-server` and a Deployment's suffixes must fit into a label's 63 characters
 _UNITS: dict[str, float] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -146,6 +148,36 @@ def check_settings(name: str, words: str, root: Path) -> None:
         key, equals, _ = word.partition("=")
         if not equals or key.partition(".")[0] not in known:
             raise BadInput(f"parameter {name}: {word}: no setting of spec/configs/defaults.yaml, as key=value")
+
+
+def check_nothing_to_redo(name: str, words: str, part: str, remaining: dict[str, str]) -> None:
+    """Asked to replace what is done, a step would wait for a server that is not started for it."""
+    for word in {"--overwrite", "overwrite=true"} & set(words.split()):
+        if remaining[part] == "done":
+            raise BadInput(f"parameter {name}: {word}: this run has its {part} already; give another run")
+
+
+def check_same_training(name: str, words: str, store: Store) -> None:
+    """A run that is trained is not trained again: other settings than its newest checkpoint's are another run's."""
+    markers = [entry.key for entry in store.list("checkpoints") if entry.key.endswith("/checkpoint.json")]
+    trained = read_marker(store, markers[-1]) if markers else None
+    for word in words.split() if trained else []:
+        key, _, asked = word.partition("=")
+        there: Any = trained.settings if trained else {}
+        for part in key.split("."):
+            there = there.get(part, _FREE) if isinstance(there, dict) else _FREE
+        if there is not _FREE and not _same(there, asked):
+            raise BadInput(f"parameter {name}: {word}: this run was trained with {key}={there}; give another run")
+
+
+_FREE = object()  # a setting that may differ: no checkpoint records it
+
+
+def _same(there: Any, asked: str) -> bool:
+    try:
+        return there == yaml.safe_load(asked) or float(there) == float(asked)  # 1e-4 is text to YAML
+    except (TypeError, ValueError, yaml.YAMLError):
+        return False
 
 
 def check_quota(quotas: list[Json], needed: dict[str, float], *, names: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 from spec.cluster import preflight
 from spec.errors import BadInput
 from spec.storage import open_store
+from spec.storage.markers import Marker, digest_of, write_marker
 
 
 def quota(hard: str, used: str) -> dict:
@@ -87,3 +88,24 @@ def test_a_setting_that_the_recipe_does_not_have_is_named(words: str):
     preflight.check_settings("train-options", "epochs=2 optimizer.lr=1e-4 metric_logger.log_dir=/tmp/x", root)
     with pytest.raises(BadInput, match=f"parameter train-options: {words.split()[0]}: no setting"):
         preflight.check_settings("train-options", words, root)
+
+
+def test_nothing_that_is_done_is_done_again():
+    remaining = {"answers": "done", "training": "missing", "report": "missing"}
+    preflight.check_nothing_to_redo("train-options", "epochs=2 overwrite=true", "training", remaining)
+    preflight.check_nothing_to_redo("filter-options", "--limit 3", "answers", remaining)
+    with pytest.raises(BadInput, match="parameter filter-options: --overwrite: this run has its answers already"):
+        preflight.check_nothing_to_redo("filter-options", "--limit 3 --overwrite", "answers", remaining)
+
+
+def test_a_trained_run_refuses_other_settings(tmp_path: Path):
+    store = open_store(tmp_path)
+    preflight.check_same_training("train-options", "epochs=3", store)
+    settings = {"epochs": 2, "optimizer": {"lr": 1e-4}, "max_steps": None}
+    marker = Marker(step="train", digest=digest_of("train", settings, {}), settings=settings, inputs={})
+    write_marker(store, "checkpoints/step-000002/checkpoint.json", marker)
+    same = "epochs=2 optimizer.lr=1e-4 max_steps=null save_every=7 optimizer.lr=0.0001"
+    preflight.check_same_training("train-options", same, store)
+    for word, there in (("epochs=3", "epochs=2"), ("optimizer.lr=1e-3", "optimizer.lr=0.0001")):
+        with pytest.raises(BadInput, match=f"parameter train-options: {word}: .* trained with {there}"):
+            preflight.check_same_training("train-options", word, store)
