@@ -58,10 +58,11 @@ def growth(effort: Effort) -> Json:
 
 def vocabularies(effort: Effort) -> Json:
     """The draft step by the sizes of both vocabularies."""
-    return {
+    sizes = {
         f"{target}/{draft}": _compared(Work(target_vocab=target, draft_vocab=draft), ("fast", "plain"), effort)
         for target, draft in VOCABULARIES
     }
+    return {"sizes": sizes}
 
 
 def packing(effort: Effort) -> Json:

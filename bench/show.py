@@ -21,7 +21,7 @@ def show(results: Json) -> None:
             f"** {results['growth']['memory_exponent_last_doubling']}\n"
         )
     if "vocabularies" in results:
-        _steps("By vocabulary: target's / draft's", results["vocabularies"])
+        _steps("By vocabulary: target's / draft's", results["vocabularies"]["sizes"])
     if "compiled" in results:
         _steps("torch.compile", {"as asked": results["compiled"]})
     if "packing" in results:
