@@ -18,6 +18,7 @@ from spec.conversations.shards import read_answers, read_counts
 from spec.storage import open_store
 from tests.stub_server import StubServer
 from tests.unit.conversations.conftest import TOOL
+from tests.waiting import wait_for
 
 # 300 rows of 120 contents, in an order that scatters the duplicates.
 PROMPTS = [f"question {number % 120}" for number in range(300)]
@@ -30,14 +31,6 @@ def slow_stub():
     """Answers take 0 to 0.3 s, so that they come out of order and a kill hits many in flight."""
     with StubServer(delay=(0.0, 0.3)) as server:
         yield server
-
-
-def wait_for(condition, process, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 def finished(store):

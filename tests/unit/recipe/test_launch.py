@@ -4,8 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,6 +15,7 @@ from spec.training import ranks
 from tests.prepared import prepared_run
 from tests.tiny_models import save_tiny_target
 from tests.training_runs import TINY
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[3]
 TUNE = str(Path(sys.executable).with_name("tune"))
@@ -123,7 +122,7 @@ def test_ranks_whose_launcher_is_killed_save_and_end(tmp_path):
     run, recipe = tiny_run(tmp_path, "epochs=10000", "save_every=1000000")
     node = launch(TUNE, "run", "--nproc_per_node", "2", *recipe)
     try:
-        wait_for(lambda: (run / "checkpoints/metrics.jsonl").is_file())
+        wait_for(lambda: (run / "checkpoints/metrics.jsonl").is_file(), node, 300)
         ranks_of_it = psutil.Process(node.pid).children()
         assert len(ranks_of_it) == 2
         assert not list(run.glob("checkpoints/step-*"))
@@ -144,13 +143,6 @@ def tiny_run(folder: Path, *settings: str) -> tuple[Path, list[str]]:
     lines = [f"{name}: {value}" for name, value in TINY.items() if isinstance(value, int | float | str)]
     config.write_text("\n".join([*lines, "lr_scheduler: {num_warmup_steps: 2}"]))
     return run, [RECIPE, "--config", str(config), f"run_dir={run}", f"target={target}", *settings]
-
-
-def wait_for(look: Callable[[], bool], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def launch(*command: str) -> subprocess.Popen[str]:
