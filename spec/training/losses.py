@@ -100,10 +100,9 @@ OBJECTIVES: dict[str, Objective] = {
 @torch.no_grad()
 def argmax_and_lse(hidden: torch.Tensor, head: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The argmax (int64) and log-sum-exp (fp32) of `hidden [J, H] @ head.T [H, V]`, both `[J]`, by chunks of both."""
-    budget = CHUNK.get(hidden.device.type, CHUNK["cuda"])
     width = min(len(head), 8000)
     best, lses = [], []
-    for rows in hidden.split(max(1, budget // width)):
+    for rows in hidden.split(_rows_of_chunk(width, hidden.device)):
         top = rows.new_full(rows.shape[:1], float("-inf"), dtype=torch.float32)
         argmax = torch.zeros_like(top, dtype=torch.int64)
         lse = top.clone()
@@ -143,7 +142,7 @@ class _DraftingLoss(torch.autograd.Function):
         loss_sum = torch.zeros(steps, dtype=_wide_type(head), device=head.device)
         correct = torch.zeros_like(loss_sum, dtype=torch.int64)
         grads = [torch.zeros_like(x, dtype=_wide_type(x)) for x in (norm, head, *hiddens)] if with_gradient else []
-        for part in _split(wanted, max(1, CHUNK.get(head.device.type, CHUNK["cuda"]) // (steps * len(head)))):
+        for part in _split(wanted, _rows_of_chunk(steps * len(head), head.device)):
             _add_chunk(part, weights, objective, eps, norm, head, hiddens, loss_sum, correct, grads)
         if with_gradient:
             ctx.save_for_backward(*(g.to(x.dtype) for g, x in zip(grads, (norm, head, *hiddens), strict=True)))
@@ -198,6 +197,11 @@ def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
         return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return x @ weight.T
+
+
+def _rows_of_chunk(logits: int, device: torch.device) -> int:
+    """How many rows of so many logits a chunk holds."""
+    return max(1, CHUNK.get(device.type, CHUNK["cuda"]) // logits)
 
 
 def _split(wanted: Wanted, size: int):
