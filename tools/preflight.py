@@ -70,8 +70,7 @@ def main(
     preflight.check_nothing_to_redo("filter-options", filter_options, "answers", remaining)
     preflight.check_nothing_to_redo("train-options", train_options, "training", remaining)
     preflight.check_nothing_to_redo("evaluate-options", evaluate_options, "report", remaining)
-    if remaining["training"] == "done":
-        preflight.check_same_training("train-options", train_options, store)
+    preflight.check_same_training("train-options", train_options, store)
     if remaining["answers"] == "missing":
         preflight.check_dataset(dataset_name)
     output.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from spec.models.staging import STAGED
 from spec.storage import Store, open_store
 from spec.storage.markers import read_marker
 
+TRAINED = "draft/draft.json"  # the exported draft's marker
 LONGEST_NAME = 40  # of a workflow: `-draft-server` and a Deployment's suffixes must fit into a label's 63 characters
 _UNITS: dict[str, float] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 1e-3}
@@ -158,19 +159,19 @@ def check_nothing_to_redo(name: str, words: str, part: str, remaining: dict[str,
 
 
 def check_same_training(name: str, words: str, store: Store) -> None:
-    """A run that is trained is not trained again: other settings than its newest checkpoint's are another run's."""
-    markers = [entry.key for entry in store.list("checkpoints") if entry.key.endswith("/checkpoint.json")]
-    trained = read_marker(store, markers[-1]) if markers else None
-    for word in words.split() if trained else []:
+    """A run that is trained is not trained again: other settings than its draft's are another run's."""
+    trained = read_marker(store, TRAINED)
+    settings = trained.facts["training"]["settings"] if trained else {}
+    for word in words.split():
         key, _, asked = word.partition("=")
-        there: Any = trained.settings if trained else {}
+        there: Any = settings
         for part in key.split("."):
             there = there.get(part, _FREE) if isinstance(there, dict) else _FREE
         if there is not _FREE and not _same(there, asked):
             raise BadInput(f"parameter {name}: {word}: this run was trained with {key}={there}; give another run")
 
 
-_FREE = object()  # a setting that may differ: no checkpoint records it
+_FREE = object()  # a setting that may differ: it decides nothing, and no marker records it
 
 
 def _same(there: Any, asked: str) -> bool:
@@ -213,7 +214,7 @@ def remaining(store: Store, shards: int) -> dict[str, str]:
     answers = (f"{folder_of(Shard(index, shards))}/{MARKER}" for index in range(shards))
     done = {
         "answers": all(store.exists(key) for key in answers),
-        "training": store.exists("draft/draft.json"),
+        "training": store.exists(TRAINED),
         "report": store.exists("report/report.json"),
     }
     return {part: "done" if is_done else "missing" for part, is_done in done.items()}

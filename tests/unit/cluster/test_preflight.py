@@ -102,8 +102,9 @@ def test_a_trained_run_refuses_other_settings(tmp_path: Path):
     store = open_store(tmp_path)
     preflight.check_same_training("train-options", "epochs=3", store)
     settings = {"epochs": 2, "optimizer": {"lr": 1e-4}, "max_steps": None}
-    marker = Marker(step="train", digest=digest_of("train", settings, {}), settings=settings, inputs={})
-    write_marker(store, "checkpoints/step-000002/checkpoint.json", marker)
+    facts = {"training": {"settings": settings}}
+    marker = Marker(step="extract", digest=digest_of("extract", {}, {}), settings={}, inputs={}, facts=facts)
+    write_marker(store, "draft/draft.json", marker)
     same = "epochs=2 optimizer.lr=1e-4 max_steps=null save_every=7 optimizer.lr=0.0001"
     preflight.check_same_training("train-options", same, store)
     for word, there in (("epochs=3", "epochs=2"), ("optimizer.lr=1e-3", "optimizer.lr=0.0001")):
