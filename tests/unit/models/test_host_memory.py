@@ -16,6 +16,10 @@ from tests.tiny_models import save_tiny_target
 LAYERS = 12
 M_MMAP_THRESHOLD = -3  # malloc.h
 SLACK = 12 << 20  # what the allocator keeps, page tables, gloo's buffers
+# Forked from a process that has only imported these: what earlier tests left in pytest's own, freed while a rank loads,
+# would be taken from its peak.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["spec.models.target", "transformers"])
 SHAPES = {
     "llama": {"intermediate_size": 2560},
     "llama4": {"intermediate_size": 640, "intermediate_size_mlp": 640},
@@ -28,7 +32,7 @@ def path(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     shape = {"hidden_size": 512, "num_hidden_layers": LAYERS} | SHAPES[request.param]
     # In a process of its own: memory that it has freed would be the ranks' to begin with, and count as nobody's.
-    maker = multiprocessing.get_context("fork").Process(target=save, args=(request.param, folder, shape))
+    maker = CONTEXT.Process(target=save, args=(request.param, folder, shape))
     maker.start()
     maker.join()
     return folder
@@ -65,10 +69,9 @@ def load(rank, world, path, meeting, results):
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_a_rank_never_holds_more_than_its_share_and_two_layers(path, tmp_path, world):
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
+    results = CONTEXT.Queue()
     ranks = [
-        context.Process(target=load, args=(rank, world, path, tmp_path / "meet", results)) for rank in range(world)
+        CONTEXT.Process(target=load, args=(rank, world, path, tmp_path / "meet", results)) for rank in range(world)
     ]
     for rank in ranks:
         rank.start()
