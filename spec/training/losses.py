@@ -102,7 +102,7 @@ def argmax_and_lse(hidden: torch.Tensor, head: torch.Tensor) -> tuple[torch.Tens
     """The argmax (int64) and log-sum-exp (fp32) of `hidden [J, H] @ head.T [H, V]`, both `[J]`, by chunks of both."""
     width = min(len(head), 8000)
     best, lses = [], []
-    for rows in hidden.split(_rows_of_chunk(width, hidden.device)):
+    for rows in hidden.split(_equal(len(hidden), _rows_of_chunk(width, hidden.device))):
         top = rows.new_full(rows.shape[:1], float("-inf"), dtype=torch.float32)
         argmax = torch.zeros_like(top, dtype=torch.int64)
         lse = top.clone()
@@ -180,7 +180,7 @@ def _add_chunk(part: Wanted, weights, objective, eps, norm, head, hiddens, loss_
         grad_head.addmm_(grad_logits.T, scaled)
     else:  # half precision: products of it, summed in fp32
         grad_head += grad_logits.T @ scaled
-    grad_y = _wide(linear(grad_logits, head.T)).view(x.shape) * scale
+    grad_y = _wide(grad_logits @ head).view(x.shape) * scale
     grad_norm += (grad_y * normed).sum((0, 1))
     grad_normed = grad_y * norm
     grad_x = inverse * (grad_normed - normed * (grad_normed * normed).mean(-1, keepdim=True))
@@ -204,10 +204,15 @@ def _rows_of_chunk(logits: int, device: torch.device) -> int:
     return max(1, CHUNK.get(device.type, CHUNK["cuda"]) // logits)
 
 
+def _equal(total: int, size: int) -> int:
+    """The size of chunks of at most `size`, as equal as can be: a narrow product is a slow one."""
+    return math.ceil(total / math.ceil(total / size)) if total else 1
+
+
 def _split(wanted: Wanted, size: int):
-    """`wanted` by chunks of at most `size` target positions, as equal as can be: a narrow product is a slow one."""
+    """`wanted` by chunks of at most `size` target positions."""
     total = len(wanted.hidden)
-    size = math.ceil(total / math.ceil(total / size)) if total else 1
+    size = _equal(total, size)
     for at in range(0, total, size):
         part = slice(at, at + size)
         yield Wanted(
