@@ -4,7 +4,11 @@ Resident bytes count everything: tensors, the libraries' scratch, and what the a
 kernel's own high-water mark (`VmHWM`), set back by writing 5 to `/proc/self/clear_refs`.
 """
 
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,6 +29,43 @@ class Peak:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) - self.start
         return _status("VmHWM") - self.start
+
+
+def peak_of_all(work: Callable[[], Any]) -> tuple[int, Any]:
+    """The most bytes that this process and its children held above its own at the start, and what `work` gives.
+
+    Sampled. What several share counts once, files in the page cache do not (`Pss_Anon`).
+    """
+    start, most, done = _anonymous("self"), 0, threading.Event()
+
+    def sample() -> None:
+        nonlocal most
+        while not done.wait(0.5):
+            most = max(most, sum(map(_anonymous, ("self", *_children()))))
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        result = work()
+    finally:
+        done.set()
+        thread.join()
+    return most - start, result
+
+
+def _children() -> list[str]:
+    pids = []
+    for file in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # the thread has ended
+            pids += file.read_text().split()
+    return pids
+
+
+def _anonymous(pid: str) -> int:
+    try:
+        return _kib(Path(f"/proc/{pid}/smaps_rollup"), "Pss_Anon")
+    except (OSError, StopIteration):  # the process has ended
+        return 0
 
 
 def available() -> int:

@@ -2,36 +2,38 @@
 
     python3 -m bench.preparation --conversations 5000
 
-The corpus is Python's own manual, cut at random into conversations of about 1,000 tokens of the real Llama 3 tokenizer
-(`--target` takes any other). Both contenders load the tokenizer and use the same number of processes. Bare tokenisation
-is one `encode_batch` a chunk, of texts that are rendered already and in memory; preparing reads the answers, renders
-them, tokenises, masks, checks every count against the server's, writes the arrays, chooses the vocabulary and packs.
+The corpus (`bench.corpus`) is made for the real Llama 3 tokenizer; `--target` takes any other. Both contenders load the
+tokenizer and use the same number of processes. Bare tokenisation is one `encode_batch_fast` a chunk, of texts that are
+rendered already and in memory; preparing reads the answers, renders them, tokenises, masks, checks every count against
+the server's, writes the arrays, chooses the vocabulary and packs. Its memory is that of all its processes.
 """
 
 import json
 import os
-import random
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Annotated, Any
 
 import numpy as np
 from typer import Option, run
 
+from bench.corpus import read_texts, write_corpus
+from bench.memory import peak_of_all
 from spec.samples.dataset import Samples
 from spec.samples.packing import pack
 from spec.samples.parallel import ordered_map
 from spec.samples.prepare import Settings, prepare
 from spec.samples.target import load_tokenizer
 from spec.samples.vocabulary import choose_vocabulary, count_tokens
+from spec.storage import open_store
 from tests import chat_tokenizers
-from tests.answered import answered, answered_run, chat, save_target
+from tests.answered import save_target
 
 LENGTH = 2048  # tokens of a row and of a bin
 VOCABULARY, DRAFT_VOCABULARY = 152_000, 32_000
@@ -55,15 +57,14 @@ def measure(
 
 def measure_preparation(conversations: int, processes: int, repeats: int, target: Path | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        target = target or save_target(chat_tokenizers.llama3(), Path(scratch) / "target")
-        tokenizer = load_tokenizer(target)
-        rows = list(made_up_answers(tokenizer, conversations))
-        texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in rows]
-        store = answered_run(Path(scratch) / "run", rows, target)
-        samples = Path(scratch) / "run/samples"
+        folder = Path(scratch)
+        target = target or save_target(chat_tokenizers.llama3(), folder / "target")
+        with ProcessPoolExecutor(1) as apart:  # what it leaves in memory is not in this process then
+            apart.submit(write_corpus, folder, target, conversations).result()
+        load_tokenizer(target)  # importing the libraries is neither's work
+        store, samples, texts = open_store(folder / "run"), folder / "run/samples", read_texts(folder)
 
         def prepared() -> dict[str, Any]:
-            shutil.rmtree(samples, ignore_errors=True)
             marker, _ = prepare(store, str(target), Settings(max_length=LENGTH), processes=processes)
             pack(Samples.open(samples / "train").lengths, LENGTH)
             return marker.facts
@@ -74,14 +75,19 @@ def measure_preparation(conversations: int, processes: int, repeats: int, target
             chunks = iter(lambda: list(islice(left, 64)), [])
             return sum(ordered_map(lambda chunk: _tokens_of(backend, chunk), chunks, processes))
 
-        seconds, results = _alternating({"prepared": prepared, "bare": bare}, repeats)
-    facts = results["prepared"]
+        def measured() -> tuple[int, dict[str, Any]]:
+            shutil.rmtree(samples, ignore_errors=True)
+            return peak_of_all(prepared)
+
+        seconds, results = _alternating({"prepared": measured, "bare": bare}, repeats)
+    memory, facts = results["prepared"]
     return {
         "conversations": conversations,
         "processes": processes,
         "tokens": results["bare"],
         "mean_length": round(results["bare"] / conversations),
         "loss_share": facts["train"]["loss_share"],
+        "memory": memory,
         **{f"seconds_{name}": its for name, its in seconds.items()},
         "tokens_per_s_prepared": round(results["bare"] / seconds["prepared"]["median"]),
         "ratio": round(seconds["prepared"]["median"] / seconds["bare"]["median"], 3),
@@ -130,24 +136,8 @@ def measure_packing(rows: int) -> dict[str, Any]:
     }
 
 
-def made_up_answers(tokenizer: Any, conversations: int) -> Iterator[dict[str, Any]]:
-    """Answer rows of two turns, with the counts that a server would have reported."""
-    manual = "\n\n".join(topics[name] for name in sorted(topics))
-    rng = random.Random(0)
-
-    def cut(mean: int) -> str:
-        size = int(rng.lognormvariate(0, 0.5) * mean)
-        start = rng.randrange(len(manual) - size)
-        return manual[start : start + size].strip() or "Yes."
-
-    for _ in range(conversations):
-        contents = [cut(size) for size in (300, 1300, 200, 1100)]
-        written = [text + tokenizer.eos_token for text in contents[1::2]]
-        yield answered(tokenizer, chat(*contents), written)
-
-
 def _tokens_of(backend: Any, texts: list[str]) -> int:
-    return sum(map(len, backend.encode_batch(texts, add_special_tokens=False)))
+    return sum(map(len, backend.encode_batch_fast(texts, add_special_tokens=False)))
 
 
 def _alternating(

@@ -27,7 +27,7 @@ def main() -> None:
     head = torch.randn(work.draft_vocab, work.hidden)
     products = {
         "logits of a chunk": (torch.randn(work.steps * positions, work.hidden), head),
-        "their gradient times the head": (torch.randn(work.steps * positions, work.draft_vocab), head.T),
+        "their gradient times the head (by @)": (torch.randn(work.steps * positions, work.draft_vocab), head.T),
         "the target's logits of a chunk": (torch.randn(positions, work.hidden), head),
     }
     table = Table("product", "@", "linear", "ratio", title=f"fp32 GFLOP/s, {torch.get_num_threads()} threads")

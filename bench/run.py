@@ -35,6 +35,7 @@ def main(
     if unknown := set(only or ()) - set(SECTIONS):
         raise BadInput(f"--only {min(unknown)}: the sections are {', '.join(SECTIONS)}")
     effort = Effort(rounds, timed, threads or len(os.sched_getaffinity(0)), conversations, longest)
+    output.mkdir(parents=True, exist_ok=True)
     file = output / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     for name in only or SECTIONS:

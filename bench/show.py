@@ -66,7 +66,8 @@ def _packing(found: Json) -> None:
 def _preparation(found: Json) -> None:
     its, vocabulary, packing = found["preparation"], found["vocabulary"], found["packing"]
     table = Table("", "seconds", "", title="Preparation")
-    table.add_row("prepared", _spread(its["seconds_prepared"]), f"{its['ratio']} times bare tokenisation")
+    held = f"{its['memory'] / 2**20:.0f} MiB held"
+    table.add_row("prepared", _spread(its["seconds_prepared"]), f"{its['ratio']} times bare tokenisation, {held}")
     table.add_row("tokenised", _spread(its["seconds_bare"]), f"{its['conversations']} conversations")
     table.add_row("vocabulary map", _spread(vocabulary["seconds"]), f"{vocabulary['tokens']:,} tokens")
     table.add_row(

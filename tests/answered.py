@@ -1,6 +1,5 @@
 """Conversations as a server that speaks a tokenizer's chat template would have answered and counted them."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from spec.storage import Store, open_store
-from tests.runs import add_answers
+from tests.runs import add_answers, row_id
 
 
 def answered(
@@ -26,8 +25,7 @@ def answered(
                 "finish_reason": "stop",
             }
         )
-    identity = hashlib.sha256(json.dumps(messages).encode()).hexdigest()[:32]
-    return {"id": f"{identity}-0", "messages": messages, "turns": turns}
+    return {"id": row_id(json.dumps(messages)), "messages": messages, "turns": turns}
 
 
 def chat(*contents: str, system: str | None = None) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from spec.conversations.shards import find_shards, folder_of, read_answers
+from spec.conversations.shards import find_shards, folder_of, read_answers, read_lines
 from spec.errors import BadInput
 from spec.progress import RowProgress
 from spec.samples import statistics
@@ -121,8 +121,12 @@ def _converted(run: Store, tokenizer: Any, settings: Settings, processes: int) -
     below = held_out_below(settings.held_out, lambda: read_answers(run))
     limits = Limits(settings.max_length, settings.truncate, below)
     converter = Converter(tokenizer, settings.chat_template_kwargs, limits)
-    answers = read_answers(run)
-    return ordered_map(converter, iter(lambda: list(islice(answers, _CHUNK)), []), processes)
+    lines = read_lines(run)
+
+    def convert(some: list[bytes]) -> Converted:
+        return converter([row for row in map(json.loads, some) if "reject" not in row])
+
+    return ordered_map(convert, iter(lambda: list(islice(lines, _CHUNK)), []), processes)
 
 
 def _content_hash(shard: Marker) -> str:

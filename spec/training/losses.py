@@ -180,7 +180,7 @@ def _add_chunk(part: Wanted, weights, objective, eps, norm, head, hiddens, loss_
         grad_head.addmm_(grad_logits.T, scaled)
     else:  # half precision: products of it, summed in fp32
         grad_head += grad_logits.T @ scaled
-    grad_y = _wide(grad_logits @ head).view(x.shape) * scale
+    grad_y = _wide(grad_logits @ head).view(x.shape) * scale  # not by `linear`, which is no faster this way round
     grad_norm += (grad_y * normed).sum((0, 1))
     grad_normed = grad_y * norm
     grad_x = inverse * (grad_normed - normed * (grad_normed * normed).mean(-1, keepdim=True))

@@ -1,0 +1,82 @@
+"""A run of made-up answers, and the texts that its conversations are rendered to.
+
+The words are Python's own manual, cut at random into two turns of about 1,000 tokens of the Llama 3 tokenizer. Some
+conversations are made and counted one by one; more of them are one's first turn with another's second.
+"""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+from spec.samples.target import load_tokenizer
+from tests.answered import answered, answered_run, chat
+from tests.runs import row_id
+
+MADE = 2000  # conversations made one by one
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A conversation, and what its turns add to a text and to a prompt."""
+
+    row: Json
+    first: str  # the text of the first turn
+    second: str  # what the second adds to it
+    tokens: int  # of `first`
+
+
+def write_corpus(folder: Path, target: Path, conversations: int) -> None:
+    """`folder/run` with finished answers, and `folder/texts.jsonl` with a rendered text a line."""
+    tokenizer = load_tokenizer(target)
+    cut = _cutter()
+    made = [_make(tokenizer, cut) for _ in range(min(conversations, MADE))]
+    rows = []
+    with open(folder / "texts.jsonl", "w") as file:
+        for row, text in _joined(made, conversations):
+            rows.append(row)
+            file.write(json.dumps(text) + "\n")
+    answered_run(folder / "run", rows, target)
+
+
+def read_texts(folder: Path) -> list[str]:
+    with open(folder / "texts.jsonl") as file:
+        return [json.loads(line) for line in file]
+
+
+def _cutter() -> Callable[[int], str]:
+    """Gives a passage of about so many characters."""
+    manual = "\n\n".join(topics[name] for name in sorted(topics))
+    rng = random.Random(0)
+
+    def cut(mean: int) -> str:
+        size = int(rng.lognormvariate(0, 0.5) * mean)
+        start = rng.randrange(len(manual) - size)
+        return manual[start : start + size].strip() or "Yes."
+
+    return cut
+
+
+def _make(tokenizer: Any, cut: Callable[[int], str]) -> Made:
+    messages = chat(*(cut(size) for size in (400, 1650, 250, 1400)))
+    written = [message["content"] + tokenizer.eos_token for message in messages[1::2]]
+    first, whole = (tokenizer.apply_chat_template(part, tokenize=False) for part in (messages[:2], messages))
+    if not whole.startswith(first):
+        raise ValueError("this chat template renders a first turn in another way once a second follows")
+    tokens = len(tokenizer(first, add_special_tokens=False).input_ids)
+    return Made(answered(tokenizer, messages, written), first, whole.removeprefix(first), tokens)
+
+
+def _joined(made: list[Made], conversations: int) -> Iterator[tuple[Json, str]]:
+    for index in range(conversations):
+        again, place = divmod(index, len(made))
+        a, b = made[place], made[(place + again) % len(made)]
+        second = b.row["turns"][1]
+        turns = [a.row["turns"][0], second | {"prompt_tokens": second["prompt_tokens"] - b.tokens + a.tokens}]
+        messages = a.row["messages"][:2] + b.row["messages"][2:]
+        yield {"id": row_id(json.dumps(messages)), "messages": messages, "turns": turns}, a.first + b.second
