@@ -76,7 +76,7 @@ def prepare_step(
     """A forward and a backward, ready to run; gives the loss, the gradient's norm and the right choices by step."""
     draft = work.draft().to(device, dtype)
     target = FixedTarget(work, draft.t2d, device, dtype)
-    draft.share_embedding(target.embed_weight)
+    draft.share_target(target.embed_weight, target.head_weight)
     batch = work.chats().to(device)
 
     def step() -> tuple[float, float, list[int]]:

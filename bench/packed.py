@@ -29,9 +29,9 @@ LENGTH, ROWS, DOCUMENTS = 1024, 4, 32
 
 def measure(packed: bool, timed: int) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    work = Work(target_vocab=8_000)
-    draft, target = work.draft().to(device), _target(work).to(device)
-    draft.share_embedding(target.embed_weight)
+    work, dtype = Work(target_vocab=8_000), torch.bfloat16 if device.type == "cuda" else torch.float32
+    draft, target = work.draft().to(device, dtype), _target(work).to(device, dtype)
+    draft.share_target(target.embed_weight, target.head_weight)
     batches = [batch.to(device) for batch in _batches(packed, work.target_vocab)]
     _epoch(draft, target, batches[:1])
     peak = Peak(device)

@@ -188,7 +188,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         draft.set_gradient_divide_factor(1.0)  # a sum over ranks: the loss is normalised over all of them already
         draft.set_force_sum_reduction_for_comms(True)
         draft.set_reduce_scatter_unused_params(True)  # a rank whose rows bear no loss takes part all the same
-        draft.share_embedding(self.target.embed_weight)
+        draft.share_target(self.target.embed_weight, self.target.head_weight)
         return draft
 
     def _setup_metrics(self, store: Store) -> Metrics:

@@ -21,7 +21,7 @@ def random_draft(target: FrozenTarget, draft_vocab_size: int = 128, *, seed: int
         if "norm" in name:
             parameter.data += 0.3 * torch.randn_like(parameter)
     set_vocabulary(draft, torch.randperm(target.vocab_size)[:draft_vocab_size])
-    draft.share_embedding(target.embed_weight)
+    draft.share_target(target.embed_weight, target.head_weight)
     return draft
 
 
@@ -44,6 +44,7 @@ def train(draft: EagleDraft, target: FrozenTarget, asked: list[list[int]], *, st
     said = torch.tensor(answers).flatten().unique()
     others = torch.tensor([token for token in range(draft.config.vocab_size) if token not in said.tolist()])
     set_vocabulary(draft, torch.cat([said, others])[: draft.config.draft_vocab_size])
+    draft.share_target(target.embed_weight, target.head_weight)
     masks = [[0] * len(prompt) + [1] * length for prompt in asked]
     rows = [[(prompt + answer, mask)] for prompt, answer, mask in zip(asked, answers, masks, strict=True)]
     batch = collate(rows)

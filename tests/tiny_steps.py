@@ -84,7 +84,7 @@ def fake_target(draft: EagleDraft, batch: Batch, *, seed: int = 0) -> FakeTarget
         embed_weight=torch.randn(config.vocab_size, config.hidden_size, generator=generator).to(dtype),
         head_weight=(torch.randn(config.vocab_size, width, generator=generator) * 0.7).to(dtype),
     )
-    draft.share_embedding(target.embed_weight)
+    draft.share_target(target.embed_weight, target.head_weight)
     return target
 
 

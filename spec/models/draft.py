@@ -193,10 +193,10 @@ class Midlayer(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """q `[.., heads, D]` and k, rotated by `positions [..]`, and v, both `[.., kv_heads, D]`."""
         x = embed_half + F.linear(self.hidden_norm(hidden), weight)
-        rotated, value = x.unflatten(-1, (-1, self.head_dim)).tensor_split((self.heads + self.kv_heads,), dim=-2)
-        rotated = rotate(rotated, *self.rope.tables(positions, x.dtype))
-        query, key = rotated.tensor_split((self.heads,), dim=-2)
-        return query, key, value
+        x = x.unflatten(-1, (-1, self.head_dim))
+        query, key, value = x.tensor_split((self.heads, self.heads + self.kv_heads), dim=-2)
+        tables = self.rope.tables(positions, x.dtype)
+        return rotate(query, *tables), rotate(key, *tables), value.contiguous()  # a view would keep all of x
 
     def after_attention(self, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """The residual `hidden [.., H]` and `attended [.., heads, D]` -> the next hidden `[.., H]`."""
@@ -216,12 +216,14 @@ class EagleDraft(nn.Module):
     """fc, one decoder layer, norm and a head over the draft vocabulary. See `DraftConfig` for the shapes.
 
     `d2t` int64 `[draft_vocab]` holds offsets (`token = i + d2t[i]`), `t2d` bool `[vocab]` marks the tokens it reaches.
-    `embed_tokens [V, H]` is the target's embedding: frozen, shared and in no checkpoint; `share_embedding` sets it.
+    `embed_tokens [V, H]` is the target's embedding, `target_head [draft_vocab, H_target]` of its head the rows of these
+    tokens: frozen and in no checkpoint; `share_target` sets both.
     """
 
     d2t: torch.Tensor
     t2d: torch.Tensor
     embed_tokens: torch.Tensor | None
+    target_head: torch.Tensor | None
 
     def __init__(self, config: DraftConfig):
         super().__init__()
@@ -233,15 +235,19 @@ class EagleDraft(nn.Module):
         self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.int64))
         self.register_buffer("t2d", torch.arange(config.vocab_size) < config.draft_vocab_size)
         self.register_buffer("embed_tokens", None, persistent=False)
+        self.register_buffer("target_head", None, persistent=False)
 
-    def share_embedding(self, weight: torch.Tensor) -> None:
-        """Uses the target's embedding `[V, H]` as it is, no copy; `BadInput` if it is not as wide as the draft."""
-        if weight.shape[1] != self.config.hidden_size:
+    def share_target(self, embed: torch.Tensor, head: torch.Tensor) -> None:
+        """Uses the target's embedding `[V, H]` as it is, no copy, and of its head `[V, H_target]` the rows of the
+        draft's vocabulary, which is set before. `BadInput` if the embedding is not as wide as the draft.
+        """
+        if embed.shape[1] != self.config.hidden_size:
             raise BadInput(
-                f"the draft's width {self.config.hidden_size} must be the target's {weight.shape[1]}: "
+                f"the draft's width {self.config.hidden_size} must be the target's {embed.shape[1]}: "
                 "it reads the target's embedding"
             )
-        self.embed_tokens = weight.detach()
+        self.embed_tokens = embed.detach()
+        self.target_head = head.detach()[self.draft_tokens()]
 
     def set_vocabulary(self, d2t: torch.Tensor, t2d: torch.Tensor) -> None:
         """Copies a vocabulary map in; `BadInput` if `d2t` and `t2d` do not describe the same tokens in order."""
@@ -254,6 +260,7 @@ class EagleDraft(nn.Module):
             raise BadInput("the vocabulary map's d2t is not the ascending offsets of the tokens that its t2d marks")
         self.d2t.copy_(d2t)
         self.t2d.copy_(t2d)
+        self.target_head = None  # it was another vocabulary's
 
     def draft_tokens(self) -> torch.Tensor:
         """`[draft_vocab]` int64: the target's id of each draft token, ascending."""
@@ -262,7 +269,7 @@ class EagleDraft(nn.Module):
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """`ids [..]` -> `[.., H]` in the draft's dtype."""
         if self.embed_tokens is None:
-            raise RuntimeError("share_embedding() comes before the first step")
+            raise RuntimeError("share_target() comes before the first step")
         return F.embedding(ids, self.embed_tokens).to(self.fc.weight.dtype)
 
     def project_features(self, aux: torch.Tensor) -> torch.Tensor:

@@ -138,8 +138,9 @@ def memory(cfg: DictConfig, sizes: Sizes, machines: Machines) -> dict[str, dict[
     width, compute = DTYPES[cfg.target_dtype].itemsize, DTYPES[cfg.dtype].itemsize
     share = -(-draft // machines.world)
     observed = rehearsal.observed * cfg.gradient_accumulation_steps
+    head = cfg.draft_vocab_size * sizes.target.hidden_size  # its rows for the draft's vocabulary, once more
     held = {
-        "target": (sum(sizes.layers) // sharers + sizes.outside) * width,
+        "target": (sum(sizes.layers) // sharers + sizes.outside + head) * width,
         "draft, fp32 share": 4 * share,
         "optimizer": 8 * share,
     }

@@ -57,7 +57,6 @@ def _look(cfg: DictConfig, config: PretrainedConfig, draft_config: DraftConfig) 
         choice, lse = argmax_and_lse(hidden, target.head_weight)
         wanted = Wanted(
             hidden=hidden,
-            head=target.head_weight[torch.zeros(draft_config.draft_vocab_size, dtype=torch.int64)],
             lse=lse,
             choice=choice,
             rows=torch.zeros(cfg.steps, tokens, dtype=torch.int64),
@@ -73,7 +72,8 @@ def _look(cfg: DictConfig, config: PretrainedConfig, draft_config: DraftConfig) 
 def _step(cfg: DictConfig, draft_config: DraftConfig, seen: Observation) -> tuple[int, int]:
     with torch.device("meta"):
         draft = EagleDraft(draft_config).to(DTYPES[cfg.dtype])
-        draft.share_embedding(torch.empty(draft_config.vocab_size, draft_config.hidden_size, dtype=seen.aux.dtype))
+        of_target = torch.empty(draft_config.vocab_size, draft_config.hidden_size, dtype=seen.aux.dtype)
+        draft.share_target(of_target, of_target)
         weights = decay_weights(cfg.steps, cfg.decay, "meta")
         with FlopCounterMode(display=False) as flops, LiveBytes() as memory:
             checkpoint = cfg.activation_checkpointing
@@ -84,7 +84,7 @@ def _step(cfg: DictConfig, draft_config: DraftConfig, seen: Observation) -> tupl
 
 def _size(seen: Observation) -> int:
     wanted = seen.wanted
-    tensors = (seen.input_ids, seen.positions, seen.aux, wanted.hidden, wanted.head, wanted.lse, wanted.choice)
+    tensors = (seen.input_ids, seen.positions, seen.aux, wanted.hidden, wanted.lse, wanted.choice)
     return sum(tensor.nbytes for tensor in (*tensors, wanted.rows, wanted.bears))
 
 

@@ -4,7 +4,6 @@ On two CPU cores the demo's target costs several times what its draft does, and 
 epoch. What is read back is bit for bit what was computed. A token takes `16 * H_target` bytes at fp32.
 """
 
-import dataclasses
 import hashlib
 import os
 import shutil
@@ -42,10 +41,9 @@ class FeatureCache:
         path = self._folder / f"{_key(batch)}.pt"
         if not path.exists():
             seen = observe(draft, target, batch, steps=steps)
-            headless = dataclasses.replace(seen.wanted, head=torch.empty(0))  # the same rows of the target, every time
             half_written = path.with_suffix(f".{os.getpid()}")
             try:
-                torch.save(dataclasses.replace(seen, wanted=headless), half_written)
+                torch.save(seen, half_written)
                 half_written.replace(path)
             except (OSError, RuntimeError) as error:  # torch hides a full disk's own error
                 raise PassingFault(
@@ -53,9 +51,7 @@ class FeatureCache:
                     "free some space, set scratch to a folder that has it, or set cache_features=false"
                 ) from error
             return seen
-        seen = torch.load(path, map_location=batch.input_ids.device, mmap=True, weights_only=False)
-        head = target.head_weight[draft.draft_tokens()]
-        return dataclasses.replace(seen, wanted=dataclasses.replace(seen.wanted, head=head))
+        return torch.load(path, map_location=batch.input_ids.device, mmap=True, weights_only=False)
 
 
 def _key(batch: Batch) -> str:

@@ -14,6 +14,7 @@ import torch
 # chunk's pages to the next one; on a GPU the matrix units are full.
 CHUNK = {"cpu": 8_000_000, "cuda": 1 << 26}
 
+WIDTH = 8000  # tokens of the target's vocabulary at a time
 BLOCK = 256  # logits whose largest is found at once
 
 SMALLEST_ACCEPTANCE = 1e-30  # below it the logarithm's slope is cut off: exp underflows in fp32 there
@@ -24,7 +25,6 @@ class Wanted:
     """The target's distributions at J positions, and the draft's rows that should match them."""
 
     hidden: torch.Tensor  # [J, H_target] after the target's final norm
-    head: torch.Tensor  # [draft_vocab, H_target], the target's head at the draft's tokens
     lse: torch.Tensor  # [J] fp32, of the logits over the target's whole vocabulary
     choice: torch.Tensor  # [J] int64, the target's argmax as a draft token
     rows: torch.Tensor  # [K, J] int64, the row of step k that drafts position j's token; any row where none does
@@ -100,7 +100,7 @@ OBJECTIVES: dict[str, Objective] = {
 @torch.no_grad()
 def argmax_and_lse(hidden: torch.Tensor, head: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The argmax (int64) and log-sum-exp (fp32) of `hidden [J, H] @ head.T [H, V]`, both `[J]`, by chunks of both."""
-    width = min(len(head), 8000)
+    width = min(len(head), WIDTH)
     best, lses = [], []
     for rows in hidden.split(_equal(len(hidden), _rows_of_chunk(width, hidden.device))):
         top = rows.new_full(rows.shape[:1], float("-inf"), dtype=torch.float32)
@@ -121,29 +121,31 @@ def drafting_loss(
     hiddens: Sequence[torch.Tensor],
     norm: torch.nn.RMSNorm,
     head: torch.Tensor,
+    target_head: torch.Tensor,
     wanted: Wanted,
     weights: torch.Tensor,
     objective: Objective,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The weighted loss of the K steps' `hiddens [A, H]` (pre-norm) under `norm` and `head [draft_vocab, H]`.
+    """The weighted loss of the K steps' `hiddens [A, H]` (pre-norm) under `norm` and `head [draft_vocab, H]`, against
+    `wanted` under `target_head [draft_vocab, H_target]`.
 
     Returns `sum_k weights[k] * loss_k` (with the gradient, computed at once: one backward only), the sums `loss_k [K]`
     and how often the draft's argmax is the target's choice `[K]` (int64).
     """
     return _DraftingLoss.apply(
-        wanted, weights, objective, norm.eps, torch.is_grad_enabled(), norm.weight, head, *hiddens
+        wanted, target_head, weights, objective, norm.eps, torch.is_grad_enabled(), norm.weight, head, *hiddens
     )
 
 
 class _DraftingLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, wanted, weights, objective, eps, with_gradient, norm, head, *hiddens):
+    def forward(ctx, wanted, target_head, weights, objective, eps, with_gradient, norm, head, *hiddens):
         steps = len(hiddens)
         loss_sum = torch.zeros(steps, dtype=_wide_type(head), device=head.device)
         correct = torch.zeros_like(loss_sum, dtype=torch.int64)
         grads = [torch.zeros_like(x, dtype=_wide_type(x)) for x in (norm, head, *hiddens)] if with_gradient else []
         for part in _split(wanted, _rows_of_chunk(steps * len(head), head.device)):
-            _add_chunk(part, weights, objective, eps, norm, head, hiddens, loss_sum, correct, grads)
+            _add_chunk(part, target_head, weights, objective, eps, norm, head, hiddens, loss_sum, correct, grads)
         if with_gradient:
             ctx.save_for_backward(*(g.to(x.dtype) for g, x in zip(grads, (norm, head, *hiddens), strict=True)))
         loss = (weights * loss_sum).sum()
@@ -154,10 +156,12 @@ class _DraftingLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, *_):
         # In place: the gradients are as large as the head, and autograd refuses a second backward through them.
-        return None, None, None, None, None, *(saved.mul_(grad) for saved in ctx.saved_tensors)
+        return None, None, None, None, None, None, *(saved.mul_(grad) for saved in ctx.saved_tensors)
 
 
-def _add_chunk(part: Wanted, weights, objective, eps, norm, head, hiddens, loss_sum, correct, grads) -> None:
+def _add_chunk(
+    part: Wanted, target_head, weights, objective, eps, norm, head, hiddens, loss_sum, correct, grads
+) -> None:
     """Add a chunk of target positions to `loss_sum [K]` and `correct [K]`, and to `grads` where there are any.
 
     A function, so that a chunk's logits are gone before the next one's are made.
@@ -167,7 +171,7 @@ def _add_chunk(part: Wanted, weights, objective, eps, norm, head, hiddens, loss_
     normed = _wide(x) * inverse
     y = (normed * norm).to(head.dtype)
     logits = _wide(linear(y.flatten(0, 1), head)).view(*part.rows.shape, -1)  # [K, J, draft_vocab]
-    losses, grad_logits, choices = objective(logits, part, _wide(linear(part.hidden, part.head)))
+    losses, grad_logits, choices = objective(logits, part, _wide(linear(part.hidden, target_head)))
     correct += ((choices == part.choice) & part.bears).sum(1)
     loss_sum += torch.where(part.bears, losses, 0).sum(1)
     if not grads:
@@ -217,7 +221,6 @@ def _split(wanted: Wanted, size: int):
         part = slice(at, at + size)
         yield Wanted(
             wanted.hidden[part],
-            wanted.head,
             wanted.lse[part],
             wanted.choice[part],
             wanted.rows[:, part],

@@ -100,7 +100,6 @@ def observe(draft: EagleDraft, target, batch: Batch, *, steps: int = 7) -> Obser
     slot = (needed.cumsum(0) - 1).clamp_min(0)  # of each of the N tokens among the A rows
     wanted = Wanted(
         hidden=hidden,
-        head=target.head_weight[draft.draft_tokens()],
         lse=lse,
         choice=(draft.t2d.cumsum(0) - 1)[choice],
         rows=torch.where(bears, slot[at], 0),
@@ -188,4 +187,6 @@ def _unroll(
         hiddens.append(hidden)
         keys.append(key)
         values.append(value)
-    return drafting_loss(hiddens, draft.norm, draft.lm_head.weight, seen.wanted, weights, row_losses)
+    if draft.target_head is None:
+        raise RuntimeError("share_target() comes after set_vocabulary() and before the first step")
+    return drafting_loss(hiddens, draft.norm, draft.lm_head.weight, draft.target_head, seen.wanted, weights, row_losses)

@@ -12,7 +12,7 @@ from tests.tiny_models import save_tiny_target
 
 def draft_of(target, **overrides):
     draft = EagleDraft(DraftConfig.for_target(target.text_config, 32, **overrides))
-    draft.share_embedding(target.embed_weight)
+    draft.share_target(target.embed_weight, target.head_weight)
     return draft
 
 

@@ -10,6 +10,7 @@ from spec.training import block0
 from spec.training.attention import ttt_attention
 from spec.training.block0 import Queries
 from spec.training.documents import Documents
+from tests import dense_flash
 
 
 def some_queries(lengths, runs) -> Queries:
@@ -53,13 +54,19 @@ def dense(queries, query, *keys_values):
     return torch.stack(out)
 
 
-@pytest.fixture(params=["cpu kernel", "explicit"])
+@pytest.fixture(params=["cpu kernel", "explicit", "cuda"])
 def kernel(request, monkeypatch):
-    """Both pairs of functions that run on CPU: PyTorch's kernel, and the one for devices that have none."""
+    """Each pair of functions: of PyTorch's CPU kernel, for devices that have none, and of CUDA's kernel, for which a
+    dense one of the same arguments stands in.
+    """
     if request.param == "explicit":
         monkeypatch.setattr(block0, "_cpu_forward", block0._explicit_forward)
         monkeypatch.setattr(block0, "_cpu_backward", block0._explicit_backward)
         monkeypatch.setattr(block0, "BLOCK", 3)
+    elif request.param == "cuda":
+        monkeypatch.setattr(block0, "_cpu_forward", block0._flash_forward)
+        monkeypatch.setattr(block0, "_cpu_backward", block0._flash_backward)
+        monkeypatch.setattr(block0, "aten", dense_flash)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
@@ -121,6 +128,7 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
+@pytest.mark.parametrize("kernel", ["cpu kernel", "explicit"], indirect=True)  # CUDA's stand-in is dense
 def test_nothing_grows_with_the_square_of_the_length(kernel, monkeypatch):
     monkeypatch.setattr(block0, "BLOCK", 16)
     length, heads, width = 2048, 2, 4
@@ -129,3 +137,17 @@ def test_nothing_grows_with_the_square_of_the_length(kernel, monkeypatch):
     with LargestTensor() as largest:
         attend(queries, *inputs).sum().backward()
     assert 0 < largest.numel <= 16 * heads * length < length**2 / 32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("heads, kv_heads", [(4, 4), (4, 2), (6, 1)])
+def test_cuda_is_as_near_to_double_as_bf16_allows(heads, kv_heads):
+    queries = some_queries(LENGTHS, RUNS)
+    exact = random_inputs(queries, steps=7, heads=heads, kv_heads=kv_heads)
+    rounded = [x.detach().to("cuda", torch.bfloat16).requires_grad_() for x in exact]
+    there = Queries(queries.runs, queries.cu_seqlens.cuda(), queries.longest)
+    out, wanted = attend(there, *rounded), dense(queries, *exact)
+    torch.testing.assert_close(out.double().cpu(), wanted, rtol=0.03, atol=0.03)
+    got = torch.autograd.grad(out.double().square().sum(), rounded)
+    for a, b in zip(got, torch.autograd.grad(wanted.square().sum(), exact), strict=True):
+        assert (a.double().cpu() - b).norm() < 0.03 * b.norm()

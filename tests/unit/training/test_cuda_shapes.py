@@ -33,7 +33,7 @@ def test_the_step_runs_in_bf16():
     try:
         with FakeTensorMode(), torch.device("cuda"):
             draft = EagleDraft(config)
-            draft.share_embedding(torch.empty(config.vocab_size, config.hidden_size))
+            draft.share_target(*torch.empty(2, config.vocab_size, config.hidden_size))
             result = step_loss(draft, on_fake_cuda(seen), torch.ones(7, dtype=torch.float32))
     finally:
         torch.set_default_dtype(torch.float32)

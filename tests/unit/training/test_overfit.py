@@ -27,7 +27,7 @@ def overfitted(path, answers, prompts):
     torch.manual_seed(0)
     draft = EagleDraft(DraftConfig.for_target(target.text_config, VOCAB_SIZE))
     tiny_drafts.set_vocabulary(draft, torch.arange(VOCAB_SIZE))
-    draft.share_embedding(target.embed_weight)
+    draft.share_target(target.embed_weight, target.head_weight)
     documents = [
         (prompt + answer, [0] * len(prompt) + [1] * LENGTH) for prompt, answer in zip(prompts, answers, strict=True)
     ]

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spec.training import block0, losses, step
 from spec.training.step import decay_weights, draft_loss, observe, step_loss
-from tests.tiny_steps import fake_target, judged, tiny_batch, tiny_config, tiny_draft
+from tests.tiny_steps import DRAFT_VOCAB, fake_target, judged, tiny_batch, tiny_config, tiny_draft
 
 STEPS = 7
 LAYOUTS = {
@@ -21,13 +21,13 @@ LAYOUTS = {
 }
 
 
-def assert_equals_reference(draft, batch, *, objective="ce", tolerance=1e-5, **options):
+def assert_equals_reference(draft, batch, *, steps=STEPS, objective="ce", tolerance=1e-5, **options):
     target = fake_target(draft, batch)
-    weights = decay_weights(STEPS)
+    weights = decay_weights(steps)
     loss, loss_sum, correct, count, gradients = judged(
-        draft, target, batch, steps=STEPS, weights=weights, objective=objective
+        draft, target, batch, steps=steps, weights=weights, objective=objective
     )
-    result = draft_loss(draft, target, batch, steps=STEPS, objective=objective, **options)
+    result = draft_loss(draft, target, batch, steps=steps, objective=objective, **options)
     result.loss.backward()
     assert count.sum() > 20, "a batch that hardly bears loss judges nothing"
     assert torch.equal(result.count, count)
@@ -46,6 +46,23 @@ def test_equals_the_reference(layout, heads, kv_heads):
     lengths, width = LAYOUTS[layout]
     draft = tiny_draft(tiny_config(heads, kv_heads))
     assert_equals_reference(draft, tiny_batch(lengths, width=width))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 10])
+@pytest.mark.parametrize("width, block", [(16, 8), (20, 7), (61, 40)], ids=["tails", "both odd", "whole"])
+@pytest.mark.parametrize("objective", ["ce", "lk", "hard"])
+def test_chunks_of_any_size_equal_the_reference(objective, width, block, rows, monkeypatch):
+    monkeypatch.setattr(losses, "WIDTH", width)
+    monkeypatch.setattr(losses, "BLOCK", block)
+    monkeypatch.setitem(losses.CHUNK, "cpu", rows * STEPS * DRAFT_VOCAB)
+    draft = tiny_draft(tiny_config())
+    assert_equals_reference(draft, tiny_batch([[12, 9, 14], [20, 15]]), objective=objective)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_few_steps_equal_the_reference(steps):
+    draft = tiny_draft(tiny_config())
+    assert_equals_reference(draft, tiny_batch([[12, 9, 14], [20, 15]]), steps=steps)
 
 
 @pytest.mark.parametrize("objective", ["lk", "hard"])
@@ -135,7 +152,7 @@ def test_bf16_is_as_near_to_the_reference_as_its_precision_allows(of_draft, of_t
     target = fake_target(draft, batch)
     rounded = {name: x.to(getattr(torch, of_target)) for name, x in vars(target).items()}
     target = dataclasses.replace(target, **rounded)
-    draft.share_embedding(target.embed_weight)
+    draft.share_target(target.embed_weight, target.head_weight)
     loss, _, _, _, gradients = judged(draft, target, batch, steps=STEPS, weights=decay_weights(STEPS))
     result = draft_loss(draft, target, batch, steps=STEPS)
     result.loss.backward()
@@ -187,7 +204,7 @@ def test_no_tensor_grows_with_the_square_of_the_length_or_with_length_and_vocabu
     draft = tiny_draft(tiny_config(vocab_size=vocab, draft_vocab_size=draft_vocab))
     batch = tiny_batch([[length]])
     target = fake_target(draft, batch)
-    draft.share_embedding(target.embed_weight)
+    draft.share_target(target.embed_weight, target.head_weight)
     with Watch() as watch:
         draft_loss(draft, target, batch, steps=STEPS, checkpoint_steps=checkpoint_steps).loss.backward()
     inputs = 3 * length * draft.config.target_hidden_size  # the features of every token, the largest that has to be
