@@ -44,9 +44,10 @@ def write_corpus(folder: Path, target: Path, conversations: int) -> None:
     answered_run(folder / "run", rows, target)
 
 
-def read_texts(folder: Path) -> list[str]:
+def read_texts(folder: Path) -> Iterator[str]:
+    """One by one: gigabytes in this process would slow down each fork and each look at its memory."""
     with open(folder / "texts.jsonl") as file:
-        return [json.loads(line) for line in file]
+        yield from map(json.loads, file)
 
 
 def _cutter() -> Callable[[int], str]:

@@ -34,14 +34,17 @@ class Peak:
 def peak_of_all(work: Callable[[], Any]) -> tuple[int, Any]:
     """The most bytes that this process and its children held above its own at the start, and what `work` gives.
 
-    Sampled. What several share counts once, files in the page cache do not (`Pss_Anon`).
+    Sampled every two seconds, as a look walks through all of their pages. What several share counts once, files in the
+    page cache do not (`Pss_Anon`).
     """
     start, most, done = _anonymous("self"), 0, threading.Event()
 
     def sample() -> None:
         nonlocal most
-        while not done.wait(0.5):
+        while True:
             most = max(most, sum(map(_anonymous, ("self", *_children()))))
+            if done.wait(2):
+                return
 
     thread = threading.Thread(target=sample)
     thread.start()

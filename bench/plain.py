@@ -2,9 +2,10 @@
 
 Per step: one SDPA call over the keys of all steps under a dense mask `T x (k + 1) T`, keys repeated for grouped
 queries, logits of every position, and from the target's full logits `[B, T, V]` again the argmax, the draft's part and
-its softmax, shifted by a copy. SpecForge's `OnlineEagle3Model.forward` and EAGLE's `cnets.py` have this loop, line by
-line, but for the attention, which is SDPA here and explicit scores there, and the loss mask, which shifts with the
-targets as Automodel and speculators have it: so both contenders compute the same loss.
+its softmax, shifted by a copy. That is the loop of EAGLE's `cnets.py`, and of SpecForge's `OnlineEagle3Model.forward`
+before it computed the targets once for all steps, but for the attention, which is SDPA here and explicit scores there,
+and the loss mask, which shifts with the targets as Automodel and speculators have it: so both contenders compute the
+same loss.
 """
 
 import torch

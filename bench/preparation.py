@@ -4,7 +4,7 @@
 
 The corpus (`bench.corpus`) is made for the real Llama 3 tokenizer; `--target` takes any other. Both contenders load the
 tokenizer and use the same number of processes. Bare tokenisation is one `encode_batch_fast` a chunk, of texts that are
-rendered already and in memory; preparing reads the answers, renders them, tokenises, masks, checks every count against
+rendered already; preparing reads the answers, renders them, tokenises, masks, checks every count against
 the server's, writes the arrays, chooses the vocabulary and packs. Its memory is that of all its processes.
 """
 
@@ -62,7 +62,7 @@ def measure_preparation(conversations: int, processes: int, repeats: int, target
         with ProcessPoolExecutor(1) as apart:  # what it leaves in memory is not in this process then
             apart.submit(write_corpus, folder, target, conversations).result()
         load_tokenizer(target)  # importing the libraries is neither's work
-        store, samples, texts = open_store(folder / "run"), folder / "run/samples", read_texts(folder)
+        store, samples = open_store(folder / "run"), folder / "run/samples"
 
         def prepared() -> dict[str, Any]:
             marker, _ = prepare(store, str(target), Settings(max_length=LENGTH), processes=processes)
@@ -71,8 +71,8 @@ def measure_preparation(conversations: int, processes: int, repeats: int, target
 
         def bare() -> int:
             backend = load_tokenizer(target).backend_tokenizer
-            left = iter(texts)
-            chunks = iter(lambda: list(islice(left, 64)), [])
+            texts = read_texts(folder)
+            chunks = iter(lambda: list(islice(texts, 64)), [])
             return sum(ordered_map(lambda chunk: _tokens_of(backend, chunk), chunks, processes))
 
         def measured() -> tuple[int, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Measure the draft step, packing and preparation against their plain counterparts.
 
-    python3 -m bench.run                        # everything: half an hour on two cores
+    python3 -m bench.run                        # everything: about an hour on two cores
     python3 -m bench.run --only step --rounds 5
 
 What it measures again replaces that section of bench/results.json and the tables and the picture show all of it.

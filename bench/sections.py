@@ -96,6 +96,7 @@ def machine(effort: Effort) -> Json:
         "threads": effort.threads,
         "rounds": effort.rounds,
         "torch": torch.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),  # the vector units that products of matrices use
         "load_average": round(os.getloadavg()[0], 1),
     }
 

@@ -94,15 +94,16 @@ def _lines_of(store: Store, shard: Shard, marker: Marker) -> Iterator[bytes]:
     Takes 60 bytes of memory for each row of the shard.
     """
     with tempfile.TemporaryDirectory(prefix="answers-") as scratch:
-        folder, parts = fetch(store.at(folder_of(shard)), marker, Path(scratch)), sorted(marker.files)
-        places = np.fromiter(_places_in(folder, parts), _PLACE)
+        folder = fetch(store.at(folder_of(shard)), marker, Path(scratch))
+        parts = [str(folder / part) for part in sorted(marker.files)]
+        places = np.fromiter(_places_in(parts), _PLACE)
         before = b""
         for place in places["id"].argsort(kind="stable"):
             row_id, part, offset = places[place]
             if row_id == before:
                 continue  # two workers of one shard, each believing the other dead, both finished it
             before = row_id
-            with open(folder / parts[part], "rb") as file:
+            with open(parts[part], "rb") as file:
                 file.seek(offset)
                 yield file.readline()
 
@@ -116,11 +117,11 @@ def read_counts(store: Store) -> dict[str, int]:
     return total
 
 
-def _places_in(folder: Path, parts: list[str]) -> Iterator[tuple[bytes, int, int]]:
+def _places_in(parts: list[str]) -> Iterator[tuple[bytes, int, int]]:
     """(id, index of its part, byte offset) of each row. Only its beginning is parsed: whole rows are, in parallel."""
     for index, part in enumerate(parts):
         offset = 0
-        with open(folder / part, "rb") as file:
+        with open(part, "rb") as file:
             for line in file:
                 if (found := _ID.match(line)) is None:
                     raise BadInput(f"{part}: what begins at byte {offset} is no row of answers; filter the shard again")
