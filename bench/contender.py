@@ -15,7 +15,7 @@ import torch
 from bench.flops import flops_of_step, matmul_rate
 from bench.memory import Peak
 from bench.plain import plain_loss
-from bench.work import FixedTarget, Work
+from bench.work import FixedTarget, Work, device_and_dtype
 from spec.models.draft import EagleDraft
 from spec.training.batch import Batch
 from spec.training.step import draft_loss, observe
@@ -45,8 +45,7 @@ def measure(contender: str, work: Work, timed: int) -> dict[str, Any]:
 
     Without timed steps the first one counts, which finds no memory that a step before it has left.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    device, dtype = device_and_dtype()
     prepare_step(contender, replace(work, length=256, batch=1, target_vocab=512, draft_vocab=256), device, dtype)()
     step = prepare_step(contender, work, device, dtype)
     peak = Peak(device)

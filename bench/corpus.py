@@ -12,13 +12,12 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+from bench.rounds import Json
 from spec.samples.target import load_tokenizer
 from tests.answered import answered, answered_run, chat
 from tests.runs import row_id
 
 MADE = 2000  # conversations made one by one
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

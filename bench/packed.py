@@ -16,7 +16,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.memory import Peak
-from bench.work import TURN, Work
+from bench.work import TURN, Work, device_and_dtype
 from spec.models.document_attention import NAME as DOCUMENT_ATTENTION
 from spec.models.draft import EagleDraft
 from spec.models.target import FrozenTarget
@@ -28,8 +28,7 @@ LENGTH, ROWS, DOCUMENTS = 1024, 4, 32
 
 
 def measure(packed: bool, timed: int) -> dict[str, Any]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    work, dtype = Work(target_vocab=8_000), torch.bfloat16 if device.type == "cuda" else torch.float32
+    work, (device, dtype) = Work(target_vocab=8_000), device_and_dtype()
     draft, target = work.draft().to(device, dtype), _target(work).to(device, dtype)
     draft.share_target(target.embed_weight, target.head_weight)
     batches = [batch.to(device) for batch in _batches(packed, work.target_vocab)]

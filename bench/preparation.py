@@ -65,6 +65,7 @@ def measure_preparation(conversations: int, processes: int, repeats: int, target
         store, samples = open_store(folder / "run"), folder / "run/samples"
 
         def prepared() -> dict[str, Any]:
+            shutil.rmtree(samples, ignore_errors=True)
             marker, _ = prepare(store, str(target), Settings(max_length=LENGTH), processes=processes)
             pack(Samples.open(samples / "train").lengths, LENGTH)
             return marker.facts
@@ -75,11 +76,7 @@ def measure_preparation(conversations: int, processes: int, repeats: int, target
             chunks = iter(lambda: list(islice(texts, 64)), [])
             return sum(ordered_map(lambda chunk: _tokens_of(backend, chunk), chunks, processes))
 
-        def measured() -> tuple[int, dict[str, Any]]:
-            shutil.rmtree(samples, ignore_errors=True)
-            return peak_of_all(prepared)
-
-        seconds, results = _alternating({"prepared": measured, "bare": bare}, repeats)
+        seconds, results = _alternating({"prepared": lambda: peak_of_all(prepared), "bare": bare}, repeats)
     memory, facts = results["prepared"]
     return {
         "conversations": conversations,

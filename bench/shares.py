@@ -17,7 +17,7 @@ from rich.table import Table
 from typer import Option
 
 from bench.contender import prepare_step
-from bench.work import Work
+from bench.work import Work, device_and_dtype
 from spec import cli
 from spec.training import attention, block0, losses, step
 
@@ -69,7 +69,7 @@ def main(
     repeats: Annotated[int, Option(min=1, help="Steps, of which the shortest counts.")] = 3,
 ) -> None:
     """Print each part's share of a draft step."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device, dtype = device_and_dtype()
     work = Work(length=length)
     clock = Clock(device)
     clock.part(step, "argmax_and_lse", "the target's choices and log-sum-exps, its whole vocabulary")
@@ -80,7 +80,7 @@ def main(
     clock.part(block0, "backward", "attention: block 0, backward")
     clock.part(losses._DraftingLoss, "forward", "loss: the head's products, forward and backward")
     clock.part(losses, "_softmax", "loss: softmaxes")
-    run = prepare_step("fast", work, device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    run = prepare_step("fast", work, device, dtype)
     run()
     spent = min((clock.run(run) for _ in range(repeats)), key=lambda its: its.total())
     table = Table(

@@ -62,6 +62,13 @@ class Work:
         return collate([[(row, bears)] for row in ids.numpy()])
 
 
+def device_and_dtype() -> tuple[torch.device, torch.dtype]:
+    """Where contenders run: on a GPU in bf16, else on the CPU in fp32."""
+    if torch.cuda.is_available():
+        return torch.device("cuda"), torch.bfloat16
+    return torch.device("cpu"), torch.float32
+
+
 class FixedTarget:
     """Random features and head. The target's choice nearly always is a draft token, as with a counted vocabulary."""
 
