@@ -124,6 +124,7 @@ def _places_in(parts: list[str]) -> Iterator[tuple[bytes, int, int]]:
         with open(part, "rb") as file:
             for line in file:
                 if (found := _ID.match(line)) is None:
-                    raise BadInput(f"{part}: what begins at byte {offset} is no row of answers; filter the shard again")
+                    name = Path(part).name
+                    raise BadInput(f"{name}: what begins at byte {offset} is no row of answers; filter the shard again")
                 yield found[1], index, offset
                 offset += len(line)

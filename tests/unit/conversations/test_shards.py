@@ -94,3 +94,9 @@ def test_damage_is_found(store):
     store.write(part, store.read(part).replace(b"user", b"loser"))
     with pytest.raises(BadInput, match="damaged"):
         list(read_answers(store))
+
+
+def test_a_line_that_is_no_row_is_named(store):
+    finish(store, Shard(0, 1), [answer("a-0"), answer("b-0"), {"messages": []}])
+    with pytest.raises(BadInput, match=r"^part-\S+: what begins at byte [1-9]\d* is no row of answers"):
+        list(read_answers(store))
