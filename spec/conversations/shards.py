@@ -6,6 +6,7 @@ A line is an answer, `{"id", "messages", "turns"}`, or a reject, `{"id", "reject
 """
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from spec.storage.markers import Marker, fetch, read_marker
 
 MARKER = "shard.json"
 _ID = re.compile(rb'\{"id": "([^"\\]{1,48})"')  # how the filter begins each line
-_PLACE = np.dtype([("id", "S48"), ("part", "i4"), ("offset", "i8")])  # of a row
+_PLACE = np.dtype([("id", "S48"), ("part", "i4"), ("bytes", "i4"), ("offset", "i8")])  # of a row
 _TOTALS = ("rows", "answers", "prompt_tokens", "completion_tokens")
 
 
@@ -91,7 +92,7 @@ def read_rows(store: Store, shard: Shard, marker: Marker) -> Iterator[dict[str, 
 def _lines_of(store: Store, shard: Shard, marker: Marker) -> Iterator[bytes]:
     """The order is that of content, whatever order the server finished in. Each part is checked against its SHA-256.
 
-    Takes 60 bytes of memory for each row of the shard.
+    Takes 64 bytes of memory for each row of the shard.
     """
     with tempfile.TemporaryDirectory(prefix="answers-") as scratch:
         folder = fetch(store.at(folder_of(shard)), marker, Path(scratch))
@@ -99,13 +100,11 @@ def _lines_of(store: Store, shard: Shard, marker: Marker) -> Iterator[bytes]:
         places = np.fromiter(_places_in(parts), _PLACE)
         before = b""
         for place in places["id"].argsort(kind="stable"):
-            row_id, part, offset = places[place]
+            row_id, part, size, offset = places[place].item()
             if row_id == before:
                 continue  # two workers of one shard, each believing the other dead, both finished it
             before = row_id
-            with open(parts[part], "rb") as file:
-                file.seek(offset)
-                yield file.readline()
+            yield _read(parts[part], size, offset)
 
 
 def read_counts(store: Store) -> dict[str, int]:
@@ -117,8 +116,20 @@ def read_counts(store: Store) -> dict[str, int]:
     return total
 
 
-def _places_in(parts: list[str]) -> Iterator[tuple[bytes, int, int]]:
-    """(id, index of its part, byte offset) of each row. Only its beginning is parsed: whole rows are, in parallel."""
+def _read(path: str, size: int, offset: int) -> bytes:
+    """Some bytes of a file, opened for each row: there may be more parts than files that a process may hold open.
+
+    All workers wait for the rows read here, and a buffered file takes several times as long for one.
+    """
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(file, size, offset)
+    finally:
+        os.close(file)
+
+
+def _places_in(parts: list[str]) -> Iterator[tuple[bytes, int, int, int]]:
+    """(id, index of its part, bytes, byte offset) of each row. Only its beginning is parsed: all is, in parallel."""
     for index, part in enumerate(parts):
         offset = 0
         with open(part, "rb") as file:
@@ -126,5 +137,5 @@ def _places_in(parts: list[str]) -> Iterator[tuple[bytes, int, int]]:
                 if (found := _ID.match(line)) is None:
                     name = Path(part).name
                     raise BadInput(f"{name}: what begins at byte {offset} is no row of answers; filter the shard again")
-                yield found[1], index, offset
+                yield found[1], index, len(line), offset
                 offset += len(line)
