@@ -80,7 +80,7 @@ class Converter:
                 if split == HELD_OUT:
                     done.prompts.append(self._prompt(conversation))
         done.rows = {split: _joined(samples) for split, samples in kept.items()}
-        done.special = self._tokens.special.intersection(np.unique(done.rows[TRAIN].input_ids).tolist())
+        done.special = self._tokens.special_in(done.rows[TRAIN].input_ids)
         return done
 
     def _render(self, conversation: Conversation) -> list[Row]:

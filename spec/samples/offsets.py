@@ -26,6 +26,7 @@ class Encoder:
         self._backend.post_processor = None  # it would trim blanks off the offsets
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._normalizer = self._backend.normalizer
         self._widths = _widths(self._backend)
 
     def encode(self, text: str) -> list[int]:
@@ -38,10 +39,10 @@ class Encoder:
 
     def _placed(self, text: str, encoding: Encoding) -> Encoded:
         ids = np.array(encoding.ids, dtype=np.int32)
-        starts = np.concatenate(([0], self._widths[ids].cumsum()))
-        normalizer = self._backend.normalizer
-        changed = normalizer is not None and normalizer.normalize_str(text) != text
-        if changed or starts[-1] != len(text.encode()):
+        starts = np.zeros(len(ids) + 1, dtype=np.int64)
+        self._widths[ids].cumsum(out=starts[1:])
+        changed = self._normalizer is not None and self._normalizer.normalize_str(text) != text
+        if changed or starts[-1] != _bytes_of(text):
             return _Tracked(text, self._backend.encode(text, add_special_tokens=False))
         return _Summed(text, ids, starts)
 
@@ -55,7 +56,7 @@ class _Summed:
         self._starts = starts  # [T + 1] int64, ascending: the byte where each token begins, and the end
 
     def token_at(self, character: int) -> int | None:
-        byte = len(self._text[:character].encode())
+        byte = character if self._text.isascii() else _bytes_of(self._text[:character])
         token = int(self._starts.searchsorted(byte))
         return token if self._starts[token] == byte else None
 
@@ -74,6 +75,10 @@ class _Tracked:
         token = self._encoding.char_to_token(character)
         span = None if token is None else self._encoding.token_to_chars(token)
         return token if span is not None and span[0] == character else None
+
+
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())  # a string knows that it is ASCII
 
 
 def _widths(backend: Any) -> np.ndarray:

@@ -28,10 +28,15 @@ class Tokens:
     def __init__(self, tokenizer: Any):
         self._encoder = Encoder(tokenizer)
         added = {token for token, its in tokenizer.added_tokens_decoder.items() if its.special}
-        self.special = added | set(tokenizer.all_special_ids)
+        self._special = added | set(tokenizer.all_special_ids)
 
     def encode(self, text: str) -> list[int]:
         return self._encoder.encode(text)
+
+    def special_in(self, input_ids: np.ndarray) -> set[int]:
+        """The special tokens among `[total]` ids. By counting all: sorting them takes as long as masking them."""
+        counts = np.bincount(input_ids, minlength=max(self._special, default=0) + 1)
+        return {token for token in self._special if counts[token]}
 
     def encode_rows(self, rows: list[Row]) -> list[Encoded]:
         return self._encoder.encode_all([row.text for row in rows])
@@ -63,7 +68,7 @@ class Tokens:
         if start != prompt:
             raise _misfit(answer, "its first characters and the prompt's last are one token")
         stop = _token_at(encoded, answer.end, answer)
-        closing = next((at for at in range(stop - 1, prompt - 1, -1) if encoded.ids[at] in self.special), stop)
+        closing = next((at for at in range(stop - 1, prompt - 1, -1) if encoded.ids[at] in self._special), stop)
         end = min(closing + (turn["finish_reason"] != "length"), stop)  # cut off at its limit, it has no end of turn
         if end - prompt != completion:
             raise _misfit(answer, f"{end - prompt} tokens here, {completion} at the server")
