@@ -16,9 +16,9 @@ from bench.flops import flops_of_step, matmul_rate
 from bench.memory import Peak
 from bench.plain import plain_loss
 from bench.work import FixedTarget, Work, device_and_dtype
-from spec.models.draft import EagleDraft
+from spec.methods.eagle3.draft import EagleDraft
+from spec.methods.eagle3.step import draft_loss, observe
 from spec.training.batch import Batch
-from spec.training.step import draft_loss, observe
 
 # (draft, target, batch, steps) -> (loss, the draft's right choices [steps])
 Contender = Callable[[EagleDraft, FixedTarget, Batch, int], tuple[torch.Tensor, torch.Tensor]]

@@ -11,7 +11,7 @@ same loss.
 import torch
 from torch.nn import functional as F
 
-from spec.models.draft import EagleDraft, rotate
+from spec.methods.eagle3.draft import EagleDraft, rotate
 from spec.training.batch import Batch
 
 

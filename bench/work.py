@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from spec.models.draft import DraftConfig, EagleDraft
-from spec.models.target import Features
+from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+from spec.target.frozen import Features
 from spec.training.batch import Batch, collate
 
 TURN = 128  # tokens of a question and of an answer, in turns: half the positions bear loss

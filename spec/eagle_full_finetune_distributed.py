@@ -20,21 +20,21 @@ from torchtune import config
 from torchtune.recipe_interfaces import FTRecipeInterface
 from torchtune.training import get_lr
 
-from spec import launch
+from spec import launch, ranks
 from spec.errors import BadInput, Stopped
-from spec.models import initialise
-from spec.models.draft import EagleDraft
-from spec.models.target import FrozenTarget
+from spec.methods.eagle3 import initialise
+from spec.methods.eagle3.draft import EagleDraft
+from spec.methods.eagle3.step import Observation, StepResult, decay_weights, observe, step_loss
 from spec.storage import Store
 from spec.storage.markers import Marker
-from spec.training import ranks, settings
+from spec.target.frozen import FrozenTarget
+from spec.training import settings
 from spec.training.batch import Batch
 from spec.training.checkpoints import Checkpoints, Progress
 from spec.training.feature_cache import FeatureCache
 from spec.training.inputs import held_out_loader, open_inputs, train_loader
 from spec.training.metrics import Metrics, Sums, Window
 from spec.training.shutdown import Shutdown
-from spec.training.step import Observation, StepResult, decay_weights, observe, step_loss
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 

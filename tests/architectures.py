@@ -2,7 +2,7 @@
 
 from transformers import PretrainedConfig
 
-from spec.models.families import read_config, text_config_of
+from spec.target.families import read_config, text_config_of
 from spec.training.settings import DEFAULTS
 
 # config below spec/configs -> the target's text model

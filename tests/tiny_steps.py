@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from spec.models.draft import DraftConfig, EagleDraft
-from spec.models.target import Features
+from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+from spec.target.frozen import Features
 from spec.training.batch import Batch, collate
 from tests.reference import Document, reference_loss
 

@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig, PreTrainedModel
 
 from spec.errors import BadInput
-from spec.models.draft import DraftConfig, EagleDraft
-from spec.models.families import FAMILIES, read_config, text_config_of
-from spec.models.loading import empty_model
+from spec.methods.eagle3.draft import DraftConfig, EagleDraft
 from spec.planning.rehearsal import DTYPES, Rehearsal, rehearse
+from spec.target.families import FAMILIES, read_config, text_config_of
+from spec.target.loading import empty_model
 from spec.training import settings
 
 GIB = 2**30

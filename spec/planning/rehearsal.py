@@ -12,15 +12,15 @@ from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface, PretrainedConfig
 
-from spec.models.draft import DraftConfig, EagleDraft
-from spec.models.families import FAMILIES
-from spec.models.loading import empty_model
-from spec.models.target import FrozenTarget
+from spec.attention.block0 import Queries
+from spec.attention.documents import Documents
+from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+from spec.methods.eagle3.losses import Wanted, argmax_and_lse
+from spec.methods.eagle3.step import Observation, decay_weights, step_loss
 from spec.planning.live import LiveBytes
-from spec.training.block0 import Queries
-from spec.training.documents import Documents
-from spec.training.losses import Wanted, argmax_and_lse
-from spec.training.step import Observation, decay_weights, step_loss
+from spec.target.families import FAMILIES
+from spec.target.frozen import FrozenTarget
+from spec.target.loading import empty_model
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _LAYERS = 7  # as few as have three feature layers: a layer's activations are gone when the next one runs

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from spec.training.documents import Documents
+from spec.attention.documents import Documents
 
 
 @dataclass(frozen=True)

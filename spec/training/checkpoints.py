@@ -18,10 +18,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from spec import cli
 from spec.errors import BadInput, PassingFault, SpecError
-from spec.models.draft import DraftConfig, EagleDraft
+from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+from spec.ranks import Ranks, first_decides, together
 from spec.storage import Store, file_sha256
 from spec.storage.markers import File, Json, Marker, describe_files, difference, digest_of, read_marker, write_marker
-from spec.training.ranks import Ranks, first_decides, together
 
 MARKER = "checkpoint.json"
 DRAFT_CONFIG = "draft_config.json"

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from spec.errors import PassingFault
-from spec.models.draft import EagleDraft
-from spec.models.target import FrozenTarget
+from spec.methods.eagle3.draft import EagleDraft
+from spec.methods.eagle3.step import Observation, observe
+from spec.ranks import Ranks, together
+from spec.target.frozen import FrozenTarget
 from spec.training.batch import Batch
-from spec.training.ranks import Ranks, together
-from spec.training.step import Observation, observe
 
 
 class FeatureCache:
@@ -37,7 +37,7 @@ class FeatureCache:
         self._folder.mkdir(parents=True)
 
     def observe(self, draft: EagleDraft, target: FrozenTarget, batch: Batch, *, steps: int) -> Observation:
-        """As `spec.training.step.observe`."""
+        """As `spec.methods.eagle3.step.observe`."""
         path = self._folder / f"{_key(batch)}.pt"
         if not path.exists():
             seen = observe(draft, target, batch, steps=steps)

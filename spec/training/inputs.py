@@ -11,15 +11,15 @@ from omegaconf import DictConfig
 from safetensors import SafetensorError
 
 from spec.errors import BadInput
-from spec.models.draft import DraftConfig
-from spec.models.target import read_config, text_config_of
+from spec.methods.eagle3.draft import DraftConfig
+from spec.ranks import Ranks, together
 from spec.samples.dataset import Samples
 from spec.samples.packing import pack
 from spec.samples.vocabulary import DraftVocabulary
 from spec.storage import Store, open_store
 from spec.storage.markers import Json, Marker, fetch, read_marker
+from spec.target.frozen import read_config, text_config_of
 from spec.training.loader import Loader
-from spec.training.ranks import Ranks, together
 
 SAMPLES = "samples.json"
 VOCABULARY = "vocab_map.safetensors"

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from spec import ranks
+from spec.methods.eagle3.step import StepResult
 from spec.storage import Store
-from spec.training import ranks
 from spec.training.batch import Batch
-from spec.training.step import StepResult
 
 FILE = "metrics.jsonl"
 _LINE_EVERY = 10.0  # seconds between JSON lines where there is no terminal

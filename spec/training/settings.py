@@ -16,7 +16,7 @@ from torchtune.config._utils import _get_component_from_path
 from yaml import YAMLError
 
 from spec.errors import BadInput
-from spec.models.draft import DraftConfig
+from spec.methods.eagle3.draft import DraftConfig
 
 DEFAULTS = Path(__file__).parents[1] / "configs" / "defaults.yaml"
 

@@ -7,15 +7,15 @@ Scout is: SGLang's text-only class rotates the halves of a head, for which only 
 import pytest
 import torch
 
-from spec import serving
-from spec.drafts import verify
-from spec.drafts.evaluation.prompts import stop_tokens
-from spec.drafts.evaluation.server import SglangServer
-from spec.drafts.evaluation.speculation import CachedTarget, greedy, speculate
-from spec.drafts.export import export
-from spec.drafts.inference import InferenceDraft
-from spec.models.target import FrozenTarget
+from spec.evaluation.prompts import stop_tokens
+from spec.evaluation.speculation import CachedTarget, greedy, speculate
+from spec.export import verify
+from spec.export.export import export
+from spec.methods.eagle3.inference import InferenceDraft
+from spec.server import start as serving
+from spec.server.sglang import SglangServer
 from spec.storage import open_store
+from spec.target.frozen import FrozenTarget
 from tests import tiny_drafts
 from tests.tiny_models import save_tiny_target
 

@@ -6,7 +6,7 @@ import torch
 from omegaconf import OmegaConf
 
 from spec.errors import BadInput
-from spec.models.draft import DraftConfig, EagleDraft
+from spec.methods.eagle3.draft import DraftConfig, EagleDraft
 from spec.planning.plan import read_plan_config
 from spec.training import settings
 from tests.architectures import TARGETS

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from spec.ranks import Ranks
 from spec.training import feature_cache
 from spec.training.feature_cache import FeatureCache
-from spec.training.ranks import Ranks
 from tests.tiny_steps import fake_target, tiny_batch, tiny_config, tiny_draft
 
 
