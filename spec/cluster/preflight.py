@@ -129,7 +129,7 @@ def check_dataset(name: str) -> None:
         else:
             from huggingface_hub import HfApi
 
-            from spec.publishing.hub import told
+            from spec.storage.hub_errors import told
 
             with told(name):
                 HfApi(endpoint=os.environ.get("HF_ENDPOINT")).dataset_info(name)

@@ -21,6 +21,7 @@ from spec.conversations.lineage import RUN, read_run
 from spec.conversations.shards import MARKER, find_shards, folder_of, read_counts, read_rows
 from spec.errors import BadInput
 from spec.publishing import versions
+from spec.publishing.manifest import Manifest
 from spec.storage import Store
 from spec.storage.markers import Marker, describe_files, first_difference, read_marker, write_marker
 
@@ -37,11 +38,11 @@ _SCHEMAS = {
 }
 _ROWS_AT_ONCE = 1000  # and in one row group
 _CARD = jinja2.Environment(
-    loader=jinja2.PackageLoader("spec.conversations", "."), trim_blocks=True, lstrip_blocks=True, autoescape=False
+    loader=jinja2.PackageLoader("spec.publishing", "."), trim_blocks=True, lstrip_blocks=True, autoescape=False
 ).get_template("dataset_card.md.j2")
 
 
-def publish(run: Store, destination: str, say: Say = print) -> versions.Manifest:
+def publish(run: Store, destination: str, say: Say = print) -> Manifest:
     """Publish the run's answers at `destination`; raises `BadInput` unless every shard is finished."""
     shards = find_shards(run)
     with tempfile.TemporaryDirectory(prefix="publish-answers-") as scratch:
@@ -57,7 +58,7 @@ def publish(run: Store, destination: str, say: Say = print) -> versions.Manifest
         return versions.publish(destination, "answers", files, say)
 
 
-def fetch(source: str, run: Store, *, version: str | None = None, say: Say = print) -> versions.Manifest:
+def fetch(source: str, run: Store, *, version: str | None = None, say: Say = print) -> Manifest:
     """Bring published answers into `run` as its finished answers. Again writes only the shards that are missing.
 
     Raises `BadInput` if `run` is already another run.

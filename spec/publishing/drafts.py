@@ -9,6 +9,7 @@ from spec.errors import BadInput, BelowBar
 from spec.export.layout import MARKER, exported
 from spec.export.verify import verify_files
 from spec.publishing import versions
+from spec.publishing.manifest import Manifest
 from spec.report import card
 from spec.report import page as report
 from spec.report.evidence import REPORT, gather
@@ -18,7 +19,7 @@ from spec.storage.markers import Marker, read_marker
 Say = Callable[[str], None]
 
 
-def publish(run: Store, destination: str, *, without_report: bool = False, say: Say = print) -> versions.Manifest:
+def publish(run: Store, destination: str, *, without_report: bool = False, say: Say = print) -> Manifest:
     """Publish the run's draft at `destination` as its latest version: weights, card and report.
 
     Raises `BadInput` for a damaged draft or one without a report of its own, `BelowBar` where its report says that it

@@ -6,31 +6,23 @@ token come from the hub's own standard chain (`HF_ENDPOINT`, `HF_TOKEN`, `hf aut
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import httpx
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub import errors as hub
 
-from spec.errors import BadInput, PassingFault
-from spec.publishing.versions import MANIFEST, Kind, Manifest, Version
+from spec.errors import BadInput
+from spec.publishing.manifest import MANIFEST, Kind, Manifest, Version
+from spec.storage.hub_errors import told
 
 _REPO_TYPES = {"draft": "model", "answers": "dataset"}
-_PASSING_STATUS = {408, 409, 412, 425, 429}  # 412: another commit came in between
-_FAULTS = (
-    httpx.TransportError,
-    hub.LocalEntryNotFoundError,
-    hub.FileMetadataError,
-    *(ConnectionError, TimeoutError, RuntimeError),  # uploads of large files
-)
 _KEPT = {".gitattributes", ".gitignore"}  # the hub's own
 
 
 class HubPlace:
-    """See `spec.publishing.versions.Place`."""
+    """See `spec.publishing.manifest.Place`."""
 
     def __init__(self, url: str, kind: Kind):
         self._url = url
@@ -94,38 +86,3 @@ class HubPlace:
 
     def _told(self, name: str = "") -> AbstractContextManager[None]:
         return told(f"{self._url}/{name}".rstrip("/"))
-
-
-@contextmanager
-def told(where: str) -> Iterator[None]:
-    """Turn the hub client's errors into the store's own; `where` is what was asked for."""
-    try:
-        yield
-    except hub.OfflineModeIsEnabled as error:
-        raise BadInput(f"{where}: HF_HUB_OFFLINE is set; unset it for this step") from error
-    except hub.LocalTokenNotFoundError as error:
-        raise BadInput(f"{where}: no hub token; set HF_TOKEN or run `hf auth login`") from error
-    except hub.RemoteEntryNotFoundError as error:
-        raise FileNotFoundError(where) from error
-    except hub.RevisionNotFoundError as error:
-        raise BadInput(f"{where}: no such version there") from error
-    except hub.HfHubHTTPError as error:
-        raise _answered(where, error) from error
-    except _FAULTS as error:
-        if isinstance(error.__cause__, hub.HfHubHTTPError):  # an upload's, wrapped in a RuntimeError
-            raise _answered(where, error.__cause__) from error
-        raise PassingFault(f"{where}: the hub cannot be reached: {_line(error)}") from error
-    except (hub.HFValidationError, ValueError) as error:
-        raise BadInput(f"{where}: {_line(error)}") from error
-
-
-def _answered(where: str, error: hub.HfHubHTTPError) -> BadInput | PassingFault:
-    status = error.response.status_code if error.response is not None else 500
-    if status >= 500 or status in _PASSING_STATUS:
-        return PassingFault(f"{where}: the hub answers {status}: {_line(error)}")
-    advice = "; set HF_TOKEN to a token that may" if status in (401, 403) else ""
-    return BadInput(f"{where}: the hub answers {status}: {_line(error)}{advice}")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

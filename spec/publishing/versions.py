@@ -8,69 +8,17 @@ write different files under one name. Old versions stay; deleting one is safe wh
 Hugging Face hub (`hf://ORG/NAME`) a version is one commit, tagged with the same name.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spec.errors import BadInput
+from spec.publishing.manifest import MANIFEST, Kind, Manifest, Place, Version
+from spec.storage import Store, file_sha256, open_store
 from spec.storage.directory import DirectoryStore, sweep
-from spec.storage.markers import File, Files
-from spec.storage.store import Store, file_sha256, open_store
+from spec.storage.markers import File
 
-MANIFEST = "manifest.json"
 LATEST = "latest"
-
-Kind = Literal["draft", "answers"]
-
-
-class Manifest(BaseModel):
-    """What a version holds. `version` is the hash of `kind` and `files` (16 hex digits)."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    kind: Kind
-    version: str
-    files: Files
-
-    @classmethod
-    def of(cls, kind: Kind, files: dict[str, File]) -> "Manifest":
-        hashes = json.dumps([kind, {name: files[name].sha256 for name in sorted(files)}])
-        return cls(kind=kind, version=hashlib.sha256(hashes.encode()).hexdigest()[:16], files=files)
-
-    @classmethod
-    def parse(cls, data: bytes, where: str) -> "Manifest":
-        """Raises `BadInput` for what is damaged or was put together by hand."""
-        try:
-            manifest = cls.model_validate_json(data)
-        except ValidationError as error:
-            raise BadInput(f"{where}: not a manifest ({error.errors()[0]['msg']}); publish it again") from error
-        if manifest != cls.of(manifest.kind, manifest.files):
-            raise BadInput(f"{where}: damaged: the version it names is not that of its files; publish it again")
-        return manifest
-
-    def to_bytes(self) -> bytes:
-        return (self.model_dump_json(indent=1) + "\n").encode()
-
-
-class Version(NamedTuple):
-    """A published version, resolved: whatever is published meanwhile, `download` gives this one's files."""
-
-    manifest: Manifest
-    download: Callable[[str, Path], None]
-
-
-class Place(Protocol):
-    """Where versions are published: a store (below) or a hub (`spec.publishing.hub`)."""
-
-    def publish(self, manifest: Manifest, files: dict[str, Path], say: Callable[[str], None]) -> bool:
-        """Make this the latest version; False if it already is, whole."""
-
-    def resolve(self, version: str | None) -> Version:
-        """The named version, or the latest. Raises `BadInput` where there is none."""
 
 
 def open_place(url: str, kind: Kind) -> Place:

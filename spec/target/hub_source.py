@@ -12,9 +12,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import disable_progress_bars
 
 from spec.errors import BadInput
-from spec.publishing.hub import told
 from spec.storage import file_sha256
-from spec.target.staging import Source
+from spec.storage.hub_errors import told
+from spec.target.source import Source
 
 _CACHE = ".cache"  # where the hub's client keeps what is half downloaded, inside the folder it downloads to
 

@@ -9,12 +9,12 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from spec.errors import BadInput, PassingFault
 from spec.storage import Store, file_sha256, open_store
 from spec.storage.markers import File, Json, Marker, digest_of, read_marker, write_marker
+from spec.target.source import Source
 
 STAGED = "staged.json"
 NOTES = "staging.json"
@@ -25,16 +25,6 @@ LEFT_OUT = (
     *("original/*", "*.bin", "*.pth", "*.pt", "*.gguf", "*.onnx*", "*.h5", "*.msgpack", "*.tflite"),
     *(".git*", ".cache/*", STAGED, NOTES),
 )
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model to stage, resolved: what happens to a branch meanwhile changes nothing."""
-
-    commit: str  # the hub's; "" for files that nobody gave a name
-    files: dict[str, int]  # name: bytes
-    download: Callable[[str, Path], None]  # a file of it to a path
-    is_right: Callable[[str, Path], bool]  # whether the bytes at a path are that file's
 
 
 def stage(
@@ -100,6 +90,7 @@ def _open(model: str, revision: str | None) -> Source:
         return stored(open_store(model))
     if "://" in model or model.startswith(("/", ".")):
         raise BadInput(f"{model}: no such directory; a model is a hub's ORG/NAME, a directory or an s3:// URL")
+
     from spec.target.hub_source import on_hub  # the hub's client takes a second to import
 
     return on_hub(model, revision)

@@ -16,7 +16,7 @@ import pytest
 
 from spec.errors import BadInput, BelowBar
 from spec.publishing.drafts import fetch, publish
-from spec.publishing.versions import MANIFEST
+from spec.publishing.manifest import MANIFEST
 from spec.storage import open_store
 from spec.storage.directory import DirectoryStore
 from tests.hub import Hub

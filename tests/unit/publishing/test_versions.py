@@ -7,7 +7,8 @@ import boto3
 import pytest
 
 from spec.errors import BadInput, PassingFault
-from spec.publishing.versions import MANIFEST, Manifest, fetch, publish
+from spec.publishing.manifest import MANIFEST, Manifest
+from spec.publishing.versions import fetch, publish
 from spec.storage import open_store
 from spec.storage.markers import File
 from spec.storage.s3 import S3Store
