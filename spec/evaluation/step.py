@@ -14,7 +14,9 @@ from spec.evaluation.figures import differences
 from spec.evaluation.parts import NAMES, Parts
 from spec.evaluation.prompts import Asked, read_asked
 from spec.export import verify
-from spec.export.layout import MARKER as DRAFT_MARKER
+from spec.methods import method_of
+from spec.methods.files import MARKER as DRAFT_MARKER
+from spec.methods.method import Method
 from spec.server.sglang import SglangServer
 from spec.storage import Store
 from spec.storage.markers import Marker, digest_of, fetch, find_marker, read_marker, write_marker
@@ -51,11 +53,17 @@ class Evaluation:
         """The parts that the report still needs."""
         return [name for name in NAMES if name not in self.parts and name not in self.settings.without]
 
+    @property
+    def method(self) -> Method:
+        assert self.draft is not None
+        return method_of(self.draft.facts["config"])
+
     def measure_offline(self, device: str) -> None:
         """Speculation on this machine's `device`, without a server."""
         with self._verified_draft() as folder:
             steps = self.settings.num_steps
-            self.parts.keep("offline", offline.measure(self.target, folder, self.asked, steps=steps, device=device))
+            found = offline.measure(self.method, self.target, folder, self.asked, steps=steps, device=device)
+            self.parts.keep("offline", found)
 
     def measure_baseline(self, url: str) -> None:
         """A server without the draft."""
@@ -71,7 +79,7 @@ class Evaluation:
         with self._verified_draft(context_length=server.context_length):
             pass
         assert self.draft is not None
-        served.check_with_draft(server, self.draft, steps)
+        served.check_with_draft(server, self.method, self.draft, steps)
         served.check_target(server, self.target)
         part, answers = served.measure(server, self.asked, concurrency=self.settings.concurrency, step="with the draft")
         accepts_offline = "offline" not in self.parts or self.parts["offline"]["accept_rate"] > 0

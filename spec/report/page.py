@@ -7,6 +7,7 @@ forbids itself scripts and anything from outside.
 import jinja2
 from markupsafe import Markup
 
+from spec.methods import method_of
 from spec.report import charts, lineage, tables
 from spec.report.command import NUM_STEPS, serving_command, target_of
 from spec.report.evidence import Evidence, gather
@@ -35,6 +36,7 @@ def render(evidence: Evidence) -> str:
     """The page, as one self-contained HTML document."""
     draft, num_steps = evidence.draft, evidence.measured("offline").get("num_steps", NUM_STEPS)
     return _TEMPLATES.get_template("page.html.j2").render(
+        method=method_of(draft.facts["config"]).title if draft else None,
         target=target_of(draft) if draft else evidence.run.get("target", {}).get("model", "an unnamed target"),
         summary=_summary(evidence),
         gate=evidence.measured("gate"),

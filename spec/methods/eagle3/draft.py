@@ -17,12 +17,12 @@ from transformers import LlamaConfig, PretrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from spec.errors import BadInput
-from spec.target.families import feature_layers
+from spec.methods.eagle3.layout import feature_layers
+from spec.methods.files import default_context
 
 # (query [.., heads, D], key [.., kv_heads, D], value [.., kv_heads, D]), all rotated -> [.., heads, D]
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
-LONGEST_CONTEXT = 131072  # a draft's position limit where the target claims more (Llama 4 Scout claims 10M)
 _SIZES = (
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
     "max_position_embeddings",
@@ -67,7 +67,7 @@ class DraftConfig:
             "rope_parameters": dict(target.rope_parameters),
             "vocab_size": target.vocab_size,
             "draft_vocab_size": draft_vocab_size,
-            "max_position_embeddings": min(target.max_position_embeddings, LONGEST_CONTEXT),
+            "max_position_embeddings": default_context(target.max_position_embeddings),
             "feature_layers": feature_layers(target.num_hidden_layers),
             "bos_token_id": target.bos_token_id,
             "eos_token_id": target.eos_token_id,

@@ -19,22 +19,9 @@ from spec.attention.merged import ttt_attention
 from spec.methods.eagle3.draft import EagleDraft, Midlayer
 from spec.methods.eagle3.losses import OBJECTIVES, Wanted, argmax_and_lse, drafting_loss
 from spec.training.batch import Batch
+from spec.training.result import StepResult
 
 Objective = Literal["ce", "lk", "hard"]
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """Sums over this batch, nothing divided. `loss` has the gradient; the `[K]` tensors are for logs and counts.
-
-    `loss` is `sum_k weights[k] * loss_sum[k]`. To normalise over ranks and accumulated batches by the rows of each
-    step, learn the counts first (`observe`), add them up, and give `weights = decay**k / count[k]`.
-    """
-
-    loss: torch.Tensor  # [] fp32
-    loss_sum: torch.Tensor  # [K] fp32, detached
-    correct: torch.Tensor  # [K] int64: the draft's argmax is the target's
-    count: torch.Tensor  # [K] int64: rows that bear loss
 
 
 @dataclass(frozen=True)
@@ -82,7 +69,7 @@ def draft_loss(
 def observe(draft: EagleDraft, target, batch: Batch, *, steps: int = 7) -> Observation:
     """Runs the frozen target over `batch` and finds the rows that bear loss at each step."""
     documents = batch.documents
-    features = target.features(batch.input_ids, documents)
+    features = target.features(batch.input_ids, documents, draft.config.feature_layers)
     tokens = documents.tokens  # [N]
     positions = documents.position_ids.flatten()[tokens]
     answers = batch.loss_mask.flatten()[tokens] & (positions >= 2)  # nothing drafts a document's first two tokens

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from torch.profiler import ProfilerActivity, profile
 
 import tests.training_runs as training_runs
+from spec import settings
 from spec.attention.documents import Documents
 from spec.eagle_full_finetune_distributed import EagleFullFinetuneRecipeDistributed
 from spec.planning.plan import Machines, measure, plan
@@ -20,7 +21,6 @@ from spec.storage import open_store
 from spec.storage.markers import Marker, describe_files, write_marker
 from spec.target.families import read_config, text_config_of
 from spec.target.frozen import FrozenTarget
-from spec.training import settings
 from tests.tiny_models import save_tiny_target
 
 VOCAB, LENGTH = 2048, 256
@@ -98,7 +98,7 @@ def look(rank, folder, peaks):
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
         target = FrozenTarget.load(folder / "target", dtype=DTYPES["bf16"], shard="world")
         for _ in range(2):
-            target.features(torch.zeros(1, 8, dtype=torch.int64), Documents.from_lengths([[8]], 8))
+            target.features(torch.zeros(1, 8, dtype=torch.int64), Documents.from_lengths([[8]], 8), (1, 2, 3))
     peaks.put(peak_of(prof))
     torch.distributed.destroy_process_group()
 
