@@ -148,7 +148,7 @@ class Training(Protocol):
     def full_look(self, features: "Features", documents: "Documents", head: "torch.Tensor") -> Any:
         """A `look` on the meta device at a batch full of tokens that all bear loss: what the planner rehearses."""
 
-    def full_observation(self, draft: Any, look: Any) -> Any:
+    def full_observation(self, draft: Any, look: Any, documents: "Documents") -> Any:
         """`observe` of a `full_look`."""
 
 

@@ -101,7 +101,7 @@ class Eagle3Training:
         aux = features.aux.flatten(0, 1)[ids]
         return Observation(ids, torch.zeros_like(ids), aux, queries, wanted)
 
-    def full_observation(self, draft: EagleDraft, look: Observation) -> Observation:
+    def full_observation(self, draft: EagleDraft, look: Observation, documents: Documents) -> Observation:
         return look
 
     def _decay(self, device: torch.device) -> torch.Tensor:
