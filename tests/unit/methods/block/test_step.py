@@ -3,12 +3,10 @@
 import pytest
 import torch
 
-from spec.attention import blocks as attention
 from spec.methods.block.losses import Objective, decay_weights
 from spec.methods.block.step import observe, step_loss
-from spec.methods.eagle3 import losses
 from tests.tiny_blocks import fake_target, judged, some_blocks, tiny_config, tiny_draft
-from tests.tiny_steps import VOCAB, tiny_batch
+from tests.tiny_steps import tiny_batch
 
 # Of a gradient, in shares of its largest entry: rounding in fp32, on its way through two layers and two norms each.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
