@@ -1,4 +1,4 @@
-"""Tiny random block drafts, batches and a fake target for the tests of their training step, and their plain reference."""
+"""Tiny random block drafts, their batches and fake target, for the tests of their step, and its plain reference."""
 
 import torch
 

@@ -3,8 +3,8 @@
 All rows of a block see the same context, so the blocks of a document, in order, are taken a few at a time: their rows
 are the queries of one flash call over the keys before the first anchor of them, which returns its log-sum-exp. The few
 keys between their first and last anchor, and each block's own, are scored explicitly and merged exactly. The backward
-gives the merged output and log-sum-exp to the flash backward (a softmax's gradient over some of its keys needs no more).
-So work is linear in a block's context, memory in the tokens and in the rows; there is no mask of rows by keys.
+gives the merged output and log-sum-exp to the flash backward (a softmax's gradient over some of its keys needs
+no more). So work is linear in a block's context, memory in the tokens and in the rows; no mask is rows by keys.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Group(NamedTuple):
 
 
 def group(firsts: Sequence[int], anchors: Sequence[int], rows: int, device: torch.device) -> tuple[Group, ...]:
-    """The groups of all P blocks of `rows` rows. `anchors` ascend among the N tokens; `firsts` begin their documents."""
+    """The groups of P blocks of `rows` rows. `anchors` ascend among the N tokens, `firsts` begin their documents."""
     most = max(1, ROWS.get(device.type, ROWS["cuda"]) // rows)
     groups: list[Group] = []
     for index, (first, at) in enumerate(zip(firsts, anchors, strict=True)):
@@ -130,7 +130,7 @@ def _slices(group: Group) -> tuple[slice, slice, slice]:
 
 
 def _near_scores(group, anchors, query, context_key, key):
-    """Scores `[kv_heads, g, rows, span + B]` of a group's rows over the tokens between its anchors and its own blocks."""
+    """Scores `[kv_heads, g, rows, span + B]` of a group over the tokens between its anchors and each block's own."""
     between = query.flatten(1, 2) @ context_key[:, group.low : group.high].mT  # [kv_heads, g * rows, span]
     scores = torch.cat((between.unflatten(1, query.shape[1:3]), query @ key.mT), -1)
     scores = scores.to(_wide(query)) * query.shape[-1] ** -0.5

@@ -1,10 +1,11 @@
-"""What the decoder layers of all methods' drafts have in common: rotary positions and the gated MLP."""
+"""What the decoder layers of the methods' drafts have in common: rotary positions, norms and the gated MLP."""
 
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -67,3 +68,46 @@ class Mlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class LeanMlp(Mlp):
+    """The same, keeping no more than its input and both projections of it: the product is made again for the backward.
+
+    Recomputation stops before `down_proj`, of which the backward needs the input alone.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gated = checkpoint(
+            self._down, self.gate_proj(x), self.up_proj(x), use_reentrant=False, preserve_rng_state=False
+        )
+        assert isinstance(gated, torch.Tensor)
+        return gated
+
+    def _down(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(F.silu(gate) * up)
+
+
+class LeanNorm(nn.RMSNorm):
+    """`nn.RMSNorm`, keeping its input alone where PyTorch has no fused kernel: on CPU it keeps three tensors more."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if x.is_cuda else _LeanNorm.apply(x, self.weight, self.eps)
+
+
+class _LeanNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        return (wide * inverse).mul_(weight).to(x.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        x, weight, inverse = ctx.saved_tensors
+        normed = x.to(inverse.dtype) * inverse
+        grad_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype)
+        scaled = grad * weight
+        mean = (scaled * normed).mean(-1, keepdim=True)
+        return scaled.sub_(normed.mul_(mean)).mul_(inverse).to(x.dtype), grad_weight, None

@@ -8,7 +8,7 @@ all tokens from the anchor up to it do and lie in its document: what comes after
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -42,8 +42,8 @@ class Blocks:
     slot: torch.Tensor  # [M] int64, which of the J
 
     def to(self, device: torch.device | str) -> "Blocks":
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Blocks(**{name: x.to(device) if isinstance(x, torch.Tensor) else x for name, x in values.items()})
+        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.type is torch.Tensor}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
     def chunks(self, most: int) -> list[Chunk]:
         """All M drafts by whole blocks, at most `most` drafts together (or one block's)."""
@@ -74,8 +74,8 @@ def draw(
 ) -> Blocks:
     """The blocks of a batch, on the host: `loss_mask [B, T]` bool is there, and no device is asked.
 
-    `row_ids` are the ids of `documents.spans`, `drafts` the tokens that a block drafts, `most` the anchors of a document
-    at most; fewer where it has fewer. `epoch` None draws what is the same at any time: the held-out rows' anchors.
+    `row_ids` are the ids of `documents.spans`, `drafts` the tokens that a block drafts, `most` the most anchors of a
+    document. `epoch` None draws what is the same at any time: the held-out rows' anchors.
     """
     mask, first = loss_mask.numpy(), 0
     firsts: list[int] = []

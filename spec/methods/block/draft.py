@@ -22,7 +22,7 @@ from transformers import PretrainedConfig
 from spec.errors import BadInput
 from spec.methods.block.layout import feature_layers
 from spec.methods.files import default_context
-from spec.methods.layers import Mlp, Rope, rotate
+from spec.methods.layers import LeanMlp, LeanNorm, Rope, rotate
 
 # (query [P, B, heads, D], key [P, B, kv_heads, D], value, context key [N, kv_heads, D], context value), keys and query
 # rotated -> [P, B, heads, D]
@@ -110,8 +110,8 @@ class BlockDraftConfig:
             )
         if not 0 <= self.mask_token_id < target.vocab_size:
             raise BadInput(
-                f"config: mask_token_id={self.mask_token_id}; it is one of the {target.vocab_size} rows of the target's "
-                "embedding that no text uses"
+                f"config: mask_token_id={self.mask_token_id}; it is one of the {target.vocab_size} rows of the "
+                "target's embedding, one that no text uses"
             )
         if self.drafts < 1:
             raise BadInput(
@@ -153,8 +153,8 @@ class SelfAttention(nn.Module):
         self.k_proj = nn.Linear(hidden, config.num_key_value_heads * size, bias=False)
         self.v_proj = nn.Linear(hidden, config.num_key_value_heads * size, bias=False)
         self.o_proj = nn.Linear(config.num_attention_heads * size, hidden, bias=False)
-        self.q_norm = nn.RMSNorm(size, config.rms_norm_eps)
-        self.k_norm = nn.RMSNorm(size, config.rms_norm_eps)
+        self.q_norm = LeanNorm(size, config.rms_norm_eps)
+        self.k_norm = LeanNorm(size, config.rms_norm_eps)
         self.head_dim = size
 
     def query(self, x: torch.Tensor, tables: Tables) -> torch.Tensor:
@@ -172,10 +172,10 @@ class Layer(nn.Module):
 
     def __init__(self, config: BlockDraftConfig):
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.input_layernorm = LeanNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = LeanNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = SelfAttention(config)
-        self.mlp = Mlp(config)
+        self.mlp = LeanMlp(config)
 
     def forward(
         self, hidden: torch.Tensor, context: torch.Tensor, of_block: Tables, of_context: Tables, attend: Attend
@@ -210,7 +210,7 @@ class ConfidenceHead(nn.Module):
 class BlockDraft(nn.Module):
     """fc over the features, decoder layers and a norm; DSpark's Markov head. See `BlockDraftConfig` for the shapes.
 
-    `embed_tokens` and `target_head`, both `[V, H]`, are the target's: frozen, in no checkpoint; `share_target` sets them.
+    `embed_tokens` and `target_head`, both `[V, H]`, are the target's, frozen and in no checkpoint: see `share_target`.
     """
 
     embed_tokens: torch.Tensor | None
@@ -220,9 +220,9 @@ class BlockDraft(nn.Module):
         super().__init__()
         self.config = config
         self.fc = nn.Linear(len(config.feature_layers) * config.hidden_size, config.hidden_size, bias=False)
-        self.hidden_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)  # of the context
+        self.hidden_norm = LeanNorm(config.hidden_size, config.rms_norm_eps)  # of the context
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = LeanNorm(config.hidden_size, config.rms_norm_eps)
         self.markov_head = MarkovHead(config) if config.markov_rank else None
         self.confidence_head = ConfidenceHead(config) if config.confidence_head else None
         self.rope = Rope(config)
@@ -230,7 +230,7 @@ class BlockDraft(nn.Module):
         self.register_buffer("target_head", None, persistent=False)
 
     def share_target(self, embed: torch.Tensor, head: torch.Tensor) -> None:
-        """Uses the target's embedding and head, both `[V, H]`, as they are, no copy. `BadInput` where they are others."""
+        """Uses the target's embedding and head, both `[V, H]`, as they are, no copy. `BadInput` if they do not fit."""
         wanted = (self.config.vocab_size, self.config.hidden_size)
         if tuple(embed.shape) != wanted or tuple(head.shape) != wanted:
             raise BadInput(

@@ -7,17 +7,22 @@ computes each place's distribution once.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from spec.methods.block.anchors import Blocks, Chunk
-from spec.methods.eagle3.losses import _rows_of_chunk, _softmax, _wide, _wide_type, linear
+from spec.methods.block.anchors import Blocks
+from spec.methods.eagle3.losses import _softmax, _wide, _wide_type, linear
 
 Weighting = Literal["decay", "dpace"]
 TERMS = ("ce", "l1", "confidence")
+
+# Logits in a chunk, of the draft and of the target each; on a GPU the matrix units are full with as many.
+CHUNK = {"cpu": 4_000_000, "cuda": 1 << 26}
+# Logits of both that are compared at once: on a CPU no more than its cache holds.
+SLICE = {"cpu": 500_000, "cuda": 1 << 26}
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class Objective:
     weighting: Weighting = "decay"
     smoothing: float = 0.5
 
+    @property
+    def compares(self) -> bool:
+        """Whether any term asks for the target's distribution."""
+        return bool(self.l1 or self.confidence)
+
 
 DFLASH = Objective()
 DSPARK = Objective(ce=0.1, l1=0.9)
@@ -59,34 +69,20 @@ def dpace(q: torch.Tensor, block: torch.Tensor, draft: torch.Tensor, drafts: int
 
     The blocks ascend by one; a block's drafts are its first ones, in order.
     """
-    at = block - block[0]
-    blocks = len(q)  # at least as many as there are: their number is on the device
-    smoothed = q.new_zeros(blocks, drafts).index_put((at, draft), (1 - smoothing) * q + smoothing)
+    at = block - block[:1]
+    smoothed = q.new_zeros(len(q), drafts)  # a row a block: as many as drafts are enough, their number is on the device
+    smoothed[at, draft] = (1 - smoothing) * q + smoothing
     return smoothed.cumprod(1).flip(1).cumsum(1).flip(1)[at, draft]
 
 
-def block_loss(
-    hidden: torch.Tensor,
-    norm: torch.nn.RMSNorm,
-    head: torch.Tensor,
-    markov: tuple[torch.Tensor, torch.Tensor] | None,
-    confidence: tuple[torch.Tensor, torch.Tensor] | None,
-    wanted: "Wanted",
-    weights: torch.Tensor,
-    objective: Objective,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The weighted loss of `hidden [P * B, H]` (pre-norm) under `norm` and the target's `head [V, H]`.
+class Head(NamedTuple):
+    """The parameters that the loss has a gradient for; of DFlash the norm's alone."""
 
-    `markov`: W1 and W2, both `[V, r]`. `confidence`: its weight `[1, H + r]` and bias `[1]`. `weights [drafts]`.
-
-    Returns the sum over drafts of weight times loss (with the gradient, computed at once: one backward only), the sum
-    of these weights, each term's unweighted sums by draft `[terms, drafts]`, and how often the draft's argmax is its
-    label `[drafts]` (int64).
-    """
-    parameters = (norm.weight, *(markov or ()), *(confidence or ()))
-    return _BlockLoss.apply(
-        wanted, head, weights, objective, norm.eps, markov is not None, torch.is_grad_enabled(), hidden, *parameters
-    )
+    norm: torch.Tensor  # [H]
+    w1: torch.Tensor | None  # [V, r]
+    w2: torch.Tensor | None  # [V, r]
+    confidence: torch.Tensor | None  # [1, H + r]
+    bias: torch.Tensor | None  # [1]
 
 
 @dataclass(frozen=True)
@@ -94,125 +90,158 @@ class Wanted:
     """The M drafts that bear loss, and what they are compared with."""
 
     blocks: Blocks
-    rows: torch.Tensor  # [M] int64, the row of P * B that makes the draft
+    rows: torch.Tensor  # [M] int64, the row of all P * B that makes the draft
     labels: torch.Tensor  # [M] int64, the token that it should be
     previous: torch.Tensor  # [M] int64, the token before
     last: torch.Tensor | None  # [N, H] the target's hidden after its final norm; None where no term asks for it
 
 
+class Loss(NamedTuple):
+    total: torch.Tensor  # [] the sum over drafts of weight times loss, with the gradient
+    weight: torch.Tensor  # [] the sum of the weights
+    terms: torch.Tensor  # [terms, drafts] the sums of each term, unweighted
+    correct: torch.Tensor  # [drafts] int64, how often the draft's argmax is its label
+
+
+def block_loss(
+    hidden: torch.Tensor,
+    eps: float,
+    own: Head,
+    target_head: torch.Tensor,
+    wanted: Wanted,
+    weights: torch.Tensor,
+    objective: Objective,
+) -> Loss:
+    """The loss of `hidden [P * B, H]` (pre-norm) under the draft's `own` head and the `target_head [V, H]`.
+
+    `weights [drafts]` by place in the block. The gradient is computed at once, so there is one backward only.
+    """
+    return Loss(*_BlockLoss.apply(wanted, target_head, weights, objective, eps, torch.is_grad_enabled(), hidden, *own))
+
+
 class _BlockLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, wanted, head, weights, objective, eps, has_markov, with_gradient, hidden, *parameters):
-        sums = _Sums(wanted, weights, hidden, parameters, with_gradient)
-        for chunk in wanted.blocks.chunks(_rows_of_chunk(len(head), head.device)):
-            _add_chunk(sums, chunk, wanted, head, weights, objective, eps, has_markov, hidden, parameters)
-        if with_gradient:
-            ctx.save_for_backward(*(g.to(x.dtype) for g, x in zip(sums.grads, (hidden, *parameters), strict=True)))
+    def forward(ctx, wanted, target_head, weights, objective, eps, with_gradient, hidden, *own):
+        sums = _Sums(weights, (hidden, *own), with_gradient)
+        rows = max(1, CHUNK.get(hidden.device.type, CHUNK["cuda"]) // len(target_head))
+        for chunk in wanted.blocks.chunks(rows):
+            _add_chunk(sums, chunk, wanted, target_head, weights, objective, eps, hidden, Head(*own))
+        ctx.grads = sums.grads
+        ctx.kinds = [None if x is None else x.dtype for x in (hidden, *own)]
         ctx.mark_non_differentiable(sums.weight, sums.terms, sums.correct)
         return sums.loss, sums.weight, sums.terms, sums.correct
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, *_):
-        # In place: the gradients are as large as the Markov tables, and autograd refuses a second backward through them
-        return *[None] * 7, *(saved.mul_(grad) for saved in ctx.saved_tensors)
+        # Handed over, not kept: a parameter takes what nobody else holds, and copies the rest, as large as W1 and W2.
+        if ctx.grads is None:
+            raise RuntimeError("a second backward through a block's loss: its gradients are given away in the first")
+        grads, ctx.grads = ctx.grads, None
+        scaled = (g if g is None else g.mul_(grad).to(kind) for g, kind in zip(grads, ctx.kinds, strict=True))
+        return *[None] * 6, *scaled
 
 
 class _Sums:
-    """What the chunks add up to, fp32 or wider."""
+    """What the chunks add up to, in fp32 or wider."""
 
-    def __init__(self, wanted, weights, hidden, parameters, with_gradient):
-        kind, drafts = _wide_type(hidden), len(weights)
-        self.loss = torch.zeros((), dtype=kind, device=hidden.device)
+    def __init__(self, weights, inputs, with_gradient):
+        hidden = inputs[0]
+        self.loss = torch.zeros((), dtype=_wide_type(hidden), device=hidden.device)
         self.weight = torch.zeros_like(self.loss)
-        self.terms = self.loss.new_zeros(len(TERMS), drafts)
-        self.correct = torch.zeros(drafts, dtype=torch.int64, device=hidden.device)
-        both = (hidden, *parameters) if with_gradient else ()
-        self.grads = [torch.zeros_like(x, dtype=_wide_type(x)) for x in both]
+        self.terms = self.loss.new_zeros(len(TERMS), len(weights))
+        self.correct = torch.zeros_like(weights, dtype=torch.int64)
+        self.grads = [
+            torch.zeros_like(x, dtype=_wide_type(x)) if with_gradient and x is not None else None for x in inputs
+        ]
+        self.with_gradient = with_gradient
 
 
-def _add_chunk(
-    sums: _Sums, chunk: Chunk, wanted: Wanted, head, weights, objective, eps, has_markov, hidden, parameters
-) -> None:
-    """Add a chunk of drafts to `sums`. A function, so that its logits are gone before the next chunk's are made."""
-    norm, w1, w2, of_confidence, bias = _named(parameters, has_markov)
+def _add_chunk(sums, chunk, wanted, target_head, weights, objective, eps, hidden, own):
+    """Add a chunk of m drafts to `sums`. A function, so that its logits are gone before the next chunk's are made."""
     part = slice(chunk.begin, chunk.stop)
-    rows, labels, draft = wanted.rows[part], wanted.labels[part], wanted.blocks.draft[part]
+    rows, labels, previous = wanted.rows[part], wanted.labels[part], wanted.previous[part]
+    block, draft, slot = wanted.blocks.block[part], wanted.blocks.draft[part], wanted.blocks.slot[part] - chunk.low
+
     x = _wide(hidden[rows])  # [m, H]
     inverse = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
     normed = x * inverse
-    y = (normed * norm).to(head.dtype)
-    logits = _wide(linear(y, head))  # [m, V]
-    if has_markov:
-        before = w1[wanted.previous[part]]  # [m, r]
-        logits = logits.addmm_(_wide(before), _wide(w2).T) if logits.dtype == w2.dtype else logits + before @ w2.T
+    y = (normed * own.norm).to(target_head.dtype)
+    seen = y if own.w1 is None else torch.cat((y, own.w1[previous].to(y.dtype)), -1)  # [m, H] or [m, H + r]
+    logits = _wide(linear(y, target_head))  # [m, V]
+    if own.w2 is not None:
+        _add_product(logits, seen[:, y.shape[1] :], own.w2.T)
 
     of_label = logits.gather(-1, labels[:, None]).squeeze(-1)
-    q, lse, choice = _softmax(logits)
-    ce = lse - of_label  # [m]
-    weight = weights[draft].to(ce.dtype)
+    q, lse, choice = _softmax(logits)  # in place
+    losses = {"ce": lse - of_label}
+    weight = weights[draft].to(q.dtype)
     if objective.weighting == "dpace":
-        weight = weight * dpace((-ce).exp(), wanted.blocks.block[part], draft, len(weights), objective.smoothing)
-    losses = [ce]
-    if objective.l1 or objective.confidence:
-        p = torch.softmax(_wide(linear(wanted.last[wanted.blocks.chosen[chunk.low : chunk.high]], head)), -1)
-        far = torch.sub(q, p := p.index_select(0, wanted.blocks.slot[part] - chunk.low), out=p)
-        l1 = torch.linalg.vector_norm(far, 1, -1)
-        losses.append(l1)
-    if objective.confidence:
-        seen = torch.cat((y, before), -1)
-        guess = _wide(F.linear(seen, of_confidence, bias).squeeze(-1))
-        losses.append(F.binary_cross_entropy_with_logits(guess, 1 - l1 / 2, reduction="none"))
+        weight = weight * dpace((-losses["ce"]).exp(), block, draft, len(weights), objective.smoothing)
+    p = None
+    if objective.compares:
+        p = torch.softmax(_wide(linear(wanted.last[wanted.blocks.chosen[chunk.low : chunk.high]], target_head)), -1)
+    losses["l1"] = _compare(q, p, slot, objective)  # q is the gradient of each draft's own loss by its logits now
+    q.scatter_add_(-1, labels[:, None], q.new_full((), -objective.ce).expand(len(labels), 1))
+    guess = kept = None
+    if own.confidence is not None:
+        guess = _wide(F.linear(seen, own.confidence, own.bias).squeeze(-1))
+        kept = 1 - losses["l1"] / 2
+        losses["confidence"] = F.binary_cross_entropy_with_logits(guess, kept, reduction="none")
 
-    shares = (objective.ce, objective.l1, objective.confidence)
-    total = sum(share * loss for share, loss in zip(shares, losses, strict=False))
-    sums.loss += (weight * total).sum()
     sums.weight += weight.sum()
     sums.correct.index_add_(0, draft, (choice == labels).long())
-    for term, loss in zip(sums.terms, losses, strict=False):
-        term.index_add_(0, draft, loss)
-    if not sums.grads:
+    for name, term in zip(TERMS, sums.terms, strict=True):
+        if getattr(objective, name):
+            sums.loss += getattr(objective, name) * (weight * losses[name]).sum()
+            term.index_add_(0, draft, losses[name])
+    if not sums.with_gradient:
         return
 
-    # The gradient of each draft's own loss by its logits; its weight goes to the narrow factors instead.
-    if objective.l1:
-        sign = far.sign_()
-        inner = (sign * q).sum(-1, keepdim=True)
-        grad_logits = sign.sub_(inner).mul_(objective.l1).add_(objective.ce).mul_(q)
+    # A draft's weight goes to the narrow factors instead of the logits.
+    grad_hidden, *others = sums.grads
+    grad_own, grad_logits = Head(*others), q.to(target_head.dtype)
+    grad_y = _wide(grad_logits @ target_head)
+    grad_seen = grad_y if own.w2 is None else torch.cat((grad_y, _wide(grad_logits @ own.w2)), -1)
+    grad_seen *= weight[:, None]
+    if own.w2 is not None:
+        _add_product(grad_own.w2, grad_logits.T, (seen[:, y.shape[1] :] * weight[:, None]).to(seen.dtype))
+    if guess is not None:
+        grad_guess = (objective.confidence * weight * (guess.sigmoid() - kept))[:, None]  # [m, 1]
+        grad_own.confidence.addmm_(grad_guess.T, _wide(seen))
+        grad_own.bias.add_(grad_guess.sum(0))
+        grad_seen.addmm_(grad_guess, _wide(own.confidence))
+    if own.w1 is not None:
+        grad_own.w1.index_add_(0, previous, grad_seen[:, y.shape[1] :])
+    grad_y = grad_seen[:, : y.shape[1]]
+    grad_own.norm.add_((grad_y * normed).sum(0))
+    grad_normed = grad_y * own.norm
+    grad_hidden[rows] = inverse * (grad_normed - normed * (grad_normed * normed).mean(-1, keepdim=True))
+
+
+def _compare(q: torch.Tensor, p: torch.Tensor | None, slot: torch.Tensor, objective: Objective) -> torch.Tensor | None:
+    """`sum_v |q_v - p_v|` of `q [m, V]` and the rows `slot [m]` of `p [.., V]`, `[m]`, some drafts at a time.
+
+    Overwrites `q` by the gradient of the terms `ce` (but for the label's own part) and `l1` by the logits.
+    """
+    if p is None:
+        q.mul_(objective.ce)
+        return None
+    distances = []
+    size = max(1, SLICE.get(q.device.type, SLICE["cuda"]) // q.shape[1])
+    for its_q, its_slot in zip(q.split(size), slot.split(size), strict=True):
+        difference = p.index_select(0, its_slot)
+        torch.sub(its_q, difference, out=difference)
+        distances.append(difference.abs().sum(-1))  # not by vector_norm, whose sums lose digits
+        sign = difference.sign_()
+        inner = (sign * its_q).sum(-1, keepdim=True)
+        its_q.mul_(sign.sub_(inner).mul_(objective.l1).add_(objective.ce))
+    return torch.cat(distances)
+
+
+def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Adds `a @ b` to `total`; in half precision a product of it, summed in fp32."""
+    if total.dtype == a.dtype == b.dtype:
+        total.addmm_(a, b)
     else:
-        grad_logits = q.mul_(objective.ce)
-    grad_logits.scatter_add_(-1, labels[:, None], q.new_full((), -objective.ce).expand(len(labels), 1))
-    grad_logits = grad_logits.to(head.dtype)
-    scale = weight[:, None]
-    grad_y = _wide(grad_logits @ head) * scale
-    grad_hidden, grad_norm, grad_w1, grad_w2, grad_of_confidence, grad_bias = (
-        sums.grads[0],
-        *_named(sums.grads[1:], has_markov),
-    )
-    if has_markov:
-        grad_before = _wide(grad_logits @ w2) * scale
-        scaled = (_wide(before) * scale).to(head.dtype)
-        if grad_w2.dtype == scaled.dtype:
-            grad_w2.addmm_(grad_logits.T, scaled)
-        else:  # half precision: products of it, summed in fp32
-            grad_w2 += grad_logits.T @ scaled
-    if objective.confidence:
-        grad_guess = (objective.confidence * weight * (guess.sigmoid() - (1 - l1 / 2)))[:, None]  # [m, 1]
-        grad_of_confidence += grad_guess.T @ _wide(seen)
-        grad_bias += grad_guess.sum(0)
-        grad_seen = grad_guess * _wide(of_confidence)
-        grad_y += grad_seen[:, : y.shape[-1]]
-        grad_before += grad_seen[:, y.shape[-1] :]
-    if has_markov:
-        grad_w1.index_add_(0, wanted.previous[part], grad_before)
-    grad_norm += (grad_y * normed).sum(0)
-    grad_normed = grad_y * norm
-    grad_x = inverse * (grad_normed - normed * (grad_normed * normed).mean(-1, keepdim=True))
-    grad_hidden[rows] = grad_x  # each row makes one draft
-
-
-def _named(parameters, has_markov: bool):
-    """norm, W1, W2, the confidence head's weight and bias, None for what there is not."""
-    norm, *others = parameters
-    missing = [None] * (4 - len(others))
-    return (norm, *others, *missing) if has_markov else (norm, None, None, *others, None, None)[:5]
+        total += a @ b

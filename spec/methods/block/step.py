@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from spec.attention.blocks import block_attention, group
 from spec.methods.block.anchors import Blocks
 from spec.methods.block.draft import BlockDraft
-from spec.methods.block.losses import TERMS, Objective, Wanted, block_loss
+from spec.methods.block.losses import TERMS, Head, Loss, Objective, Wanted, block_loss
 from spec.training.batch import Batch
 from spec.training.result import StepResult
 
@@ -57,11 +57,11 @@ def step_loss(
     Runs inside `draft(...)`, so that an FSDP2 draft gathers its parameters. `checkpoint_layers` keeps a layer's input
     alone and computes the rest again in the backward.
     """
-    loss, weight, terms, correct = draft(_drafts, observation, blocks, weights, objective, checkpoint_layers)
+    loss: Loss = draft(_drafts, observation, blocks, weights, objective, checkpoint_layers)
     shares = {name: getattr(objective, name) for name in TERMS}
-    by_name = {name: term for name, term in zip(TERMS, terms, strict=True) if shares[name]}
-    loss_sum = torch.stack([shares[name] * term for name, term in by_name.items()]).sum(0)
-    return StepResult(loss, loss_sum, correct, blocks.count, weight, by_name)
+    terms = {name: its for name, its in zip(TERMS, loss.terms, strict=True) if shares[name]}
+    loss_sum = torch.stack([shares[name] * its for name, its in terms.items()]).sum(0)
+    return StepResult(loss.total, loss_sum, loss.correct, blocks.count, loss.weight, terms)
 
 
 def _drafts(
@@ -71,7 +71,7 @@ def _drafts(
     weights: torch.Tensor,
     objective: Objective,
     checkpoint_layers: bool,
-) -> tuple[torch.Tensor, ...]:
+) -> Loss:
     config = draft.config
     if draft.target_head is None:
         raise RuntimeError("share_target() comes before the first step")
@@ -84,16 +84,25 @@ def _drafts(
         previous=seen.input_ids[token],
         last=seen.last,
     )
-    markov, confidence = draft.markov_head, draft.confidence_head
     return block_loss(
         hidden.flatten(0, 1),
-        draft.norm,
+        config.rms_norm_eps,
+        _own_head(draft, objective),
         draft.target_head,
-        (markov.markov_w1.weight, markov.markov_w2.weight) if markov else None,
-        (confidence.proj.weight, confidence.proj.bias) if confidence and objective.confidence else None,
         wanted,
         weights,
         objective,
+    )
+
+
+def _own_head(draft: BlockDraft, objective: Objective) -> Head:
+    markov, confidence = draft.markov_head, draft.confidence_head if objective.confidence else None
+    return Head(
+        draft.norm.weight,
+        markov.markov_w1.weight if markov else None,
+        markov.markov_w2.weight if markov else None,
+        confidence.proj.weight if confidence else None,
+        confidence.proj.bias if confidence else None,
     )
 
 
