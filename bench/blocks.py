@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from bench.contender import timed_steps
+from bench.memory import large_from_the_system
 from bench.plain_blocks import plain_loss
 from bench.work import TURN, device_and_dtype
 from spec.methods.block.anchors import Blocks, draw
@@ -123,7 +124,9 @@ def prepare_step(
 
 
 def measure(contender: str, work: BlockWork, timed: int) -> dict[str, Any]:
+    """What `timed_steps` says of `contender`'s step."""
     device, dtype = device_and_dtype()
+    large_from_the_system()
     prepare_step(contender, replace(work, length=512, anchors=16, vocab=512), device, dtype)()
     return timed_steps(prepare_step(contender, work, device, dtype), timed, device)
 
