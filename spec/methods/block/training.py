@@ -43,6 +43,8 @@ class BlockTraining:
             **{str(name): value for name, value in cfg.draft.items()},
         )
         self.cfg, self.positions = cfg, self.config.drafts
+        self.head_rows = 0  # the target's own serves
+        self.cache = 2 * self.config.num_hidden_layers * self.config.num_key_value_heads * self.config.head_dim
         self.objective = Objective(ce=cfg.ce, l1=cfg.l1, confidence=confidence, weighting=cfg.weighting)
         self.decay = cfg.decay or decay_of(self.config.block_size, rank)
 
