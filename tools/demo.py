@@ -34,6 +34,7 @@ HELD_OUT = 32  # conversations that training never sees
 COPIES = 2  # of the model in the server, 3 GB each
 NAME = "smollm2-135m-instruct"
 CONFIGS = {"eagle3": "eagle", "dflash": "dflash", "dspark": "dspark"}  # as their files are named
+BARS = {"eagle3": 1.6, "dflash": 1.2, "dspark": 1.3}  # block drafts want more answers than the demo has
 console = Console()
 
 
@@ -43,10 +44,13 @@ def main(
     rows: Annotated[int, typer.Option(help="Prompts to regenerate answers for, at most 1902")] = 900,
     answer_tokens: Annotated[int, typer.Option(help="Tokens an answer may have")] = 64,
     processes: Annotated[int, typer.Option(help="Trainer processes")] = 2,
-    min_accept_length: Annotated[float, typer.Option(help="The gate: a draft below it is not published")] = 1.6,
+    min_accept_length: Annotated[
+        float | None, typer.Option(help="The gate: a draft below it is not published. Default: the method's")
+    ] = None,
 ) -> None:
     """Filter, prepare, train, extract, evaluate and publish a draft of SmolLM2-135M-Instruct."""
     method_named(method)
+    min_accept_length = min_accept_length or BARS[method]
     os.chdir(ROOT)
     started, store = time.monotonic(), open_store(run)
     settings = {"method": method, "rows": rows, "answer_tokens": answer_tokens, "min_accept_length": min_accept_length}
