@@ -49,6 +49,7 @@ async def test_the_sampling_asked_for_is_the_sampling_sent(stub):
         "max_tokens": 99,
         "seed": 5,
         "chat_template_kwargs": {"enable_thinking": False},
+        "return_token_ids": True,
     }
 
 
