@@ -50,6 +50,7 @@ class Reply:
     reasoning: str | None = None
     tool_calls: list[Json] | None = None
     written: str | None = None  # what the model wrote, where parsers took it apart; default: `content`
+    counted: tuple[int, int] | None = None  # tokens of the prompt and the answer; default: words
 
 
 END = 256  # the token that ends a turn
@@ -211,6 +212,7 @@ class StubServer:
         else:
             prompt = sum(len(message["content"].split()) for message in asked.messages)
             completion = len(content.split()) + 1
+        prompt, completion = reply.counted or (prompt, completion)
         usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
         usage["reasoning_tokens"] = len(written_ids(reply.reasoning or ""))
         said = {"id": "1", "object": "chat.completion", "model": asked.body["model"], "choices": [choice]}

@@ -16,7 +16,9 @@ from spec.errors import BadInput
 
 WIDTH = 3  # characters of a token
 LIMIT = 91**WIDTH  # ids are below; the largest vocabularies have 300,000 tokens
-PROBE = "The 3 cafés of 東京 open at 07:30; naïve Ωs cost €1,234.50 — «да»? 🙂\n\n\tdef f(x): return x['a'] != None  # नमस्ते"
+PROBE = (
+    "The 3 cafés of 東京 open at 07:30; naïve Ωs cost €1,234.50 — «да»? 🙂\n\n\tdef f(x): return x['a'] != None  # नमस्ते"
+)
 
 _DIGITS = np.array([code for code in range(ord("#"), ord("~") + 1) if code != ord("\\")], np.uint8)  # [91]
 _NONE = -(10**7)  # what no sum of two digits makes positive again

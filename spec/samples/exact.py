@@ -25,9 +25,7 @@ def samples_of(conversations: list[Conversation], encode: Encode) -> list[list[S
     `encode` is asked only where an answer is both text and tool calls. Raises `BadInput`, naming the conversation, where
     its tokens are not those that were counted.
     """
-    texts = [
-        turn[name] for row in conversations for turn in row["turns"] for name in ("prompt_ids", "response_ids")
-    ]
+    texts = [turn[name] for row in conversations for turn in row["turns"] for name in ("prompt_ids", "response_ids")]
     ids = token_ids.decode("".join(texts))  # at once: a call of NumPy costs as much as a hundred tokens
     pieces = iter(np.split(ids, np.cumsum([len(text) // token_ids.WIDTH for text in texts])[:-1]))
     return [_rows(row, pieces, encode) for row in conversations]
@@ -43,7 +41,9 @@ def _rows(row: Conversation, pieces: Any, encode: Encode) -> list[Sample]:
             or len(response) != turn["completion_tokens"]
             or shared > length
         ):
-            raise BadInput(f"row {row['id']}, answer {number}: not the tokens that were counted; filter the shard again")
+            raise BadInput(
+                f"row {row['id']}, answer {number}: not the tokens that were counted; filter the shard again"
+            )
         if shared < length or not rows:
             before = np.concatenate(rows[-1][0])[:shared] if shared else prompt[:0]
             rows.append(([before], [np.zeros(shared, np.uint8)]))

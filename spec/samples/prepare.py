@@ -103,7 +103,12 @@ def prepare(
         facts = _finish(folder, tokenizer, vocab_size, converted, settings)
         seconds = time.monotonic() - started
         tokens = sum(facts[split]["tokens"] for split in _SPLITS)
-        facts |= {EXACT: converted.exact, "why": converted.why, "seconds": round(seconds, 1), "tokens_per_s": round(tokens / seconds)}
+        facts |= {
+            EXACT: converted.exact,
+            "why": converted.why,
+            "seconds": round(seconds, 1),
+            "tokens_per_s": round(tokens / seconds),
+        }
         marker = Marker(
             step=STEP,
             digest=digest_of(STEP, decides, inputs),
@@ -123,12 +128,12 @@ def _check_tokenizer(tokenizer: Any, known: str | None, target: str) -> None:
     """Raise `BadInput` where the server that answered had another tokenizer, as far as `run.json` says."""
     here = token_ids.fingerprint(tokenizer.encode(token_ids.PROBE, add_special_tokens=False))
     if known not in (None, here):
-        raise BadInput(f"{target}: another tokenizer ({here}) than the server's ({known}); give --tokenizer the target's")
+        raise BadInput(
+            f"{target}: another tokenizer ({here}) than the server's ({known}); give --tokenizer the target's"
+        )
 
 
-def _converted(
-    run: Store, tokenizer: Any, settings: Settings, processes: int, rendering: bool
-) -> Iterator[Converted]:
+def _converted(run: Store, tokenizer: Any, settings: Settings, processes: int, rendering: bool) -> Iterator[Converted]:
     """The run's answers as rows, some conversations at a time."""
     below = held_out_below(settings.held_out, lambda: read_answers(run))
     limits = Limits(settings.max_length, settings.truncate, below)
