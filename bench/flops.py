@@ -4,8 +4,8 @@ import time
 
 import torch
 
-from spec.models.draft import DraftConfig
-from spec.training.step import Observation
+from spec.methods.eagle3.draft import DraftConfig
+from spec.methods.eagle3.step import Observation
 
 
 def flops_of_step(config: DraftConfig, seen: Observation) -> float:

@@ -17,12 +17,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.memory import Peak
 from bench.work import TURN, Work, device_and_dtype
-from spec.models.document_attention import NAME as DOCUMENT_ATTENTION
-from spec.models.draft import EagleDraft
-from spec.models.target import FrozenTarget
+from spec.methods.eagle3.draft import EagleDraft
+from spec.methods.eagle3.step import draft_loss
 from spec.samples.packing import pack
+from spec.target.document_attention import NAME as DOCUMENT_ATTENTION
+from spec.target.frozen import FrozenTarget
 from spec.training.batch import Batch, collate
-from spec.training.step import draft_loss
 
 LENGTH, ROWS, DOCUMENTS = 1024, 4, 32
 

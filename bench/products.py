@@ -1,4 +1,4 @@
-"""The loss's matrix products in fp32 on a CPU: `spec.training.losses.linear` against `@`, at the bench's sizes.
+"""The loss's matrix products in fp32 on a CPU: `spec.methods.eagle3.losses.linear` against `@`, at the bench's sizes.
 
     python3 -m bench.products
 
@@ -15,7 +15,7 @@ from rich.table import Table
 from bench.rounds import console
 from bench.work import Work
 from spec import cli
-from spec.training.losses import CHUNK, linear
+from spec.methods.eagle3.losses import CHUNK, linear
 
 ROUNDS = 15
 

@@ -19,7 +19,9 @@ from typer import Option
 from bench.contender import prepare_step
 from bench.work import Work, device_and_dtype
 from spec import cli
-from spec.training import attention, block0, losses, step
+from spec.attention import block0
+from spec.attention import merged as attention
+from spec.methods.eagle3 import losses, step
 
 REST = "the rest: linear layers, norms, RoPE, backward"
 

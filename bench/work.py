@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from spec.models.draft import DraftConfig, EagleDraft
-from spec.models.target import Features
+from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+from spec.target.frozen import Features
 from spec.training.batch import Batch, collate
 
 TURN = 128  # tokens of a question and of an answer, in turns: half the positions bear loss
@@ -85,5 +85,5 @@ class FixedTarget:
         self.aux = random(work.batch, work.length, 3 * work.hidden).to(device, dtype)  # [B, T, 3H]
         self.last = random(work.batch, work.length, work.hidden).to(device, dtype)  # [B, T, H]
 
-    def features(self, input_ids: torch.Tensor, documents) -> Features:
+    def features(self, input_ids: torch.Tensor, documents, layers) -> Features:
         return Features(self.aux, self.last)

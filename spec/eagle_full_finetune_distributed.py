@@ -1,4 +1,4 @@
-"""Trains an EAGLE-3 draft against a frozen target: a torchtune recipe, for one process or many nodes.
+"""Trains a draft against a frozen target: a torchtune recipe, for one process or many nodes and for every method.
 
     tune run --nproc_per_node 8 spec/eagle_full_finetune_distributed.py --config spec/configs/llama3/8B_eagle.yaml \\
         run_dir=RUN target=DIR
@@ -20,21 +20,19 @@ from torchtune import config
 from torchtune.recipe_interfaces import FTRecipeInterface
 from torchtune.training import get_lr
 
-from spec import launch
+from spec import launch, ranks, settings
 from spec.errors import BadInput, Stopped
-from spec.models import initialise
-from spec.models.draft import EagleDraft
-from spec.models.target import FrozenTarget
+from spec.methods import METHODS
+from spec.methods.method import Training
 from spec.storage import Store
 from spec.storage.markers import Marker
-from spec.training import ranks, settings
+from spec.target.frozen import FrozenTarget
 from spec.training.batch import Batch
 from spec.training.checkpoints import Checkpoints, Progress
 from spec.training.feature_cache import FeatureCache
 from spec.training.inputs import held_out_loader, open_inputs, train_loader
 from spec.training.metrics import Metrics, Sums, Window
 from spec.training.shutdown import Shutdown
-from spec.training.step import Observation, StepResult, decay_weights, observe, step_loss
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -46,10 +44,8 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.ranks = ranks.start(cfg.get("device"), cfg.get("timeout_minutes", 10))
         self.cfg = ranks.together(lambda: settings.complete(cfg))
         self.device = self.ranks.device
-        self.decay = decay_weights(self.cfg.steps, self.cfg.decay, self.device)  # [K]
         self.shutdown = Shutdown()
         self.progress = Progress()
-        self.window = Window(self.cfg.steps, self.device)
         self.metrics: Metrics | None = None  # rank 0's
         self.features: FeatureCache | None = None
         self.finished = False
@@ -58,6 +54,8 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         """Check every input, then allocate: a mistake must not cost the minutes that a large target takes to load."""
         cfg = self.cfg
         self.inputs = open_inputs(cfg, self.ranks)
+        self.method = ranks.together(self._open_method)
+        self.window = Window(self.method.positions, self.device)
         self.train_data = ranks.together(lambda: train_loader(cfg, self.inputs, self.ranks))
         self.held_out_data = ranks.together(lambda: held_out_loader(cfg, self.inputs, self.ranks))
         store = self.inputs.store.at("checkpoints")
@@ -77,8 +75,8 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.target = FrozenTarget.load(
             cfg.target, dtype=DTYPES[cfg.target_dtype], device=self.device, shard=cfg.target_shard
         )
-        self.features = FeatureCache(self.inputs.scratch, self.ranks) if cfg.cache_features else None
-        self.draft: Any = self._setup_draft()  # an EagleDraft that fully_shard made an FSDPModule as well
+        self.features = FeatureCache(self.method.look, self.inputs.scratch, self.ranks) if cfg.cache_features else None
+        self.draft: Any = self._setup_draft()  # the method's, which fully_shard made an FSDPModule as well
         self.optimizer = config.instantiate(cfg.optimizer, self.draft.parameters())
         if newest:
             self.progress = Progress.of(newest[1])
@@ -119,15 +117,19 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         them: the counts are added up before the first backward, and gradients are summed, not averaged.
         """
         began, data = perf_counter(), self.train_data
-        seen = [self._observe(batch) for batch in batches]
-        counts = ranks.total(torch.stack([observation.count for observation in seen]).sum(0))  # [K]
-        weights = self.decay / counts.clamp(min=1)
-        sums = Sums(self.cfg.steps, self.device)
+        seen = [self._observe(batch, self.progress.epoch) for batch in batches]
+        counts = ranks.total(torch.stack([observation.count for observation in seen]).sum(0))  # [P]
+        weights = self.method.weights(counts)
+        sums, row_weights = Sums(self.method.positions, self.device), []
         for index, observation in enumerate(seen):
             self.draft.set_requires_gradient_sync(index == len(seen) - 1)
-            result = self._loss(observation, weights)
+            result = self.method.loss(self.draft, observation, weights)
             result.loss.backward()
             sums.add(result)
+            if result.weight is not None:
+                row_weights.append(result.weight)
+        if row_weights:
+            self._divide_gradients(ranks.total(torch.stack(row_weights).sum()))
         lr, grad_norm = get_lr(self.optimizer), self._clip_gradients()
         self.optimizer.step()
         self.scheduler.step()
@@ -144,20 +146,19 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
     @torch.no_grad()
     def evaluate(self) -> None:
         """Loss and accuracy by draft position on the held-out rows."""
-        sums = Sums(self.cfg.steps, self.device)
+        sums = Sums(self.method.positions, self.device)
         for (batch,) in self.held_out_data.epoch(0):
-            sums.add(self._loss(self._observe(batch), self.decay))
+            seen = self._observe(batch, None)
+            sums.add(self.method.loss(self.draft, seen, self.method.weights(seen.count)))
         self.draft.reshard()
         sums.add_up_ranks()
         if self.metrics:
-            self.metrics.log(self.progress.step, {"held_out": sums.means(self.decay)})
+            self.metrics.log(self.progress.step, {"held_out": sums.means(self.method.mean_loss)})
 
     def save_checkpoint(self) -> None:
         if self.metrics:
             self.metrics.publish()
-        self.checkpoints.save(
-            self.progress, self._state(), self.inputs.draft_config.to_json(), {"finished": self.finished}
-        )
+        self.checkpoints.save(self.progress, self._state(), self.method.config.to_json(), {"finished": self.finished})
 
     def load_checkpoint(self, name: str, marker: Marker) -> None:
         state = self._state()
@@ -173,14 +174,17 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.shutdown.close()
         torch.distributed.destroy_process_group()
 
-    def _setup_draft(self) -> EagleDraft:
+    def _open_method(self) -> Training:
+        """The method's part of the run, checked against the target and the samples."""
+        method = METHODS[self.cfg.method].training(self.cfg, self.inputs.target)
+        method.read_samples(self.inputs.samples, f"{self.inputs.store.url}/samples")
+        return method
+
+    def _setup_draft(self) -> Any:
         """The draft, begun alike on every rank, then split over all of them (FSDP2), weights in fp32."""
         torch.manual_seed(self.cfg.seed)
-        with torch.device(self.device):
-            draft = EagleDraft(self.inputs.draft_config)
-        draft.set_vocabulary(self.inputs.d2t.to(self.device), self.inputs.t2d.to(self.device))
-        if self.cfg.initialise == "target":
-            initialise.from_target(draft, self.target)
+        draft = self.method.build(self.device)
+        self.method.initialise(draft, self.target)
         compute = DTYPES[self.cfg.dtype]
         policy = MixedPrecisionPolicy(compute, torch.float32, cast_forward_inputs=False)
         fully_shard(draft, mp_policy=policy)
@@ -188,7 +192,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         draft.set_gradient_divide_factor(1.0)  # a sum over ranks: the loss is normalised over all of them already
         draft.set_force_sum_reduction_for_comms(True)
         draft.set_reduce_scatter_unused_params(True)  # a rank whose rows bear no loss takes part all the same
-        draft.share_target(self.target.embed_weight, self.target.head_weight)
+        self.method.share_target(draft, self.target)
         return draft
 
     def _setup_metrics(self, store: Store) -> Metrics:
@@ -207,21 +211,16 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         steps = progress.step + data.steps_from(progress.bins_done) + later
         return min(steps, cfg.max_steps or steps)
 
-    def _observe(self, batch: Batch) -> Observation:
-        """What the frozen target says of a batch, in the first epoch or, uncached, in every one."""
-        look = self.features.observe if self.features else observe
-        return look(self.draft, self.target, batch, steps=self.cfg.steps)
+    def _observe(self, batch: Batch, epoch: int | None) -> Any:
+        """What the draft trains on of a batch in `epoch`; the target looks at it then or, cached, in the first one."""
+        look = self.features.look if self.features else self.method.look
+        return self.method.observe(self.draft, look(self.draft, self.target, batch), batch, epoch)
 
-    def _loss(self, observation: Observation, weights: torch.Tensor) -> StepResult:
-        cfg = self.cfg
-        return step_loss(
-            self.draft,
-            observation,
-            weights,
-            objective=cfg.objective,
-            checkpoint_steps=cfg.activation_checkpointing,
-            compiled=cfg.compile,
-        )
+    def _divide_gradients(self, weight: torch.Tensor) -> None:
+        """By the sum of all rows' weights `[]`, where that was not known before the step."""
+        gradients = [p.grad for p in self.draft.parameters() if p.grad is not None]
+        own = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in gradients]
+        torch._foreach_div_(own, weight.clamp(min=torch.finfo(weight.dtype).tiny))
 
     def _clip_gradients(self) -> float:
         """The gradient's norm over all ranks, after which it is at most `clip_grad_norm`. Stops at NaN or infinity."""
@@ -247,7 +246,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         }
 
     def _log(self) -> None:
-        row = self.window.flush(self.decay)
+        row = self.window.flush(self.method.mean_loss)
         if self.metrics:
             self.metrics.log(
                 self.progress.step, {"epoch": self.progress.epoch} | row | {"tokens_seen": self.progress.tokens_seen}

@@ -4,11 +4,11 @@ import copy
 
 import torch
 
-from spec.drafts.evaluation.speculation import CachedTarget, greedy
-from spec.models.draft import DraftConfig, EagleDraft
-from spec.models.target import FrozenTarget
+from spec.evaluation.speculation import CachedTarget, greedy
+from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+from spec.methods.eagle3.step import decay_weights, draft_loss
+from spec.target.frozen import FrozenTarget
 from spec.training.batch import collate
-from spec.training.step import decay_weights, draft_loss
 
 PROMPT_LENGTH = 10
 

@@ -20,8 +20,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from spec import cli, serving
+from spec import cli
 from spec.errors import PassingFault, SpecError
+from spec.server import start as serving
 from spec.storage import Store, open_store
 from spec.storage.markers import Marker, digest_of, find_marker, read_marker, write_marker
 

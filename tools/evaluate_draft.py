@@ -17,11 +17,12 @@ from rich.table import Table
 from typer import Argument, Option
 
 from spec import cli
-from spec.drafts import card, report
-from spec.drafts.evaluation.gate import gate
-from spec.drafts.evaluation.parts import NAMES
-from spec.drafts.evaluation.step import Evaluation, Settings
 from spec.errors import BadInput, BelowBar
+from spec.evaluation.gate import gate
+from spec.evaluation.parts import NAMES
+from spec.evaluation.step import Evaluation, Settings
+from spec.report import card
+from spec.report import page as report
 from spec.storage import open_store
 
 _HOW = {"offline": "without a URL", "baseline": "with --baseline-url", "speculative": "with --base-url"}

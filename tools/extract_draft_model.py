@@ -11,7 +11,7 @@ from typing import Annotated
 from typer import Option
 
 from spec import cli
-from spec.drafts.extract import extract, find_checkpoint
+from spec.export.extract import extract, find_checkpoint
 from spec.storage import open_store
 
 

@@ -5,8 +5,8 @@ from typing import Annotated
 from typer import Argument, Option
 
 from spec import cli
-from spec.conversations.publish import fetch
 from spec.conversations.shards import read_counts
+from spec.publishing.answers import fetch
 from spec.storage import open_store
 
 

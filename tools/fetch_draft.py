@@ -9,8 +9,8 @@ from typing import Annotated
 from typer import Argument, Option
 
 from spec import cli
-from spec.drafts.command import serving_command
-from spec.drafts.publish import fetch
+from spec.publishing.drafts import fetch
+from spec.report.command import serving_command
 
 
 def main(

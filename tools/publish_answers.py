@@ -5,7 +5,7 @@ from typing import Annotated
 from typer import Argument
 
 from spec import cli
-from spec.conversations.publish import publish
+from spec.publishing.answers import publish
 from spec.storage import open_store
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from spec import cli
-from spec.drafts.publish import publish
+from spec.publishing.drafts import publish
 from spec.storage import open_store
 
 

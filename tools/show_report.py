@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from spec import cli
-from spec.drafts import report
-from spec.drafts.evidence import gather
+from spec.report import page as report
+from spec.report.evidence import gather
 from spec.storage import open_store
 
 

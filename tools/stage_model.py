@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from spec import cli
-from spec.models.staging import stage
+from spec.target.staging import stage
 
 
 def main(

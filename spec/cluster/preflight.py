@@ -16,9 +16,9 @@ from spec.cluster.api import Json
 from spec.conversations.ids import Shard
 from spec.conversations.shards import MARKER, folder_of
 from spec.errors import BadInput, PassingFault
-from spec.models.staging import STAGED
 from spec.storage import Store, open_store
 from spec.storage.markers import read_marker
+from spec.target.staging import STAGED
 
 TRAINED = "draft/draft.json"  # the exported draft's marker
 LONGEST_NAME = 40  # of a workflow: `-draft-server` and a Deployment's suffixes must fit into a label's 63 characters
@@ -113,7 +113,7 @@ def check_model(model: str, revision: str, staged: Path) -> None:
             if not open_store(model).exists("config.json"):
                 raise BadInput(f"{model}: no config.json there")
         else:
-            from spec.models.hub_source import on_hub  # the hub's client takes a second to import
+            from spec.target.hub_source import on_hub  # the hub's client takes a second to import
 
             if "config.json" not in on_hub(model, revision).files:
                 raise BadInput(f"{model}: no config.json in that repository: not a model that transformers loads")
@@ -129,7 +129,7 @@ def check_dataset(name: str) -> None:
         else:
             from huggingface_hub import HfApi
 
-            from spec.storage.hub import told
+            from spec.storage.hub_errors import told
 
             with told(name):
                 HfApi(endpoint=os.environ.get("HF_ENDPOINT")).dataset_info(name)

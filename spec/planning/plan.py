@@ -11,12 +11,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig, PreTrainedModel
 
+from spec import settings
 from spec.errors import BadInput
-from spec.models.draft import DraftConfig, EagleDraft
-from spec.models.families import FAMILIES, read_config, text_config_of
-from spec.models.loading import empty_model
+from spec.methods import METHODS
 from spec.planning.rehearsal import DTYPES, Rehearsal, rehearse
-from spec.training import settings
+from spec.target.families import FAMILIES, read_config, text_config_of
+from spec.target.loading import empty_model
 
 GIB = 2**30
 RESERVE = 3 * GIB  # CUDA's context, NCCL's buffers, the allocator's rounding and holes
@@ -96,26 +96,25 @@ def read_plan_config(config: Path, overrides: list[str]) -> tuple[DictConfig, Pr
     with settings.reading():
         given = OmegaConf.merge(OmegaConf.load(config), OmegaConf.from_dotlist(overrides))
     assert isinstance(given, DictConfig)
-    sizes = given.get("target") or config.with_name(config.stem.removesuffix("_eagle") + ".json")
+    sizes = given.get("target") or config.with_name(config.stem.rpartition("_")[0] + ".json")
     cfg = settings.complete(DictConfig({"run_dir": "RUN", "target": str(sizes)} | given))
     return cfg, text_config_of(read_config(sizes))
 
 
 def measure(cfg: DictConfig, target: PretrainedConfig) -> Sizes:
     """What hangs on the config and the target alone; takes seconds. `BadInput` where they do not fit together."""
-    overrides = {str(name): value for name, value in cfg.draft.items()}
-    draft_config = DraftConfig.for_target(target, cfg.draft_vocab_size, **overrides)
+    method = METHODS[cfg.method].training(cfg, target)
     model = empty_model(target, FAMILIES[target.model_type], DTYPES[cfg.target_dtype])
     layers = tuple(sum(p.numel() for p in layer.parameters()) for layer in model.model.layers)
     with torch.device("meta"):
-        draft = sum(parameter.numel() for parameter in EagleDraft(draft_config).parameters())
+        draft = sum(parameter.numel() for parameter in method.build("meta").parameters())
     return Sizes(
         target=target,
         layers=layers,
         active=tuple(_active(layer, target) for layer in model.model.layers),
         outside=sum(p.numel() for p in model.parameters()) - sum(layers),
         draft=draft,
-        rehearsal=rehearse(cfg, target, draft_config),
+        rehearsal=rehearse(cfg, target, method),
     )
 
 

@@ -1,10 +1,8 @@
-"""The interface that the steps share a run through, and the choice of its backend."""
+"""The interface that the steps share a run through."""
 
 import hashlib
 from pathlib import Path
 from typing import NamedTuple, Protocol
-
-from spec.errors import BadInput
 
 
 class Entry(NamedTuple):
@@ -44,20 +42,6 @@ class Store(Protocol):
 
     def local_path(self) -> Path | None:
         """The directory itself, or None where files must be downloaded first."""
-
-
-def open_store(url: str | Path) -> Store:
-    """A store for `s3://bucket/prefix` or a directory (which need not exist yet)."""
-    url = str(url)
-    if url.startswith("s3://"):
-        from spec.storage.s3 import S3Store  # boto3 takes 0.3 s to import
-
-        return S3Store(url)
-    if "://" in url and not url.startswith("file://"):
-        raise BadInput(f"{url}: only directories and s3:// URLs hold a run")
-    from spec.storage.directory import DirectoryStore
-
-    return DirectoryStore(Path(url.removeprefix("file://")))
 
 
 def file_sha256(path: Path) -> str:

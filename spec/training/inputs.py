@@ -6,23 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
-from safetensors import SafetensorError
+from transformers import PretrainedConfig
 
 from spec.errors import BadInput
-from spec.models.draft import DraftConfig
-from spec.models.target import read_config, text_config_of
+from spec.ranks import Ranks, together
 from spec.samples.dataset import Samples
 from spec.samples.packing import pack
-from spec.samples.vocabulary import DraftVocabulary
 from spec.storage import Store, open_store
 from spec.storage.markers import Json, Marker, fetch, read_marker
+from spec.target.frozen import read_config, text_config_of
 from spec.training.loader import Loader
-from spec.training.ranks import Ranks, together
 
 SAMPLES = "samples.json"
-VOCABULARY = "vocab_map.safetensors"
 
 
 @dataclass(frozen=True)
@@ -30,9 +26,7 @@ class Inputs:
     store: Store  # the run
     scratch: Path  # this node's local folder for what comes from or goes to S3
     samples: Path  # local, verified
-    draft_config: DraftConfig
-    d2t: torch.Tensor  # [draft_vocab] int64 offsets
-    t2d: torch.Tensor  # [vocab] bool
+    target: PretrainedConfig  # of the text model
     identity: Json  # what a checkpoint records of its inputs, and a resume must find again
 
 
@@ -51,34 +45,13 @@ def open_inputs(cfg: DictConfig, ranks: Ranks) -> Inputs:
 
     def consistent() -> Inputs:
         target = text_config_of(read_config(cfg.target))
-        overrides = {str(name): value for name, value in cfg.draft.items()}
-        draft_config = DraftConfig.for_target(target, cfg.draft_vocab_size, **overrides)
         samples = store.at("samples").local_path() or scratch / "samples"
-        d2t, t2d = _read_vocabulary(samples / VOCABULARY)
-        if len(t2d) != target.vocab_size:
-            raise BadInput(
-                f"{store.url}/samples/{VOCABULARY} maps a vocabulary of {len(t2d)}, the target {cfg.target} has "
-                f"{target.vocab_size}: these samples were prepared for another target"
-            )
-        if len(d2t) != cfg.draft_vocab_size:
-            raise BadInput(
-                f"{store.url}/samples/{VOCABULARY} has {len(d2t)} draft tokens, the config says "
-                f"{cfg.draft_vocab_size}: set draft_vocab_size={len(d2t)}, or prepare the samples again"
-            )
         config_hash = hashlib.sha256(target.to_json_string().encode()).hexdigest()[:16]
         identity = {"samples": marker.identity, "target_config": config_hash}
-        return Inputs(store, scratch, samples, draft_config, d2t, t2d, identity)
+        return Inputs(store, scratch, samples, target, identity)
 
     marker = together(prepared)
     return together(consistent)
-
-
-def _read_vocabulary(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    try:
-        d2t, t2d = DraftVocabulary.load(path)
-        return torch.from_numpy(d2t), torch.from_numpy(t2d)
-    except (OSError, SafetensorError, TypeError) as error:
-        raise BadInput(f"{path}: not a vocabulary map ({error}); prepare the samples again") from error
 
 
 def _own_scratch(url: str) -> Path:

@@ -106,8 +106,9 @@ class Loader:
         return batches
 
     def _batch(self, bins: np.ndarray) -> Batch:
+        places = [row for index in bins for row in self.bins[index]]
         documents = [[self.rows[row] for row in self.bins[index]] for index in bins]
-        batch = collate(documents or [[_NOTHING]], self.width)
+        batch = collate(documents, self.width, places) if documents else collate([[_NOTHING]], self.width)
         if self.device.type == "cuda":
             return batch.to(self.device)
         return batch

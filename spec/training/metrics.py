@@ -3,18 +3,20 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from spec import ranks
 from spec.storage import Store
-from spec.training import ranks
 from spec.training.batch import Batch
-from spec.training.step import StepResult
+from spec.training.result import StepResult
 
 FILE = "metrics.jsonl"
+MeanLoss = Callable[[torch.Tensor, torch.Tensor], float]  # of loss sums and counts, both [P]
 _LINE_EVERY = 10.0  # seconds between JSON lines where there is no terminal
 _GIB = 2**30
 
@@ -22,12 +24,18 @@ _GIB = 2**30
 class Sums:
     """Sums over batches and then over ranks, from which means by draft position follow."""
 
-    def __init__(self, steps: int, device: torch.device):
-        self.values = torch.zeros(3, steps, dtype=torch.float64, device=device)  # loss sum, correct, count
+    def __init__(self, positions: int, device: torch.device):
+        self.values = torch.zeros(3, positions, dtype=torch.float64, device=device)  # loss sum, correct, count
+        self.terms: dict[str, torch.Tensor] = {}  # the same of the loss's parts, where it has several: [positions] each
         self.tokens = self.loss_tokens = 0
 
     def add(self, result: StepResult) -> None:
         self.values += torch.stack((result.loss_sum.double(), result.correct.double(), result.count.double()))
+        if len(result.terms) > 1:
+            self._add_terms(result.terms)
+
+    def _add_terms(self, terms: dict[str, torch.Tensor]) -> None:
+        self.terms = {name: self.terms.get(name, 0) + term.double() for name, term in terms.items()}
 
     def count_tokens(self, batches: list[Batch]) -> None:
         self.tokens += sum(sum(batch.documents.lengths) for batch in batches)
@@ -36,48 +44,52 @@ class Sums:
     def add_up_ranks(self, flag: bool = False) -> bool:
         """Make these the sums over all ranks, in one exchange; whether any rank raised its `flag`."""
         scalars = torch.tensor([self.tokens, self.loss_tokens, flag], dtype=torch.float64, device=self.values.device)
-        everything = ranks.total(torch.cat((self.values.flatten(), scalars)))
-        self.values = everything[:-3].view_as(self.values)
+        own = torch.stack((*self.values, *self.terms.values()))  # [3 + terms, positions]
+        everything = ranks.total(torch.cat((own.flatten(), scalars)))
+        totals = everything[:-3].view_as(own)
+        self.values, self.terms = totals[:3], dict(zip(self.terms, totals[3:], strict=True))
         self.tokens, self.loss_tokens, flags = (int(value) for value in everything[-3:].tolist())
         return flags > 0
 
-    def means(self, decay: torch.Tensor) -> dict[str, Any]:
-        """Loss and accuracy by draft position, and `sum_k decay[k] * loss_k`; a position without rows counts as 0."""
+    def means(self, mean_loss: MeanLoss) -> dict[str, Any]:
+        """Loss and accuracy by draft position, and the method's own mean; a position without rows counts as 0."""
         loss_sum, correct, count = self.values.cpu()
+        loss = mean_loss(loss_sum, count)
         count = count.clamp(min=1)
-        loss = loss_sum / count
         return {
-            "loss": float((decay.cpu().double() * loss).sum()),
-            "loss_by_position": loss.tolist(),
+            "loss": loss,
+            "loss_by_position": (loss_sum / count).tolist(),
             "accuracy_by_position": (correct / count).tolist(),
+            **{f"{name}_by_position": (term.cpu() / count).tolist() for name, term in self.terms.items()},
         }
 
 
 class Window:
     """The optimizer steps since the last logged row."""
 
-    def __init__(self, steps: int, device: torch.device):
-        self.steps, self.device = steps, device
+    def __init__(self, positions: int, device: torch.device):
+        self.positions, self.device = positions, device
         self.waited_before = 0.0
         self._begin()
 
     def _begin(self) -> None:
-        self.sums = Sums(self.steps, self.device)
+        self.sums = Sums(self.positions, self.device)
         self.seconds = 0.0
 
     def add(self, sums: Sums, *, lr: float, grad_norm: float, seconds: float, waited: float) -> None:
         """One step: its sums over ranks, the seconds it took, and all the seconds waited for data so far."""
         self.sums.values += sums.values
+        self.sums._add_terms(sums.terms)
         self.sums.tokens += sums.tokens
         self.sums.loss_tokens += sums.loss_tokens
         self.seconds += seconds
         self.lr, self.grad_norm, self.waited = lr, grad_norm, waited
 
-    def flush(self, decay: torch.Tensor) -> dict[str, Any]:
+    def flush(self, mean_loss: MeanLoss) -> dict[str, Any]:
         """The window's row of metrics; the next window begins."""
         waited = self.waited - self.waited_before
         seconds = self.seconds + waited
-        row = self.sums.means(decay) | {
+        row = self.sums.means(mean_loss) | {
             "lr": self.lr,
             "grad_norm": self.grad_norm,
             "seconds": seconds,

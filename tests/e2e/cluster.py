@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import boto3
 
-from spec import serving
+from spec.server import start as serving
 from spec.storage import Store, open_store
 
 NAMESPACE = "sgl-spec"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spec.conversations.shards import find_shards, read_rows
-from spec.drafts.publish import fetch
+from spec.publishing.drafts import fetch
 from spec.storage.markers import Marker, read_marker
 from tests.e2e.cluster import Workflow, bucket, url
 from tests.e2e.conftest import GOOD

@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spec.drafts.evaluation.step import Evaluation, Settings
-from spec.drafts.extract import extract, find_checkpoint
-from spec.drafts.verify import verify
+from spec.evaluation.step import Evaluation, Settings
+from spec.export.extract import extract, find_checkpoint
+from spec.export.verify import verify
 from spec.samples import prepare
 from spec.storage import open_store
 from tests.answered import answered, answered_run, chat

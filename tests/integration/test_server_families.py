@@ -7,15 +7,16 @@ Scout is: SGLang's text-only class rotates the halves of a head, for which only 
 import pytest
 import torch
 
-from spec import serving
-from spec.drafts import verify
-from spec.drafts.evaluation.prompts import stop_tokens
-from spec.drafts.evaluation.server import SglangServer
-from spec.drafts.evaluation.speculation import CachedTarget, greedy, speculate
-from spec.drafts.export import export
-from spec.drafts.inference import InferenceDraft
-from spec.models.target import FrozenTarget
+from spec.evaluation.prompts import stop_tokens
+from spec.evaluation.speculation import CachedTarget, greedy, speculate
+from spec.export import verify
+from spec.export.export import export
+from spec.methods import METHODS
+from spec.methods.eagle3.inference import InferenceDraft
+from spec.server import start as serving
+from spec.server.sglang import SglangServer
 from spec.storage import open_store
+from spec.target.frozen import FrozenTarget
 from tests import tiny_drafts
 from tests.tiny_models import save_tiny_target
 
@@ -37,12 +38,16 @@ def test_the_server_says_and_keeps_what_an_offline_run_does(tmp_path, family, sh
     draft = tiny_drafts.random_draft(trained)
     prompts, stop = tiny_drafts.prompts(PROMPTS), stop_tokens(path)
     tiny_drafts.train(draft, trained, prompts[: PROMPTS // 2], steps=60, length=TOKENS)  # the others it has never seen
-    facts = verify.target_facts(path)
+    method = METHODS["eagle3"]
+    facts = verify.target_facts(method, path)
     store = open_store(tmp_path / "draft")
-    export(draft, store, target=facts, dtype="float32", context_length=CONTEXT, inputs={}, lineage={})
+    export(
+        METHODS["eagle3"], draft, store, target=facts, dtype="float32", context_length=CONTEXT, inputs={}, lineage={}
+    )
     verify.verify(tmp_path / "draft", path, context_length=CONTEXT)
 
-    reader, offline = CachedTarget(trained), InferenceDraft.load(tmp_path / "draft")
+    offline = InferenceDraft.load(tmp_path / "draft")
+    reader = CachedTarget(trained, offline.layers)
     expected = [speculate(reader, offline, prompt, steps=STEPS, max_new_tokens=TOKENS, stop=stop) for prompt in prompts]
     assert [answer.tokens for answer in expected] == [
         greedy(reader, prompt, max_new_tokens=TOKENS, stop=stop) for prompt in prompts

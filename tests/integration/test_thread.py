@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spec import serving
+from spec.server import start as serving
 from spec.storage import open_store
 from spec.storage.markers import read_marker
 from tests.tiny_models import save_learnable_target

@@ -6,8 +6,8 @@ import pytest
 
 from spec.cluster.staging import stage_draft
 from spec.conversations.sources import at_hand
-from spec.drafts.layout import MARKER
 from spec.errors import BadInput
+from spec.methods.files import MARKER
 from spec.storage import open_store
 from spec.storage.markers import Marker, describe_files, digest_of, write_marker
 

@@ -10,17 +10,17 @@ from omegaconf import OmegaConf
 from torch.profiler import ProfilerActivity, profile
 
 import tests.training_runs as training_runs
+from spec import settings
+from spec.attention.documents import Documents
 from spec.eagle_full_finetune_distributed import EagleFullFinetuneRecipeDistributed
-from spec.models.families import read_config, text_config_of
-from spec.models.target import FrozenTarget
 from spec.planning.plan import Machines, measure, plan
 from spec.planning.rehearsal import DTYPES
 from spec.samples.dataset import SamplesWriter
 from spec.samples.vocabulary import choose_vocabulary
 from spec.storage import open_store
 from spec.storage.markers import Marker, describe_files, write_marker
-from spec.training import settings
-from spec.training.documents import Documents
+from spec.target.families import read_config, text_config_of
+from spec.target.frozen import FrozenTarget
 from tests.tiny_models import save_tiny_target
 
 VOCAB, LENGTH = 2048, 256
@@ -98,7 +98,7 @@ def look(rank, folder, peaks):
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
         target = FrozenTarget.load(folder / "target", dtype=DTYPES["bf16"], shard="world")
         for _ in range(2):
-            target.features(torch.zeros(1, 8, dtype=torch.int64), Documents.from_lengths([[8]], 8))
+            target.features(torch.zeros(1, 8, dtype=torch.int64), Documents.from_lengths([[8]], 8), (1, 2, 3))
     peaks.put(peak_of(prof))
     torch.distributed.destroy_process_group()
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from spec import ranks
 from spec.errors import BadInput
 from spec.launch import refuse_lone_nodes
-from spec.training import ranks
 from tests.prepared import prepared_run
 from tests.tiny_models import save_tiny_target
 from tests.training_runs import TINY

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spec.drafts import card
-from spec.drafts.command import serving_command
-from spec.drafts.evidence import gather
-from spec.drafts.layout import MARKER
 from spec.errors import BadInput
+from spec.methods.files import MARKER
+from spec.report import card
+from spec.report.command import serving_command
+from spec.report.evidence import gather
 from spec.storage import open_store
 from spec.storage.markers import read_marker
 from tests.runs import add_report, make_run

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from spec.drafts.charts import HEIGHT, WIDTH, Line, bar_chart, histogram, line_chart, plain_number, thin
+from spec.report.charts import HEIGHT, WIDTH, Line, bar_chart, histogram, line_chart, plain_number, thin
 
 
 def points(svg: str) -> list[list[tuple[float, float]]]:

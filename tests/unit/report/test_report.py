@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from spec.drafts import report
-from spec.drafts.evidence import gather
+from spec.report import page as report
+from spec.report.evidence import gather
 from spec.storage import open_store
 from tests.runs import FIGURES, OFFLINE, SPECULATIVE, add_answers, add_draft, add_report, make_run
 

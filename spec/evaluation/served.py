@@ -1,0 +1,103 @@
+"""The served part of a draft's evaluation: the same prompts to a running SGLang server, with the draft and without."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from spec.errors import BadInput
+from spec.evaluation.figures import Acceptance, total
+from spec.evaluation.prompts import Asked, read_tokenizer
+from spec.methods.files import WEIGHTS
+from spec.methods.method import Method
+from spec.progress import RowProgress
+from spec.server.sglang import SglangServer, Timed
+from spec.storage import file_sha256
+from spec.storage.markers import Marker
+
+_SAMPLE = "The quick brown fox: 3.14 + \n\tnaïve = ünïcödé 漢字 🙂"
+
+
+def check_target(server: SglangServer, target: Path) -> None:
+    """`BadInput` if the server's model is of another architecture or reads text as other tokens than `target`."""
+    there, here = server.model_info.get("architectures"), AutoConfig.from_pretrained(str(target)).architectures
+    if there and here and there != here:
+        raise BadInput(f"{server.url} serves {server.model_info['model_path']}, a {there[0]}; {target} is a {here[0]}")
+    if server.tokenize(_SAMPLE) != read_tokenizer(target).encode(_SAMPLE, add_special_tokens=False):
+        raise BadInput(
+            f"{server.url} serves {server.model_info['model_path']}, which has another tokenizer than {target}: "
+            "it is another model"
+        )
+
+
+def check_same_model(server: SglangServer, outputs: list[list[int]], expected: list[list[int]], source: str) -> None:
+    """`BadInput` if most answers begin otherwise than the `expected` ones: equal tokenizers, but other weights."""
+    same = sum(here[:1] == there[:1] for here, there in zip(outputs, expected, strict=True))
+    if same < len(expected) / 2:
+        raise BadInput(
+            f"{server.url}: {len(expected) - same} of {len(expected)} answers begin otherwise than those of {source}; "
+            f"it serves other weights ({server.model_info['model_path']})"
+        )
+
+
+def check_without_draft(server: SglangServer) -> None:
+    algorithm = server.info.get("speculative_algorithm")
+    if algorithm:
+        raise BadInput(f"--baseline-url {server.url} serves with speculation ({algorithm}); the baseline is without")
+
+
+def check_with_draft(server: SglangServer, method: Method, draft: Marker, steps: int) -> None:
+    """`BadInput` if speculation is off, is not the draft's method at `steps` a round, or has visibly another draft."""
+    info = server.info
+    method.check_server(info, steps, server.url)
+    weights = Path(info.get("speculative_draft_model_path") or "") / WEIGHTS
+    if weights.is_file() and file_sha256(weights) != draft.files[WEIGHTS].sha256:
+        raise BadInput(f"{server.url} serves another draft: {weights} is not the one of this run; restart it with this")
+
+
+def measure(server: SglangServer, asked: Asked, *, concurrency: int, step: str) -> tuple[dict[str, Any], Timed]:
+    """Ask everything; the figures that need no draft, and the answers."""
+    with RowProgress(step, len(asked.prompts)) as progress:
+        timed = server.answer(
+            asked.prompts,
+            max_new_tokens=asked.max_new_tokens,
+            stop=asked.stop,
+            concurrency=concurrency,
+            done=lambda rows, tokens: progress.update(rows, tokens, rejects={}),
+        )
+    part = {
+        "prompts": len(timed.answers),
+        "tokens": timed.tokens,
+        "seconds": timed.seconds,
+        "tokens_per_s": timed.tokens / timed.seconds,
+        "concurrency": concurrency,
+        "server": {
+            "version": server.info.get("version"),
+            "model": server.model_info["model_path"],
+            "dtype": server.info.get("dtype"),
+            "context_length": server.context_length,
+            "device": server.info.get("device"),
+        },
+        "outputs": [answer.tokens for answer in timed.answers],
+    }
+    return part, timed
+
+
+def acceptance(server: SglangServer, timed: Timed, steps: int, *, accepts_offline: bool) -> dict[str, Any]:
+    """The server's own counts. `BadInput` if they say that speculation was silently off."""
+    histograms = [answer.histogram + [0] * (steps + 1 - len(answer.histogram)) for answer in timed.answers]
+    counted = Acceptance(timed.tokens, total(histograms))
+    if counted.forwards == 0 and any(len(answer.tokens) > 1 for answer in timed.answers):
+        raise BadInput(
+            f"{server.url} says that it speculates but reports no spec_verify_ct: nothing was speculated; see its log"
+        )
+    if counted.forwards and not sum(counted.histogram[1:]) and accepts_offline:
+        raise BadInput(
+            f"{server.url} kept no draft in {counted.forwards} forwards (accept length 1.00), where the offline run of "
+            "the same draft keeps some: it misreads the draft or has another; see its log and its draft path"
+        )
+    return {
+        **counted.figures(),
+        "num_steps": steps,
+        "histograms": histograms,
+    }

@@ -1,0 +1,141 @@
+"""The evaluate step: measures what can be measured now, keeps it, and writes the report once all of it is there."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spec.errors import BadInput
+from spec.evaluation import gate, offline, served
+from spec.evaluation.figures import differences
+from spec.evaluation.parts import NAMES, Parts
+from spec.evaluation.prompts import Asked, read_asked
+from spec.export import verify
+from spec.methods import method_of
+from spec.methods.files import MARKER as DRAFT_MARKER
+from spec.methods.method import Method
+from spec.server.sglang import SglangServer
+from spec.storage import Store
+from spec.storage.markers import Marker, digest_of, fetch, find_marker, read_marker, write_marker
+
+STEP = "evaluate"
+FOLDER = "report"
+MARKER = "report.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    prompts: int = 32
+    max_new_tokens: int = 128
+    num_steps: int = 3  # drafts in a chain
+    concurrency: int = 8  # requests at once to a server
+    without: frozenset[str] = frozenset()  # parts that the report is to do without
+
+
+class Evaluation:
+    """Of the draft in `run`. Raises `BadInput` where a report of another draft or other settings is there."""
+
+    def __init__(self, run: Store, target: Path, settings: Settings, *, overwrite: bool = False):
+        self.run, self.target, self.settings = run, target, settings
+        self.asked = read_asked(run, target, count=settings.prompts, max_new_tokens=settings.max_new_tokens)
+        self.draft = read_marker(run.at("draft"), DRAFT_MARKER)  # None before it is exported: a baseline needs none
+        self.report = run.at(FOLDER)
+        self.parts = Parts(self.report, _measured_on(self.asked, settings, self.draft))
+        self.written = None
+        if self.draft:
+            self.written = find_marker(self.report, MARKER, STEP, *self._identity(), overwrite=overwrite)
+
+    @property
+    def missing(self) -> list[str]:
+        """The parts that the report still needs."""
+        return [name for name in NAMES if name not in self.parts and name not in self.settings.without]
+
+    @property
+    def method(self) -> Method:
+        assert self.draft is not None
+        return method_of(self.draft.facts["config"])
+
+    def measure_offline(self, device: str) -> None:
+        """Speculation on this machine's `device`, without a server."""
+        with self._verified_draft() as folder:
+            steps = self.settings.num_steps
+            found = offline.measure(self.method, self.target, folder, self.asked, steps=steps, device=device)
+            self.parts.keep("offline", found)
+
+    def measure_baseline(self, url: str) -> None:
+        """A server without the draft."""
+        server = SglangServer(url)
+        served.check_without_draft(server)
+        served.check_target(server, self.target)
+        part, _ = served.measure(server, self.asked, concurrency=self.settings.concurrency, step="without the draft")
+        self._keep_served("baseline", part, server)
+
+    def measure_speculative(self, url: str) -> None:
+        """A server with the draft."""
+        server, steps = SglangServer(url), self.settings.num_steps
+        with self._verified_draft(context_length=server.context_length):
+            pass
+        assert self.draft is not None
+        served.check_with_draft(server, self.method, self.draft, steps)
+        served.check_target(server, self.target)
+        part, answers = served.measure(server, self.asked, concurrency=self.settings.concurrency, step="with the draft")
+        accepts_offline = "offline" not in self.parts or self.parts["offline"]["accept_rate"] > 0
+        part |= served.acceptance(server, answers, steps, accepts_offline=accepts_offline)
+        self._keep_served("speculative", part, server)
+
+    def conclude(self, min_accept_length: float | None) -> Marker:
+        """Write the report from the parts, all there; the same one again where nothing changed."""
+        parts = {name: self.parts[name] for name in NAMES if name not in self.settings.without}
+        facts = json.loads(json.dumps(gate.conclude(parts, min_accept_length)))
+        if self.written and self.written.facts == facts:
+            return self.written
+        settings, inputs = self._identity()
+        digest = digest_of(STEP, settings, inputs)
+        marker = Marker(step=STEP, digest=digest, settings=settings, inputs=inputs, facts=facts)
+        return write_marker(self.report, MARKER, marker)
+
+    def _identity(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Settings and inputs of the report. The bar is no setting: another one is judged on the same figures."""
+        assert self.draft is not None
+        settings = {
+            "prompts": len(self.asked.prompts),
+            "max_new_tokens": self.settings.max_new_tokens,
+            "num_steps": self.settings.num_steps,
+            "concurrency": self.settings.concurrency,
+            "without": sorted(self.settings.without),
+        }
+        return settings, {"draft": self.draft.identity, "prompts": self.asked.identity["prompts"]}
+
+    def _keep_served(self, name: str, part: dict[str, Any], server: SglangServer) -> None:
+        for other in self.parts:
+            if other != name:
+                served.check_same_model(server, part["outputs"], self.parts[other]["outputs"], f"the {other} part")
+        self.parts.keep(name, part)
+        if "baseline" in self.parts and "speculative" in self.parts:
+            plain, drafted = self.parts["baseline"], self.parts["speculative"]
+            differ = differences(plain["outputs"], drafted["outputs"], self.asked.prompts, server.gap)
+            self.parts.keep("speculative", drafted | {"tokens_equal_baseline": not differ, "differ": differ})
+
+    @contextmanager
+    def _verified_draft(self, context_length: int | None = None) -> Iterator[Path]:
+        """A local folder with the draft, for as long as the block."""
+        store = self.run.at("draft")
+        if self.draft is None:
+            raise BadInput(f"{store.url}: no exported draft; run tools/extract_draft_model.py first")
+        with tempfile.TemporaryDirectory(prefix="evaluate-draft-") as scratch:
+            folder = store.local_path()
+            if folder is None:
+                folder = fetch(store, self.draft, Path(scratch))
+                store.download(DRAFT_MARKER, folder / DRAFT_MARKER)
+            verify.verify(folder, self.target, context_length=context_length)
+            yield folder
+
+
+def _measured_on(asked: Asked, settings: Settings, draft: Marker | None) -> dict[str, Any]:
+    """What each part depends on. The answers without a draft are the same for every draft."""
+    served_as = asked.identity | {"concurrency": settings.concurrency}
+    drafted = {"draft": draft.identity if draft else None, "num_steps": settings.num_steps}
+    return {"offline": asked.identity | drafted, "baseline": served_as, "speculative": served_as | drafted}

@@ -1,0 +1,242 @@
+"""The EAGLE-3 draft: one decoder layer over the target's features, the same class for every target.
+
+Its parameters have the names that SGLang 0.5.23's `LlamaForCausalLMEagle3` loads, so a checkpoint and an export are the
+same tensors. What the layer attends to is the caller's: training attends to block 0 and the diagonals of the
+training-time test, inference to a cache.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PretrainedConfig
+
+from spec.errors import BadInput
+from spec.methods.eagle3.layout import feature_layers
+from spec.methods.files import default_context
+from spec.methods.layers import Mlp, Rope, rotate
+
+# (query [.., heads, D], key [.., kv_heads, D], value [.., kv_heads, D]), all rotated -> [.., heads, D]
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+_SIZES = (
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    "max_position_embeddings",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DraftConfig:
+    hidden_size: int
+    target_hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_parameters: dict[str, Any]  # transformers 5's form: rope_type, rope_theta, and what the type needs
+    vocab_size: int  # the target's
+    draft_vocab_size: int
+    max_position_embeddings: int
+    feature_layers: tuple[int, int, int]  # 0-based layers whose OUTPUTS the draft reads, ascending
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    @classmethod
+    def for_target(cls, target: PretrainedConfig, draft_vocab_size: int, **overrides: Any) -> "DraftConfig":
+        """A draft as wide as the target's text model, with its heads and RoPE; `overrides` replace single fields.
+
+        `BadInput` if the target is too shallow for three feature layers, the draft vocabulary exceeds the target's, or
+        the overrides make no layer.
+        """
+        if not 0 < draft_vocab_size <= target.vocab_size:
+            raise BadInput(f"a draft vocabulary of {draft_vocab_size} does not fit the target's of {target.vocab_size}")
+        heads = target.num_attention_heads
+        fields = {
+            "hidden_size": target.hidden_size,
+            "target_hidden_size": target.hidden_size,
+            "intermediate_size": target.intermediate_size,
+            "num_attention_heads": heads,
+            "num_key_value_heads": target.num_key_value_heads,
+            "head_dim": getattr(target, "head_dim", None) or target.hidden_size // heads,
+            "rms_norm_eps": target.rms_norm_eps,
+            "rope_parameters": dict(target.rope_parameters),
+            "vocab_size": target.vocab_size,
+            "draft_vocab_size": draft_vocab_size,
+            "max_position_embeddings": default_context(target.max_position_embeddings),
+            "feature_layers": feature_layers(target.num_hidden_layers),
+            "bos_token_id": target.bos_token_id,
+            "eos_token_id": target.eos_token_id,
+        }
+        config = cls(**(fields | overrides))
+        config._check(target)
+        return config
+
+    def _check(self, target: PretrainedConfig) -> None:
+        for name in _SIZES:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise BadInput(f"config: draft.{name}={value!r}; it is a whole number of at least 1")
+        if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2:
+            raise BadInput(
+                f"config: a draft of {self.num_attention_heads} heads, {self.num_key_value_heads} of keys, head_dim "
+                f"{self.head_dim}: the heads must divide by those of keys, and head_dim by 2"
+            )
+        if self.hidden_size != target.hidden_size:
+            raise BadInput(
+                f"config: draft.hidden_size={self.hidden_size}; it must be the target's {target.hidden_size}, as the "
+                "draft reads the target's embedding"
+            )
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "DraftConfig":
+        """The config that `to_json` wrote; `BadInput` if it is not one."""
+        try:
+            fields = json.loads(text)
+            return cls(**(fields | {"feature_layers": tuple(fields["feature_layers"])}))
+        except (ValueError, TypeError, KeyError) as error:
+            raise BadInput(f"not a draft's config, as training writes it beside its checkpoints: {error}") from error
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: DraftConfig):
+        super().__init__()
+        width, queries = 2 * config.hidden_size, config.num_attention_heads * config.head_dim
+        self.q_proj = nn.Linear(width, queries, bias=False)
+        self.k_proj = nn.Linear(width, config.num_key_value_heads * config.head_dim, bias=False)
+        self.v_proj = nn.Linear(width, config.num_key_value_heads * config.head_dim, bias=False)
+        self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
+
+
+class Midlayer(nn.Module):
+    """The decoder layer. Its attention reads `cat(input_layernorm(embedding), hidden_norm(h))`; `h` un-normed is the
+    residual, and the output is the next step's `h`, before any norm.
+
+    The projection of that concatenation is the sum of its halves', and the embedding's half hangs on the token alone:
+    training computes it once for all steps. Hence the pieces; `forward` is their composition.
+    """
+
+    def __init__(self, config: DraftConfig):
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.heads = config.num_attention_heads
+        self.kv_heads = config.num_key_value_heads
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)  # of the embedding
+        self.hidden_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)  # of the feature
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = SelfAttention(config)
+        self.mlp = Mlp(config)
+        self.rope = Rope(config)
+
+    def qkv_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The embedding's and the hidden's half of the weights of q, k and v: each `[(heads + 2 kv_heads) D, H]`."""
+        attention = self.self_attn
+        weight = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight))
+        return weight[:, : weight.shape[1] // 2], weight[:, weight.shape[1] // 2 :]
+
+    def embed_half(self, embeds: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """`embeds [.., H]` -> its part `[.., (heads + 2 kv_heads) D]` of q, k and v."""
+        return F.linear(self.input_layernorm(embeds), weight)
+
+    def qkv(
+        self, embed_half: torch.Tensor, hidden: torch.Tensor, weight: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """q `[.., heads, D]` and k, rotated by `positions [..]`, and v, both `[.., kv_heads, D]`."""
+        x = embed_half + F.linear(self.hidden_norm(hidden), weight)
+        x = x.unflatten(-1, (-1, self.head_dim))
+        query, key, value = x.tensor_split((self.heads, self.heads + self.kv_heads), dim=-2)
+        tables = self.rope.tables(positions, x.dtype)
+        return rotate(query, *tables), rotate(key, *tables), value.contiguous()  # a view would keep all of x
+
+    def after_attention(self, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """The residual `hidden [.., H]` and `attended [.., heads, D]` -> the next hidden `[.., H]`."""
+        hidden = hidden + self.self_attn.o_proj(attended.flatten(-2))
+        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+
+    def forward(
+        self, embeds: torch.Tensor, hidden: torch.Tensor, positions: torch.Tensor, attend: Attend
+    ) -> torch.Tensor:
+        """`embeds [.., H]`, `hidden [.., H]`, `positions [..]` -> the next hidden `[.., H]`."""
+        of_embeds, of_hidden = self.qkv_weights()
+        qkv = self.qkv(self.embed_half(embeds, of_embeds), hidden, of_hidden, positions)
+        return self.after_attention(hidden, attend(*qkv))
+
+
+class EagleDraft(nn.Module):
+    """fc, one decoder layer, norm and a head over the draft vocabulary. See `DraftConfig` for the shapes.
+
+    `d2t` int64 `[draft_vocab]` holds offsets (`token = i + d2t[i]`), `t2d` bool `[vocab]` marks the tokens it reaches.
+    `embed_tokens [V, H]` is the target's embedding, `target_head [draft_vocab, H_target]` of its head the rows of these
+    tokens: frozen and in no checkpoint; `share_target` sets both.
+    """
+
+    d2t: torch.Tensor
+    t2d: torch.Tensor
+    embed_tokens: torch.Tensor | None
+    target_head: torch.Tensor | None
+
+    def __init__(self, config: DraftConfig):
+        super().__init__()
+        self.config = config
+        self.fc = nn.Linear(3 * config.target_hidden_size, config.hidden_size, bias=False)
+        self.midlayer = Midlayer(config)
+        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.draft_vocab_size, bias=False)
+        self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.int64))
+        self.register_buffer("t2d", torch.arange(config.vocab_size) < config.draft_vocab_size)
+        self.register_buffer("embed_tokens", None, persistent=False)
+        self.register_buffer("target_head", None, persistent=False)
+
+    def share_target(self, embed: torch.Tensor, head: torch.Tensor) -> None:
+        """Uses the target's embedding `[V, H]` as it is, no copy, and of its head `[V, H_target]` the rows of the
+        draft's vocabulary, which is set before. `BadInput` if the embedding is not as wide as the draft.
+        """
+        if embed.shape[1] != self.config.hidden_size:
+            raise BadInput(
+                f"the draft's width {self.config.hidden_size} must be the target's {embed.shape[1]}: "
+                "it reads the target's embedding"
+            )
+        self.embed_tokens = embed.detach()
+        self.target_head = head.detach()[self.draft_tokens()]
+
+    def set_vocabulary(self, d2t: torch.Tensor, t2d: torch.Tensor) -> None:
+        """Copies a vocabulary map in; `BadInput` if `d2t` and `t2d` do not describe the same tokens in order."""
+        if d2t.shape != self.d2t.shape or t2d.shape != self.t2d.shape:
+            raise BadInput(
+                f"the vocabulary map has {len(d2t)} of {len(t2d)} tokens, "
+                f"the draft's config says {len(self.d2t)} of {len(self.t2d)}"
+            )
+        if not torch.equal(d2t + torch.arange(len(d2t), device=d2t.device), t2d.nonzero().squeeze(1)):
+            raise BadInput("the vocabulary map's d2t is not the ascending offsets of the tokens that its t2d marks")
+        self.d2t.copy_(d2t)
+        self.t2d.copy_(t2d)
+        self.target_head = None  # it was another vocabulary's
+
+    def draft_tokens(self) -> torch.Tensor:
+        """`[draft_vocab]` int64: the target's id of each draft token, ascending."""
+        return self.d2t + torch.arange(len(self.d2t), device=self.d2t.device)
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """`ids [..]` -> `[.., H]` in the draft's dtype."""
+        if self.embed_tokens is None:
+            raise RuntimeError("share_target() comes before the first step")
+        return F.embedding(ids, self.embed_tokens).to(self.fc.weight.dtype)
+
+    def project_features(self, aux: torch.Tensor) -> torch.Tensor:
+        """`aux [.., 3 * H_target]` -> `[.., H]`, un-normed: the first hidden."""
+        return self.fc(aux.to(self.fc.weight.dtype))
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """`hidden [.., H]` pre-norm -> logits `[.., draft_vocab]`."""
+        return self.lm_head(self.norm(hidden))
+
+    def forward(self, body: Callable[..., Any], *args: Any) -> Any:
+        """Runs `body(draft, *args)`. FSDP2 gathers the parameters around `forward`, so a step runs inside it."""
+        return body(self, *args)

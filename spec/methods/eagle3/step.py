@@ -1,0 +1,179 @@
+"""The training step of the draft: K steps of training-time test, and their loss.
+
+At position i, step k: the draft reads the embedding of token i+1+k and, at k = 0, the target's features of position i,
+later its own pre-norm hidden of step k-1; it predicts token i+2+k from the target's distribution at i+1+k. The step
+bears loss where token i+2+k does, the target's own choice there is in the draft's vocabulary, and all of it lies in
+i's document.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from spec.attention.block0 import Queries
+from spec.attention.merged import ttt_attention
+from spec.methods.eagle3.draft import EagleDraft, Midlayer
+from spec.methods.eagle3.losses import OBJECTIVES, Wanted, argmax_and_lse, drafting_loss
+from spec.training.batch import Batch
+from spec.training.result import StepResult
+
+Objective = Literal["ce", "lk", "hard"]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the frozen target says of a batch: all that a step needs of both. No gradient reaches it.
+
+    N are the batch's tokens without padding. A (`queries.rows`) are those at which any step bears loss: a later step's
+    key is read by its own position alone, so the other positions are needed for block 0's keys and nothing else.
+    """
+
+    input_ids: torch.Tensor  # [N] int64
+    positions: torch.Tensor  # [N] int64, in each document
+    aux: torch.Tensor  # [N, 3 * H_target]
+    queries: Queries
+    wanted: Wanted
+
+    @property
+    def count(self) -> torch.Tensor:
+        """`[K]` int64: the rows that bear loss at each step."""
+        return self.wanted.bears.sum(1)
+
+
+def decay_weights(steps: int, decay: float = 0.8, device: torch.device | str = "cpu") -> torch.Tensor:
+    """`decay ** k` for each step, `[K]` fp32 (EAGLE-3 reference trainers: 0.8)."""
+    return decay ** torch.arange(steps, dtype=torch.float32, device=device)
+
+
+def draft_loss(
+    draft: EagleDraft,
+    target,
+    batch: Batch,
+    *,
+    steps: int = 7,
+    decay: float = 0.8,
+    objective: Objective = "ce",
+    **how: bool,
+) -> StepResult:
+    """The whole step in one call, weighted by `decay ** k`: `observe`, then `step_loss`, `how` being its settings."""
+    observation = observe(draft, target, batch, steps=steps)
+    weights = decay_weights(steps, decay, batch.input_ids.device)
+    return step_loss(draft, observation, weights, objective=objective, **how)
+
+
+@torch.no_grad()
+def observe(draft: EagleDraft, target, batch: Batch, *, steps: int = 7) -> Observation:
+    """Runs the frozen target over `batch` and finds the rows that bear loss at each step."""
+    documents = batch.documents
+    features = target.features(batch.input_ids, documents, draft.config.feature_layers)
+    tokens = documents.tokens  # [N]
+    positions = documents.position_ids.flatten()[tokens]
+    answers = batch.loss_mask.flatten()[tokens] & (positions >= 2)  # nothing drafts a document's first two tokens
+    seen = answers.nonzero().squeeze(1) - 1  # where the target chooses a token that bears loss
+    hidden = features.last.flatten(0, 1)[tokens[seen]]  # [seen, H_target]
+    choice, lse = argmax_and_lse(hidden, target.head_weight)
+    draftable = draft.t2d[choice]
+    seen, hidden, choice, lse = seen[draftable], hidden[draftable], choice[draftable], lse[draftable]  # J of them
+
+    shift = torch.arange(1, steps + 1, device=seen.device)[:, None]  # step k drafts from k + 1 positions before
+    bears = positions[seen] >= shift  # [K, J]
+    at = (seen - shift).clamp_min(0)  # [K, J], an index into the N tokens
+    needed = torch.zeros_like(answers)
+    needed[at[bears]] = True
+    slot = (needed.cumsum(0) - 1).clamp_min(0)  # of each of the N tokens among the A rows
+    wanted = Wanted(
+        hidden=hidden,
+        lse=lse,
+        choice=(draft.t2d.cumsum(0) - 1)[choice],
+        rows=torch.where(bears, slot[at], 0),
+        bears=bears,
+    )
+    queries = Queries(_runs(needed, documents.lengths), documents.cu_seqlens, max(documents.lengths))
+    aux = features.aux.flatten(0, 1)
+    return Observation(batch.input_ids.flatten()[tokens], positions, aux[tokens], queries, wanted)
+
+
+def _runs(needed: torch.Tensor, lengths: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
+    """The runs of `needed [N]` bool as (their document's first token, start, end)."""
+    runs, first, flags = [], 0, needed.cpu()
+    for length in lengths:
+        edges = torch.diff(flags[first : first + length].int(), prepend=torch.zeros(1), append=torch.zeros(1))
+        starts, ends = ((edges == sign).nonzero().squeeze(1).add(first).tolist() for sign in (1, -1))
+        runs += [(first, start, end) for start, end in zip(starts, ends, strict=True)]
+        first += length
+    return tuple(runs)
+
+
+def step_loss(
+    draft: EagleDraft,
+    observation: Observation,
+    weights: torch.Tensor,
+    *,
+    objective: Objective = "ce",
+    checkpoint_steps: bool = False,
+    compiled: bool = False,
+) -> StepResult:
+    """The loss of the draft against `observation`, each step's sum times `weights[k]`; one backward only.
+
+    Runs inside `draft(...)`, so that an FSDP2 draft gathers its parameters once for all steps. `checkpoint_steps`
+    keeps a step's hidden, key and value alone and computes the rest again in the backward. `compiled` has torch.compile
+    fuse what lies around the attention and inside the loss.
+    """
+    loss, loss_sum, correct = draft(_unroll, observation, weights, objective, checkpoint_steps, compiled)
+    return StepResult(loss, loss_sum, correct, observation.count)
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Whole or not at all (no graph breaks), and once for all numbers of rows: they change with every batch."""
+    return torch.compile(function, dynamic=True, fullgraph=True)
+
+
+def _unroll(
+    draft: EagleDraft,
+    seen: Observation,
+    weights: torch.Tensor,
+    objective: Objective,
+    checkpoint_steps: bool,
+    compiled: bool,
+):
+    qkv, after_attention, row_losses = Midlayer.qkv, Midlayer.after_attention, OBJECTIVES[objective]
+    if compiled:
+        qkv, after_attention, row_losses = map(_compiled, (qkv, after_attention, row_losses))
+    layer, rows = draft.midlayer, seen.queries.rows
+    of_embeds, of_hidden = layer.qkv_weights()
+    embed_half = layer.embed_half(draft.embed(seen.input_ids), of_embeds)  # [N, qkv], of each token
+
+    def step(hidden, at, positions, keys, values):
+        token = at.clamp_max(len(embed_half) - 1)  # beyond its document's end a row bears no loss: any token will do
+        # index_select: its backward adds whole rows, that of `[token]` number by number
+        query, key, value = qkv(layer, embed_half.index_select(0, token), hidden, of_hidden, positions)
+        if not keys:  # block 0: keys at every token, queries at the rows
+            query, hidden = query.index_select(0, rows), hidden.index_select(0, rows)
+        attended = ttt_attention(query, [*keys, key], [*values, value], seen.queries)
+        return after_attention(layer, hidden, attended), key, value
+
+    hidden = draft.project_features(seen.aux)  # [N, H], from step 1 on [A, H]
+    at = torch.arange(len(seen.input_ids), device=hidden.device)
+    positions = seen.positions
+    hiddens: list[torch.Tensor] = []
+    keys: list[torch.Tensor] = []
+    values: list[torch.Tensor] = []
+    for k in range(len(weights)):
+        arguments = (hidden, at + 1 + k, positions + k, tuple(keys), tuple(values))
+        if checkpoint_steps:
+            hidden, key, value = checkpoint(step, *arguments, use_reentrant=False)
+        else:
+            hidden, key, value = step(*arguments)
+        if k == 0:
+            at, positions = rows, positions[rows]
+        hiddens.append(hidden)
+        keys.append(key)
+        values.append(value)
+    if draft.target_head is None:
+        raise RuntimeError("share_target() comes after set_vocabulary() and before the first step")
+    return drafting_loss(hiddens, draft.norm, draft.lm_head.weight, draft.target_head, seen.wanted, weights, row_losses)

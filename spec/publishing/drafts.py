@@ -1,0 +1,74 @@
+"""Publishes a run's draft with the evidence that it is good, and fetches published ones. Imports no torch."""
+
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from spec.errors import BadInput, BelowBar
+from spec.export.verify import verify_files
+from spec.methods.files import MARKER, exported
+from spec.publishing import versions
+from spec.publishing.manifest import Manifest
+from spec.report import card
+from spec.report import page as report
+from spec.report.evidence import REPORT, gather
+from spec.storage import Store
+from spec.storage.markers import Marker, read_marker
+
+Say = Callable[[str], None]
+
+
+def publish(run: Store, destination: str, *, without_report: bool = False, say: Say = print) -> Manifest:
+    """Publish the run's draft at `destination` as its latest version: weights, card and report.
+
+    Raises `BadInput` for a damaged draft or one without a report of its own, `BelowBar` where its report says that it
+    missed the bar; `without_report` publishes without asking for one.
+    """
+    draft = run.at("draft")
+    marker = exported(draft)
+    if not without_report:
+        require_passing_report(run, marker)
+    with tempfile.TemporaryDirectory(prefix="publish-draft-") as scratch:
+        files = {name: _local(draft, name, Path(scratch)) for name in (*marker.files, MARKER)}
+        verify_files(files[MARKER].parent)
+        evidence = gather(run)
+        files[card.FILE] = _written(Path(scratch) / "card.md", card.render(evidence))
+        if not without_report:
+            files[REPORT] = _local(run, REPORT, Path(scratch))
+            files[report.PAGE] = _written(Path(scratch) / "report.html", report.render(evidence))
+        return versions.publish(destination, "draft", files, say)
+
+
+def require_passing_report(run: Store, draft: Marker) -> None:
+    """Raise unless the run's report is of this very draft and its gate was passed."""
+    found = read_marker(run, REPORT)
+    advice = "run tools/evaluate_draft.py, or publish with --without-report"
+    if found is None:
+        raise BadInput(f"{run.url}: the draft has no report; {advice}")
+    if found.inputs.get("draft") != draft.identity:
+        raise BadInput(f"{run.url}/{REPORT} is of another draft than the one that is there now; {advice}")
+    gate = found.facts.get("gate", {})
+    if gate.get("passed") is not True:
+        raise BelowBar(f"{run.url}: the draft missed its bar: {gate.get('why', 'its report has no gate')}")
+
+
+def fetch(source: str, folder: Path, *, version: str | None = None, say: Say = print) -> Marker:
+    """Bring a published draft (default: the latest) into `folder`, checked as a fresh export is; gives its marker."""
+    versions.fetch(source, "draft", folder, version=version, say=say)
+    return verify_files(folder)
+
+
+def _written(path: Path, text: str) -> Path:
+    """Card and page as the evidence has it now: those in the run may be older than the report."""
+    path.write_text(text)
+    return path
+
+
+def _local(store: Store, name: str, scratch: Path) -> Path:
+    """`name` as a local file: in place where the run is a directory, else downloaded. A lost one stays missing."""
+    folder = store.local_path()
+    if folder is None:
+        with suppress(FileNotFoundError):
+            store.download(name, scratch / name)
+    return (folder or scratch) / name

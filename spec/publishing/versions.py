@@ -1,0 +1,143 @@
+"""Published versions of a set of files: a reader sees the old one or the new one, never a mix.
+
+    DEST/versions/0123456789abcdef/   the files, then manifest.json with the SHA-256 of each
+    DEST/latest                       {"version": "0123456789abcdef"}, replaced last
+
+A version is named by the hash of what is in it, so publishing the same again changes nothing, and two publishers never
+write different files under one name. Old versions stay; deleting one is safe while `latest` does not name it. On a
+Hugging Face hub (`hf://ORG/NAME`) a version is one commit, tagged with the same name.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from spec.errors import BadInput
+from spec.publishing.manifest import MANIFEST, Kind, Manifest, Place, Version
+from spec.storage import Store, file_sha256, open_store
+from spec.storage.directory import DirectoryStore, sweep
+from spec.storage.markers import File
+
+LATEST = "latest"
+
+
+def open_place(url: str, kind: Kind) -> Place:
+    """Where `url` (`s3://BUCKET/PREFIX`, `hf://ORG/NAME` or a directory) publishes versions of `kind`."""
+    if url.startswith("hf://"):
+        from spec.publishing.hub import HubPlace  # huggingface_hub takes a second to import
+
+        return HubPlace(url, kind)
+    return StorePlace(open_store(url))
+
+
+def publish(url: str, kind: Kind, files: dict[str, Path], say: Callable[[str], None] = print) -> Manifest:
+    """Publish local `files` (name in the version: path) at `url` as its latest version, and say how it went."""
+    described = {name: File(sha256=file_sha256(path), bytes=path.stat().st_size) for name, path in files.items()}
+    manifest = Manifest.of(kind, dict(sorted(described.items())))
+    if open_place(url, kind).publish(manifest, files, say):
+        say(f"published {kind} {manifest.version} at {url}")
+    else:
+        say(f"{kind} {manifest.version} is already published at {url}")
+    return manifest
+
+
+def fetch(
+    url: str, kind: Kind, folder: Path, *, version: str | None = None, say: Callable[[str], None] = print
+) -> Manifest:
+    """Bring a version (default: the latest) into `folder`, every SHA-256 verified; again costs only what is missing.
+
+    Raises `BadInput` if the folder holds another version or anything else, so that it never becomes a mix of two.
+    What a killed fetch left half-written goes: the folder is one fetch's at a time.
+    """
+    source = open_place(url, kind).resolve(version)
+    manifest = source.manifest
+    if manifest.kind != kind:
+        raise BadInput(f"{url} holds {manifest.kind}, where {kind} is asked for")
+    sweep(folder)
+    _refuse_other_files(folder, manifest)
+    for name, file in manifest.files.items():
+        path = folder / name
+        if _is_whole(path, file):
+            continue
+        say(f"{name} ({_size(file.bytes)})")
+        source.download(name, path)
+        if not _is_whole(path, file):
+            path.unlink()
+            raise BadInput(f"{url}: {name} of version {manifest.version} is damaged there; publish it again")
+    DirectoryStore(folder).write(MANIFEST, manifest.to_bytes())
+    return manifest
+
+
+class StorePlace:
+    """Versions in a directory or in S3."""
+
+    def __init__(self, store: Store):
+        self._store = store
+
+    def publish(self, manifest: Manifest, files: dict[str, Path], say: Callable[[str], None]) -> bool:
+        stored = self._store.at(f"versions/{manifest.version}")
+        whole = self._holds(stored, manifest)
+        if whole and self._latest() == manifest.version:
+            return False
+        if not whole:
+            if stored.exists(MANIFEST):  # of a version that lost files: not there until they are all back
+                stored.delete(MANIFEST)  # asked only then, for whoever may write and not delete
+            for name, file in manifest.files.items():
+                say(f"{name} ({_size(file.bytes)})")
+                stored.upload(name, files[name])
+            stored.write(MANIFEST, manifest.to_bytes())
+        self._store.write(LATEST, json.dumps({"version": manifest.version}).encode() + b"\n")
+        return True
+
+    def resolve(self, version: str | None) -> Version:
+        name = version or self._latest()
+        if name is None:
+            raise BadInput(f"{self._store.url}: nothing is published here (there is no {LATEST})")
+        stored = self._store.at(f"versions/{name}")
+        try:
+            manifest = Manifest.parse(stored.read(MANIFEST), f"{stored.url}/{MANIFEST}")
+        except FileNotFoundError as error:
+            have = sorted({entry.key.split("/")[1] for entry in self._store.list("versions")})
+            raise BadInput(f"{self._store.url}: no version {name}; it has {', '.join(have) or 'none'}") from error
+        if manifest.version != name:
+            raise BadInput(f"{stored.url}: holds version {manifest.version} under another's name")
+        return Version(manifest, stored.download)
+
+    def _latest(self) -> str | None:
+        try:
+            return str(json.loads(self._store.read(LATEST))["version"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{self._store.url}/{LATEST}: damaged ({error}); delete it and publish again") from error
+
+    @staticmethod
+    def _holds(stored: Store, manifest: Manifest) -> bool:
+        sizes = dict(stored.list())
+        return MANIFEST in sizes and all(sizes.get(name) == file.bytes for name, file in manifest.files.items())
+
+
+def _is_whole(path: Path, file: File) -> bool:
+    return path.is_file() and path.stat().st_size == file.bytes and file_sha256(path) == file.sha256
+
+
+def _refuse_other_files(folder: Path, manifest: Manifest) -> None:
+    store = DirectoryStore(folder)
+    if store.exists(MANIFEST):
+        there = Manifest.parse(store.read(MANIFEST), str(folder / MANIFEST))
+        if there.version != manifest.version:
+            raise BadInput(
+                f"{folder} holds version {there.version}, not {manifest.version}: take another folder or empty it"
+            )
+    foreign = [entry.key for entry in store.list() if entry.key not in {*manifest.files, MANIFEST}]
+    if foreign:
+        raise BadInput(f"{folder} holds other files ({foreign[0]}): take an empty or a new folder")
+
+
+def _size(count: int) -> str:
+    size, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

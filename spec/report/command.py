@@ -1,0 +1,33 @@
+"""The command that serves a draft: the same on the model card, in the report, and after a fetch."""
+
+import shlex
+
+from spec.methods import method_of
+from spec.methods.files import default_context
+from spec.storage.markers import Marker
+
+NUM_STEPS = 3  # a chain of three: what the published figures of the field are measured with
+
+
+def serving_command(marker: Marker, draft: str, *, target: str | None = None, num_steps: int = NUM_STEPS) -> str:
+    """The shell command, a line for each option, that serves `target` with the draft at `draft`.
+
+    `marker`: the draft's `draft.json`. `target`: by default the model that the draft was trained for.
+    """
+    flags = method_of(marker.facts["config"]).flags(num_steps)
+    options = {
+        "--model-path": target or target_of(marker),
+        "--speculative-algorithm": flags.pop("--speculative-algorithm"),
+        "--speculative-draft-model-path": draft,
+        **flags,
+    }
+    longest = marker.facts["context_length"]
+    if longest < default_context(marker.facts["target"]["max_position_embeddings"]):
+        options["--context-length"] = str(longest)  # the draft knows no positions beyond
+    lines = [f"{name} {shlex.quote(value)}" for name, value in options.items()]
+    return " \\\n  ".join(["python -m sglang.launch_server", *lines])
+
+
+def target_of(marker: Marker) -> str:
+    """The model that a draft was trained for, as its run names it."""
+    return marker.facts.get("run", {}).get("target", {}).get("model") or "TARGET"

@@ -1,0 +1,81 @@
+"""Everything a run says of its draft, gathered for the card and the report. What is not there yet is empty."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from spec.conversations.lineage import read_run
+from spec.conversations.shards import find_shards, read_counts
+from spec.errors import BadInput
+from spec.methods.files import MARKER
+from spec.storage import Store
+from spec.storage.markers import Json, Marker, read_marker
+
+METRICS = "checkpoints/metrics.jsonl"
+REPORT = "report/report.json"
+SAMPLES = "samples/samples.json"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    run: Json  # run.json
+    answers: dict[str, int]  # counts over all shards, rejects by name
+    samples: Marker | None
+    metrics: list[Json]  # rows of metrics.jsonl
+    draft: Marker | None
+    report: Marker | None  # only if it is of this very draft
+
+    def measured(self, part: str) -> Json:
+        """`offline`, `baseline`, `speculative` or `gate` of the report; {} where that was not measured."""
+        return (self.report.facts.get(part) or {}) if self.report else {}
+
+    @property
+    def accept_length(self) -> float | None:
+        """Tokens a forward of the target: the server's count, else the offline one."""
+        for part in ("speculative", "offline"):
+            if (value := self.measured(part).get("accept_length")) is not None:
+                return float(value)
+        return None
+
+    @property
+    def speed_up(self) -> float | None:
+        """Tokens/s with the draft over tokens/s without, of the same prompts on the same server."""
+        before, after = (self.measured(part).get("tokens_per_s") for part in ("baseline", "speculative"))
+        return after / before if before and after else None
+
+
+def gather(run: Store) -> Evidence:
+    """Read what there is. Raises `BadInput` for a marker that is damaged."""
+    draft, report = read_marker(run, f"draft/{MARKER}"), read_marker(run, REPORT)
+    if draft is None or (report is not None and report.inputs.get("draft") != draft.identity):
+        report = None
+    return Evidence(
+        run=read_run(run) or (draft.facts.get("run", {}) if draft else {}),
+        answers=_answers(run),
+        samples=read_marker(run, SAMPLES),
+        metrics=list(_metrics(run)),
+        draft=draft,
+        report=report,
+    )
+
+
+def _answers(run: Store) -> dict[str, int]:
+    try:
+        find_shards(run)
+    except BadInput:  # none, or not all: fetched samples do without
+        return {}
+    return read_counts(run)
+
+
+def _metrics(run: Store) -> Iterator[Json]:
+    try:
+        lines = run.read(METRICS).decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # the last line of a training that is still running, or was killed
+        if isinstance(row, dict) and "step" in row:
+            yield row

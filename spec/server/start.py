@@ -1,0 +1,104 @@
+"""A real SGLang server on this machine's CPU, started and stopped by us: for the demo and for tests.
+
+On a GPU the server is SGLang's own image, started by Kubernetes or by hand; nothing here is used then.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import requests
+
+from spec.errors import BadInput, PassingFault
+
+SERVE = Path(__file__).parents[2] / "images" / "server-cpu" / "serve"
+
+
+@contextmanager
+def sglang_on_cpu(
+    model: Path | str,
+    draft: Path | str | None = None,
+    *,
+    log: Path,
+    port: int | None = None,
+    flags: tuple[str, ...] = (),
+    environment: dict[str, str] | None = None,
+    patience: float = 600,
+) -> Iterator[str]:
+    """Serve `model`, with speculation if there is a `draft`; gives the URL once a token was generated.
+
+    `port` None takes a free one. `flags` go to `sglang.launch_server`. Raises `PassingFault` with the log's last line
+    if the server ends, or is not ready within `patience` seconds.
+    """
+    if not SERVE.is_file():
+        raise BadInput(f"{SERVE}: missing; the CPU server runs from a checkout of the project")
+    port = port or free_port()
+    settings = {"MODEL": str(model), "PORT": str(port), "PYTHON": sys.executable, **(environment or {})}
+    if draft is not None:
+        settings["DRAFT"] = str(draft)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as output:
+        server = subprocess.Popen(
+            [str(SERVE), *flags],
+            env={**os.environ, **settings},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that Ctrl-C reaches us first, and `_stop` reaches all of its processes
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_until_ready(url, server, log, patience)
+        yield url
+    finally:
+        _stop(server)
+
+
+def free_port(wanted: int | None = None) -> int:
+    """`wanted` if nobody listens there, else any free port."""
+    for port in (wanted, 0):
+        if port is None:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return probe.getsockname()[1]
+    raise PassingFault("no free port on 127.0.0.1")
+
+
+def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise PassingFault(f"the server ended with {server.returncode}: {_last_line(log)} (all of it: {log})")
+        try:
+            if requests.get(f"{url}/health_generate", timeout=25).ok:
+                return
+        except requests.RequestException:
+            pass  # not listening yet, or busy with its first token
+        time.sleep(0.5)
+    raise PassingFault(f"the server generated nothing within {patience:.0f} s: {_last_line(log)} (all of it: {log})")
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it printed nothing"
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """Let it finish what it answers, then end what is left of its processes."""
+    if server.poll() is None:
+        server.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(60)
+    with suppress(ProcessLookupError):  # all of them are gone
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()

@@ -1,0 +1,178 @@
+"""The settings of a training run: a target's YAML and the command line over the defaults, checked."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torchtune import config
+from torchtune.config._errors import InstantiationError
+from torchtune.config._utils import _get_component_from_path
+from yaml import YAMLError
+
+from spec.errors import BadInput
+from spec.methods import FIRST, METHODS, method_named
+from spec.methods.checks import check_names, nearest
+
+DEFAULTS = Path(__file__).parent / "configs" / "defaults.yaml"
+
+# What decides the numbers of a run, besides the method's own settings. Ranks, rows a rank and shards may differ between
+# a stop and a resume; these not.
+DECIDING = (
+    *("target_dtype", "dtype", "seed", "packed"),
+    *("max_length", "epochs", "max_steps", "optimizer", "lr_scheduler", "clip_grad_norm"),
+)
+
+_CHOICES = {
+    "target_dtype": ("bf16", "fp32"),
+    "dtype": ("bf16", "fp32"),
+    "target_shard": ("node", "world", "none"),
+}
+_COUNTS = (
+    *("max_length", "epochs", "max_steps", "batch_size", "gradient_accumulation_steps"),
+    *("log_every", "evaluate_every", "evaluate_rows", "save_every", "keep_checkpoints"),
+)
+_COMPONENTS = ("optimizer", "lr_scheduler", "metric_logger")
+_OPTIONAL = ("epochs", "max_steps", "evaluate_every", "clip_grad_norm")
+
+
+def from_command_line() -> DictConfig:
+    """`--config FILE key=value ...` as torchtune reads it; the values are still to be checked by `complete`."""
+    read: list[DictConfig] = []
+    try:
+        with reading():
+            config.parse(read.append)()
+    except SystemExit as end:  # parse() ends so, whatever it calls
+        if end.code:
+            raise
+    return read[0]
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """`BadInput` for what is no file of settings: OmegaConf and torchtune raise errors of many kinds."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BadInput(f"config: {error.filename!r}: no such file; there are spec/configs/*/*.yaml") from error
+    except (UnicodeDecodeError, TypeError, AttributeError) as error:
+        raise BadInput(f"config: not a file of settings: {error}") from error
+    except (ValueError, AssertionError, YAMLError, OmegaConfBaseException) as error:
+        raise BadInput(f"config: {error}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise BadInput(f"config: not a file of settings: {error}") from error
+
+
+def complete(given: DictConfig) -> DictConfig:
+    """`given` over the method's defaults and all methods'. `BadInput` names the first key, component or value that
+    cannot be meant.
+    """
+    shared = _read(DEFAULTS)
+    method = method_named(given.get("method", shared.method))
+    defaults = OmegaConf.merge(shared, _read(method.defaults))
+    assert isinstance(defaults, DictConfig)
+    _check_keys(given, defaults, method.title)
+    try:
+        _check_shape(given, defaults)
+        cfg = OmegaConf.merge(defaults, given)
+        assert isinstance(cfg, DictConfig)
+        OmegaConf.resolve(cfg)
+    except OmegaConfBaseException as error:
+        raise BadInput(f"config: {str(error).splitlines()[0]}") from error
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise BadInput(f"config: {missing[0]} is not set; add {missing[0]}=... to the command line or the file")
+    _check_values(cfg)
+    method.check_settings(cfg)
+    for name in _COMPONENTS:
+        if cfg[name] is not None:
+            _check_component(name, cfg[name])
+    return cfg
+
+
+def deciding(cfg: DictConfig) -> dict[str, Any]:
+    """The part of the settings that a checkpoint records and a resume must find again."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    own = [str(name) for name in _read(METHODS[cfg.method].defaults)]
+    named = {} if cfg.method == FIRST else {"method": cfg.method}  # runs from before there were others name none
+    return named | {name: plain[name] for name in dict.fromkeys((*DECIDING, *own))}
+
+
+def _read(path: Path) -> DictConfig:
+    read = OmegaConf.load(path)
+    assert isinstance(read, DictConfig)
+    return read
+
+
+def _check_keys(given: DictConfig, defaults: DictConfig, title: str) -> None:
+    known = [str(key) for key in defaults.keys()]  # noqa: SIM118  (`in defaults` leaves out what is still missing)
+    for key in given:
+        if key in known:
+            continue
+        of = [other.title for other in METHODS.values() if key in _read(other.defaults)]
+        if of:
+            raise BadInput(f"config: {key!s} is a setting of {' and '.join(of)}; this is {title}")
+        inside = [f"{group}.{key!s}" for group in _COMPONENTS if key in defaults[group]]
+        hint = f"; did you mean {inside[0]!r}?" if inside else nearest(str(key), known)
+        raise BadInput(f"config: no setting is called {key!r}{hint}")
+
+
+def _check_shape(given: DictConfig, defaults: DictConfig) -> None:
+    for key in map(str, given):
+        if OmegaConf.is_missing(given, key):
+            continue
+        value = given[key]
+        group = not OmegaConf.is_missing(defaults, key) and OmegaConf.is_dict(defaults[key])
+        if group != OmegaConf.is_dict(value) and not (key == "metric_logger" and value is None):
+            kind = "a group of settings" if group else "one value"
+            raise BadInput(f"config: {key} is {kind}; see {DEFAULTS.name} for its form")
+
+
+def _check_values(cfg: DictConfig) -> None:
+    for name in ("run_dir", "target"):
+        if not isinstance(cfg[name], str):
+            raise BadInput(f"config: {name}={cfg[name]!r}; it is a path: write ./{cfg[name]} for a folder of that name")
+    for name, choices in _CHOICES.items():
+        if cfg[name] not in choices:
+            raise BadInput(f"config: {name}={cfg[name]!r}; it is one of {', '.join(choices)}")
+    for name in _COUNTS:
+        value = cfg[name]
+        if value is None and name in _OPTIONAL:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise BadInput(f"config: {name}={value!r}; it is a whole number of at least 1")
+    if cfg.epochs is None and cfg.max_steps is None:
+        raise BadInput("config: neither epochs nor max_steps is set, so training would never end")
+    for name in ("packed", "activation_checkpointing", "compile", "cache_features", "overwrite"):
+        if not isinstance(cfg[name], bool):
+            raise BadInput(f"config: {name}={cfg[name]!r}; it is true or false")
+    if cfg.cache_features and cfg.target_shard != "none":
+        raise BadInput(
+            f"config: cache_features=true with target_shard={cfg.target_shard}: a rank that remembers a batch would "
+            "leave the others waiting for its share of the target; set target_shard=none or cache_features=false"
+        )
+    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+        raise BadInput(f"config: seed={cfg.seed!r}; it is a whole number from 0 to {2**32 - 1}")
+    clip = cfg.clip_grad_norm
+    if clip is not None and (not isinstance(clip, int | float) or clip <= 0):
+        raise BadInput(f"config: clip_grad_norm={clip!r}; it is above 0, or null")
+
+
+def _check_component(name: str, node: DictConfig) -> None:
+    """The callable exists and takes the arguments given; its own errors would come minutes later, as a traceback."""
+    path = node.get("_component_")
+    try:
+        component = _get_component_from_path(str(path))
+        parameters = inspect.signature(component).parameters
+    except (InstantiationError, ValueError, TypeError) as error:
+        raise BadInput(
+            f"config: {name}._component_={path!r} cannot be imported: {str(error).splitlines()[0]}"
+        ) from error
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    check_names(name, node, set(parameters) | {"_component_"})
