@@ -344,9 +344,12 @@ def _is_url(text: str) -> bool:
     return url.scheme in ("http", "https") and bool(url.host)
 
 
+_IDS = {"prompt_ids": "prompt_token_ids", "response_ids": "response_token_ids"}
+
+
 def _counted(choice: dict[str, Any], usage: dict[str, Any] | None) -> dict[str, Any]:
     """The counts of an answer and, where the choice has them, its ids; then these are what is counted."""
-    ids = {"prompt_ids": choice.get("prompt_token_ids"), "response_ids": choice.get("response_token_ids")}
+    ids: dict[str, Any] = {name: choice.get(key) for name, key in _IDS.items()}
     reasoning = (usage or {}).get("reasoning_tokens") or 0
     if not all(ids.values()):
         counts = usage or {}
