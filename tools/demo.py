@@ -23,6 +23,7 @@ from rich.table import Table
 from spec import cli
 from spec.errors import PassingFault, SpecError
 from spec.methods import method_named
+from spec.publishing.drafts import place_of
 from spec.server import start as serving
 from spec.storage import Store, open_store
 from spec.storage.markers import Marker, digest_of, find_marker, read_marker, write_marker
@@ -85,10 +86,10 @@ def main(
         step("evaluate", *evaluate, "--base-url", url)
 
     with s3_endpoint(logs / "s3.log"):
-        published = f"s3://{BUCKET}/{NAME}-{method}"
+        published = f"s3://{BUCKET}/{NAME}"
         step("publish", "tools/publish_draft.py", run, published)
         step("publish", "tools/publish_draft.py", run, run / "published")
-        step("fetch", "tools/fetch_draft.py", published, run / "fetched")
+        step("fetch", "tools/fetch_draft.py", place_of(published, method_named(method)), run / "fetched")
     figures = {**figures_of(store), "this took": f"{(time.monotonic() - started) / 60:.1f} minutes"}
     digest = digest_of("demo", settings, {})
     write_marker(store, MARKER, Marker(step="demo", digest=digest, settings=settings, inputs={}, facts=figures))

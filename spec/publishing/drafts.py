@@ -7,7 +7,9 @@ from pathlib import Path
 
 from spec.errors import BadInput, BelowBar
 from spec.export.verify import verify_files
+from spec.methods import FIRST, method_of
 from spec.methods.files import MARKER, exported
+from spec.methods.method import Method
 from spec.publishing import versions
 from spec.publishing.manifest import Manifest
 from spec.report import card
@@ -20,7 +22,7 @@ Say = Callable[[str], None]
 
 
 def publish(run: Store, destination: str, *, without_report: bool = False, say: Say = print) -> Manifest:
-    """Publish the run's draft at `destination` as its latest version: weights, card and report.
+    """Publish the run's draft at `destination` (see `place_of`) as its latest version: weights, card and report.
 
     Raises `BadInput` for a damaged draft or one without a report of its own, `BelowBar` where its report says that it
     missed the bar; `without_report` publishes without asking for one.
@@ -37,7 +39,16 @@ def publish(run: Store, destination: str, *, without_report: bool = False, say: 
         if not without_report:
             files[REPORT] = _local(run, REPORT, Path(scratch))
             files[report.PAGE] = _written(Path(scratch) / "report.html", report.render(evidence))
-        return versions.publish(destination, "draft", files, say)
+        return versions.publish(place_of(destination, method_of(marker.facts["config"])), "draft", files, say)
+
+
+def place_of(destination: str, method: Method) -> str:
+    """Where drafts of `method` have their versions and their `latest`: EAGLE-3's at `destination` itself, as ever,
+    another method's in a folder of its name, so that one does not replace the other. A hub's repository is one place.
+    """
+    if method.name == FIRST or destination.startswith("hf://"):
+        return destination
+    return f"{destination.rstrip('/')}/{method.name}"
 
 
 def require_passing_report(run: Store, draft: Marker) -> None:

@@ -15,7 +15,8 @@ import boto3
 import pytest
 
 from spec.errors import BadInput, BelowBar
-from spec.publishing.drafts import fetch, publish
+from spec.methods import METHODS
+from spec.publishing.drafts import fetch, place_of, publish
 from spec.publishing.manifest import MANIFEST
 from spec.storage import open_store
 from spec.storage.directory import DirectoryStore
@@ -356,3 +357,16 @@ def test_the_checksum_knob_reaches_the_store(run, bucket: str, monkeypatch: pyte
         publish(run, f"s3://{bucket}/{value}", say=quiet)
         assert len(sent) == len(FILES | EVIDENCE) + 2 and set(sent) == {added}
         fetch(f"s3://{bucket}/{value}", tmp_path / value, say=quiet)
+
+
+@pytest.mark.parametrize(
+    ("destination", "method", "place"),
+    [
+        ("s3://b/drafts", "eagle3", "s3://b/drafts"),
+        ("s3://b/drafts/", "dspark", "s3://b/drafts/dspark"),
+        ("runs/published", "dflash", "runs/published/dflash"),
+        ("hf://ORG/NAME", "dspark", "hf://ORG/NAME"),
+    ],
+)
+def test_two_methods_under_one_destination_keep_their_own_latest(destination, method, place):
+    assert place_of(destination, METHODS[method]) == place
