@@ -346,12 +346,12 @@ def _is_url(text: str) -> bool:
 
 def _counted(choice: dict[str, Any], usage: dict[str, Any] | None) -> dict[str, Any]:
     """The counts of an answer and, where the choice has them, its ids; then these are what is counted."""
-    ids = {"prompt_ids": choice.get("prompt_token_ids"), "response_ids": choice.get("response_token_ids")}
+    ids = [choice.get("prompt_token_ids"), choice.get("response_token_ids")]
     reasoning = (usage or {}).get("reasoning_tokens") or 0
-    if not all(ids.values()):
+    if not all(ids):
         counts = usage or {}
         return {name: counts[name] for name in ("prompt_tokens", "completion_tokens")} | {"reasoning_tokens": reasoning}
-    prompt, response = (token_ids.as_ids(its) for its in ids.values())
+    prompt, response = (token_ids.as_ids(its or []) for its in ids)
     return {
         "prompt_tokens": len(prompt),
         "completion_tokens": len(response),

@@ -116,7 +116,7 @@ def is_exact(row: dict[str, Any]) -> bool:
 
 
 def read_counts(store: Store) -> dict[str, int]:
-    """`rows`, `answers`, `exact`, `prompt_tokens`, `completion_tokens` and one count a reject bucket, over all shards."""
+    """Each of `TOTALS`, and one count a reject bucket, over all shards."""
     total = dict.fromkeys(TOTALS, 0)
     for marker in find_shards(store).values():
         for name, count in marker.counts.items():
