@@ -43,7 +43,7 @@ def train(draft: BlockDraft, target: FrozenTarget, asked: list[list[int]], *, st
     masks = [[0] * len(prompt) + [1] * length for prompt in asked]
     rows = [[(prompt + answer, mask)] for prompt, answer, mask in zip(asked, answers, masks, strict=True)]
     batch, drafts = collate(rows), draft.config.drafts
-    blocks = draw(batch.documents, batch.loss_mask, batch.rows, drafts=drafts, most=512, seed=0, epoch=0)
+    blocks = draw(batch.documents, batch.loss_mask, batch.row_ids, drafts=drafts, most=512, seed=0, epoch=0)
     seen = observe(draft, target, batch, keep_last=False)
     optimizer = torch.optim.AdamW(draft.parameters(), lr=3e-3)
     for _ in range(steps):

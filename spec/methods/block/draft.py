@@ -70,6 +70,11 @@ class BlockDraftConfig:
         """A draft as wide as the target's text model, with its heads and RoPE, that reads `features` of its layers;
         `overrides` replace single fields. `BadInput` where these make no draft of this target.
         """
+        if target.model_type.startswith("llama4"):
+            raise BadInput(
+                "a Llama 4 target has no block drafts: SGLang 0.5.23's mllama4 gives them no features; train "
+                "method=eagle3"
+            )
         heads = target.num_attention_heads
         fields = {
             "hidden_size": target.hidden_size,

@@ -38,7 +38,6 @@ class BlockDrafter:
         self.mask = config.dflash_config["mask_token_id"]
         self.layers = tuple(config.dflash_config["target_layer_ids"])
         self.markov = "markov_head.markov_w1.weight" in weights
-        self.most_drafts: int | None = config.block_size - (0 if self.markov else 1)
 
     @classmethod
     def load(

@@ -83,7 +83,7 @@ class Block(Method):
         ]  # fmt: skip
         return [*rows, ("Markov rank", config["markov_rank"])] if self.markov else rows
 
-    def most_drafts(self, config: Json) -> int:
+    def most_drafts(self, config: Json) -> int | None:
         return config["block_size"] if self.markov else config["block_size"] - 1
 
     def training(self, cfg: "DictConfig", target: "PretrainedConfig") -> Training:

@@ -1,5 +1,6 @@
 """A block draft's training between the recipe's lines: see `spec.methods.method.Training`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,8 @@ class BlockTraining:
             **{str(name): value for name, value in cfg.draft.items()},
         )
         self.cfg, self.positions = cfg, self.config.drafts
+        self.head_rows = 0  # the target's own serves
+        self.cache = 2 * self.config.num_hidden_layers * self.config.num_key_value_heads * self.config.head_dim
         self.objective = Objective(ce=cfg.ce, l1=cfg.l1, confidence=confidence, weighting=cfg.weighting)
         self.decay = cfg.decay or decay_of(self.config.block_size, rank)
 
@@ -79,7 +82,7 @@ class BlockTraining:
         return observe(draft, target, batch, keep_last=self._compares)
 
     def observe(self, draft: BlockDraft, look: Observation, batch: Batch, epoch: int | None) -> Drawn:
-        blocks = self._draw(batch.documents, batch.loss_mask.cpu(), batch.rows, epoch)
+        blocks = self._draw(batch.documents, batch.loss_mask.cpu(), batch.row_ids, epoch)
         return Drawn(look, blocks.to(look.input_ids.device))
 
     def weights(self, count: torch.Tensor) -> torch.Tensor:
@@ -116,15 +119,17 @@ class BlockTraining:
         """Whether the loss asks for the target's distribution, and not its tokens alone."""
         return self.objective.l1 > 0 or self.objective.confidence > 0
 
-    def _draw(self, documents: Documents, loss_mask: torch.Tensor, rows, epoch: int | None) -> Blocks:
+    def _draw(
+        self, documents: Documents, loss_mask: torch.Tensor, row_ids: Sequence[int], epoch: int | None
+    ) -> Blocks:
         most, seed = self.cfg.anchors, self.cfg.seed
-        return draw(documents, loss_mask, rows, drafts=self.positions, most=most, seed=seed, epoch=epoch)
+        return draw(documents, loss_mask, row_ids, drafts=self.positions, most=most, seed=seed, epoch=epoch)
 
 
 def _longest_answer(samples: Samples) -> int:
     """The most tokens in a row that bear loss. A row's first token bears none, so no run reaches into the next row."""
     longest = 0
     for at in range(0, len(samples.loss_mask), _AT_ONCE):
-        edges = np.flatnonzero(np.diff(samples.loss_mask[at : at + _AT_ONCE].astype(np.int8), prepend=0, append=0))
+        edges = np.flatnonzero(np.diff((samples.loss_mask[at : at + _AT_ONCE] != 0).astype(np.int8), prepend=0, append=0))
         longest = max(longest, int((edges[1::2] - edges[::2]).max(initial=0)))
     return longest
