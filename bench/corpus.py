@@ -33,7 +33,7 @@ class Made:
 
 
 def write_corpus(folder: Path, target: Path, conversations: int) -> None:
-    """`folder/run`, `folder/exact`: finished answers without and with tokens; `folder/texts.jsonl`: a text a line."""
+    """`folder/run` and `folder/exact`, answers without and with tokens, and `folder/texts.jsonl`, a text a line."""
     tokenizer = load_tokenizer(target)
     cut = _cutter()
     made = [_make(tokenizer, cut) for _ in range(min(conversations, MADE))]

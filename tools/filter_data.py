@@ -60,8 +60,15 @@ def main(
     seed: Annotated[
         int | None, Option(help="For temperatures above 0; the server needs --enable-deterministic-inference.")
     ] = None,
+    samples: Annotated[
+        int, Option(min=1, max=999, help="Answers to each prompt, each a row; needs a temperature above 0.")
+    ] = 1,
     chat_template_kwargs: Annotated[
-        str | None, Option(help="""JSON for the target's chat template, for example '{"enable_thinking": false}'.""")
+        list[str] | None,
+        Option(
+            help="""JSON for the target's chat template, for example '{"enable_thinking": false}' or
+            '{"reasoning_effort": "low"}'. Several times: each row once for each."""
+        ),
     ] = None,
     patience: Annotated[float, Option(min=1, help="Seconds without any answer after which this ends with 75.")] = 300.0,
     request_timeout: Annotated[float, Option(min=1, help="Seconds that one answer may take.")] = 1800.0,
@@ -74,7 +81,7 @@ def main(
         dataset_revision = begun.get("revision")  # the commit that this run was begun with
     server = Server(
         base_url,
-        Sampling(temperature, max_tokens, seed, _template_kwargs(chat_template_kwargs), keep_truncated),
+        Sampling(temperature, max_tokens, seed, _variants(chat_template_kwargs), keep_truncated, samples),
         model=model,
         patience=patience,
         request_timeout=request_timeout,
@@ -95,9 +102,15 @@ def main(
     print(f"{store.url}: shard {shard} {'done' if worked else 'already done'}: {counts}")
 
 
-def _template_kwargs(text: str | None) -> dict[str, Any] | None:
-    if text is None:
-        return None
+def _variants(texts: list[str] | None) -> dict[str, Any] | list[dict[str, Any]] | None:
+    variants = [_template_kwargs(text) for text in texts or ()]
+    for place, variant in enumerate(variants):
+        if variant in variants[:place]:
+            raise BadInput(f"--chat-template-kwargs {json.dumps(variant)}: given twice; --samples asks more than once")
+    return variants if len(variants) > 1 else variants[0] if variants else None
+
+
+def _template_kwargs(text: str) -> dict[str, Any]:
     try:
         kwargs = json.loads(text)
     except ValueError as error:

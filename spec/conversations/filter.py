@@ -4,11 +4,11 @@ wait for the server -> record the run -> take up what is finished -> answer the 
 """
 
 import asyncio
+import itertools
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 from spec.conversations.ids import RowIndex, Shard, content_hash
@@ -17,7 +17,7 @@ from spec.conversations.parts import Parts, open_parts
 from spec.conversations.regenerate import Question, answer_all
 from spec.conversations.results import Results
 from spec.conversations.rows import conversation_in
-from spec.conversations.server import Server
+from spec.conversations.server import Sampling, Server
 from spec.conversations.shards import MARKER, folder_of, folders_present
 from spec.conversations.sources import Source
 from spec.errors import BadInput, Stopped
@@ -48,7 +48,7 @@ async def filter_shard(
                 store,
                 target=target,
                 dataset=source.lineage,
-                sampling=asdict(server.sampling),
+                sampling=server.sampling.lineage,
                 server=version,
                 tokenizer=server.tokenizer,
                 overwrite=overwrite,
@@ -67,7 +67,7 @@ def _finished_before(store: Store, source: Source, server: Server, shard: Shard)
     target = read_run(store).get("target", {})
     if server.model not in (None, target.get("model")):
         return None
-    settings = {"target": target, "dataset": source.lineage, "sampling": asdict(server.sampling), "shard": str(shard)}
+    settings = {"target": target, "dataset": source.lineage, "sampling": server.sampling.lineage, "shard": str(shard)}
     try:
         return find_marker(store.at(folder_of(shard)), MARKER, STEP, settings, {})
     except BadInput:
@@ -91,7 +91,8 @@ async def _answer_shard(
         raise BadInput(f"{folder.url}: {error}") from error
     counts = results.counts
     before, tokens_before, started = counts["rows"], counts["completion_tokens"], time.monotonic()
-    total = None if source.total is None else round(source.total / shard.of)
+    asked = len(server.sampling.variants) * server.sampling.samples  # of each row
+    total = None if source.total is None else round(source.total / shard.of) * asked
 
     with RowProgress("filter", total, rows_before=before, tokens_before=tokens_before) as progress:
 
@@ -108,7 +109,7 @@ async def _answer_shard(
                     beside.create_task(_every(_FLUSH_SECONDS, lambda: asyncio.to_thread(parts.flush))),
                 ]
                 await answer_all(
-                    _questions(source, shard, index),
+                    _questions(source, shard, index, server.sampling),
                     server.chat,
                     results,
                     parallel=parallel,
@@ -134,16 +135,22 @@ async def _answer_shard(
     return write_marker(folder, MARKER, marker)
 
 
-def _questions(source: Source, shard: Shard, index: RowIndex) -> Iterator[Question]:
-    """The shard's rows that are not finished."""
+def _questions(source: Source, shard: Shard, index: RowIndex, sampling: Sampling) -> Iterator[Question]:
+    """The shard's rows that are not finished, once for each variant and sample.
+
+    All of one row are in one shard, and the first user message, which decides what is held out, is theirs in common.
+    """
     for row in source.rows():
         conversation = conversation_in(row, source.column)
         row_hash = content_hash(conversation)
         if not shard.holds(row_hash):
             continue
         row_id = index.next_id(row_hash)
-        if not index.is_finished(row_id):
-            yield Question(row_id, conversation)
+        for variant, sample in itertools.product(range(len(sampling.variants)), range(sampling.samples)):
+            several = len(sampling.variants) > 1
+            name = row_id + (f".v{variant}" if several else "") + (f".s{sample}" if sampling.samples > 1 else "")
+            if not index.is_finished(name):
+                yield Question(name, conversation, variant if several else None, sample)
 
 
 def _check_other_shards(store: Store, shard: Shard, overwrite: bool) -> None:

@@ -17,7 +17,7 @@ from spec.conversations.results import Results
 from spec.conversations.rows import Message, Reject, Said, turns_to_answer
 from spec.conversations.server import Answer
 
-Chat = Callable[[list[Message]], Awaitable[Answer]]
+Chat = Callable[..., Awaitable[Answer]]  # chat(messages), with `variant` and `sample` where there are several
 
 
 class Question(NamedTuple):
@@ -25,6 +25,8 @@ class Question(NamedTuple):
 
     id: str
     conversation: list[Said]
+    variant: int | None = None  # of the template's settings, where several are asked for
+    sample: int = 0  # of the answers to one prompt
 
 
 async def answer_all(
@@ -60,10 +62,11 @@ async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = F
     messages: list[Message] = []
     turns: list[dict[str, Any]] = []
     before: Answer | None = None
+    which = {name: value for name, value in (("variant", question.variant), ("sample", question.sample)) if value}
     try:
         for turn in turns_to_answer(question.conversation):
             messages += turn
-            answer = await chat(messages)
+            answer = await chat(messages, **which)
             _check(answer, keep_truncated)
             messages.append(answer.message)
             turns.append(_turn(answer, before))
@@ -73,7 +76,8 @@ async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = F
     except Reject as reject:
         detail = f"answer {len(turns) + 1}: {reject.detail}" if turns else reject.detail
         return {"id": question.id, "reject": reject.bucket, "detail": detail}
-    return {"id": question.id, "messages": messages, "turns": turns}
+    row = {"id": question.id, "messages": messages, "turns": turns}
+    return row if question.variant is None else row | {"variant": question.variant}
 
 
 def _turn(answer: Answer, before: Answer | None) -> dict[str, Any]:

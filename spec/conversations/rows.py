@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from spec.errors import BadInput
 
-Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
+Message = dict[str, Any]  # {"role": "system" | "user" | "assistant", "content": text, or a list of text parts}
 Row = dict[str, Any]
 
 _CONVERSATIONS = ("messages", "conversations", "conversation")
@@ -24,6 +24,16 @@ _ROLES = {
     "model": "assistant",
     "bot": "assistant",
 }
+_MEDIA = {
+    "image": "image",
+    "image_url": "image",
+    "input_image": "image",
+    "audio": "audio",
+    "audio_url": "audio",
+    "input_audio": "audio",
+    "video": "video",
+    "video_url": "video",
+}
 _TOOLS = {"tool", "tools", "function", "function_call", "function_response", "observation", "ipython", "tool_calls"}
 
 
@@ -37,7 +47,7 @@ class Reject(Exception):
 
 
 class Said(NamedTuple):
-    """One message as the dataset gives it; `content` is a string in all rows that can be answered."""
+    """One message as the dataset gives it; `content` is a string or text parts in all rows that can be answered."""
 
     role: Any
     content: Any
@@ -83,7 +93,7 @@ def turns_to_answer(conversation: list[Said]) -> list[list[Message]]:
         if role == "system" and said.content == "":
             continue  # how ShareGPT says that there is none; sent, it would silence the template's default
         if role != "assistant":
-            waiting.append({"role": role, "content": _text(said)})
+            waiting.append({"role": role, "content": _content(said)})
         elif _has_user(waiting):
             turns.append(waiting)
             waiting = []
@@ -108,6 +118,25 @@ def _role(said: Said) -> str:
     if said.role not in _ROLES:
         raise Reject("unknown_role", f"{said.role!r}")
     return _ROLES[said.role]
+
+
+def _content(said: Said) -> str | list[dict[str, str]]:
+    """Text, or text parts as they are: whether a server joins them or hands its template the list, it alone knows."""
+    if not isinstance(said.content, list) or not said.content:
+        return _text(said)
+    parts = [_part(part, said) for part in said.content]
+    _text(Said(said.role, "".join(part["text"] for part in parts)))
+    return parts
+
+
+def _part(part: Any, said: Said) -> dict[str, str]:
+    kind = part.get("type") if isinstance(part, dict) else None
+    # Arrow gives every part of a column every field: a text part has an image that is null, and the other way round.
+    if isinstance(kind, str) and kind in _MEDIA:
+        raise Reject(_MEDIA[kind], f"a {said.role} turn holds {_MEDIA[kind]}")  # and nothing of its data
+    if kind != "text" or not isinstance(part.get("text"), str):
+        raise Reject("not_text", f"a {said.role} turn holds a part that is no text")
+    return {"type": "text", "text": part["text"]}
 
 
 def _text(said: Said) -> str:

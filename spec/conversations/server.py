@@ -19,7 +19,7 @@ import random
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
@@ -55,8 +55,19 @@ class Sampling:
     temperature: float = 0.0
     max_tokens: int = 2048
     seed: int | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | list[dict[str, Any]] | None = None  # several: each row once for each
     keep_truncated: bool = False
+    samples: int = 1  # answers to each prompt, each a row of its own
+
+    @property
+    def variants(self) -> list[dict[str, Any] | None]:
+        asked = self.chat_template_kwargs
+        return [*asked] if isinstance(asked, list) else [asked]
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """What `run.json` records: as it was before there were samples, where there is one."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("samples", 1)}
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,10 @@ class Server:
         self.url = base_url.rstrip("/").removesuffix("/v1")
         if not _is_url(self.url):
             raise BadInput(f"--base-url {base_url}: not a URL; it reads like http://127.0.0.1:30000")
+        if sampling.samples > 1 and sampling.temperature == 0:
+            raise BadInput(
+                f"--samples {sampling.samples} at temperature 0 are equal answers; set --temperature above 0"
+            )
         self.sampling = sampling
         self.model = model  # None until `connect` has asked
         self.tokenizer: str | None = None  # what `connect` found it to be known by
@@ -147,14 +162,17 @@ class Server:
         target = {"model": self.model, "revision": info.get("revision")}
         return target, f"sglang {version}" if version else None
 
-    async def chat(self, messages: list[Message]) -> Answer:
-        """The target's answer to `messages`. Raises `Reject` where the server has none for them."""
+    async def chat(self, messages: list[Message], *, variant: int = 0, sample: int = 0) -> Answer:
+        """The target's answer to `messages`. Raises `Reject` where the server has none for them.
+
+        Asked with the template settings of a variant; a seed is another one for each sample.
+        """
         own_faults = 0
         for attempt in itertools.count():
             try:
                 if attempt:
                     await self._check_model()  # who answers now need not be who answered before
-                answer = await self._complete(messages, self.sampling.max_tokens)
+                answer = await self._complete(messages, self.sampling.max_tokens, variant, sample)
             except _Fault as fault:
                 own_faults += fault.maybe_the_row
                 if own_faults >= _TRIES and await self._answers_others():
@@ -182,7 +200,7 @@ class Server:
             elif time.monotonic() - alive_at > self._patience:
                 self._give_up("it answers neither requests nor /health")
 
-    async def _complete(self, messages: list[Message], max_tokens: int) -> Answer:
+    async def _complete(self, messages: list[Message], max_tokens: int, variant: int = 0, sample: int = 0) -> Answer:
         sampling = self.sampling
         wanted: dict[str, Any] = {
             "model": self.model,
@@ -191,9 +209,9 @@ class Server:
             "max_tokens": max_tokens,
         }
         if sampling.seed is not None:
-            wanted["seed"] = sampling.seed
-        if sampling.chat_template_kwargs is not None:
-            wanted["chat_template_kwargs"] = sampling.chat_template_kwargs
+            wanted["seed"] = sampling.seed + sample
+        if (template := sampling.variants[variant]) is not None:
+            wanted["chat_template_kwargs"] = template
         if self._ask_ids:
             wanted["return_token_ids"] = True
         self.in_flight += 1
@@ -203,7 +221,7 @@ class Server:
             self.in_flight -= 1
         if status in (400, 422) and self._ask_ids and "return_token_ids" in _message_in(body):
             self._ask_ids = False
-            return await self._complete(messages, max_tokens)
+            return await self._complete(messages, max_tokens, variant, sample)
         if status != 200:
             self._refuse(status, headers, body)
         answer = self._read_answer(body)
@@ -344,17 +362,14 @@ def _is_url(text: str) -> bool:
     return url.scheme in ("http", "https") and bool(url.host)
 
 
-_IDS = {"prompt_ids": "prompt_token_ids", "response_ids": "response_token_ids"}
-
-
 def _counted(choice: dict[str, Any], usage: dict[str, Any] | None) -> dict[str, Any]:
     """The counts of an answer and, where the choice has them, its ids; then these are what is counted."""
-    ids: dict[str, Any] = {name: choice.get(key) for name, key in _IDS.items()}
+    ids = [choice.get("prompt_token_ids"), choice.get("response_token_ids")]
     reasoning = (usage or {}).get("reasoning_tokens") or 0
-    if not all(ids.values()):
+    if not all(ids):
         counts = usage or {}
         return {name: counts[name] for name in ("prompt_tokens", "completion_tokens")} | {"reasoning_tokens": reasoning}
-    prompt, response = (token_ids.as_ids(its) for its in ids.values())
+    prompt, response = (token_ids.as_ids(its or []) for its in ids)
     return {
         "prompt_tokens": len(prompt),
         "completion_tokens": len(response),

@@ -22,8 +22,8 @@ from spec.storage import Store
 from spec.storage.markers import Marker, fetch, read_marker
 
 MARKER = "shard.json"
-_ID = re.compile(rb'\{"id": "([^"\\]{1,48})"')  # how the filter begins each line
-_PLACE = np.dtype([("id", "S48"), ("part", "i4"), ("bytes", "i4"), ("offset", "i8")])  # of a row
+_ID = re.compile(rb'\{"id": "([^"\\]{1,64})"')  # how the filter begins each line
+_PLACE = np.dtype([("id", "S64"), ("part", "i4"), ("bytes", "i4"), ("offset", "i8")])  # of a row
 EXACT = "exact"  # the count of answers that hold the server's own token ids
 TOTALS = ("rows", "answers", EXACT, "prompt_tokens", "completion_tokens")  # all other counts are of rejects
 
@@ -94,7 +94,7 @@ def read_rows(store: Store, shard: Shard, marker: Marker) -> Iterator[dict[str, 
 def _lines_of(store: Store, shard: Shard, marker: Marker) -> Iterator[bytes]:
     """The order is that of content, whatever order the server finished in. Each part is checked against its SHA-256.
 
-    Takes 64 bytes of memory for each row of the shard.
+    Takes 80 bytes of memory for each row of the shard.
     """
     with tempfile.TemporaryDirectory(prefix="answers-") as scratch:
         folder = fetch(store.at(folder_of(shard)), marker, Path(scratch))
@@ -116,7 +116,7 @@ def is_exact(row: dict[str, Any]) -> bool:
 
 
 def read_counts(store: Store) -> dict[str, int]:
-    """`rows`, `answers`, `exact`, `prompt_tokens`, `completion_tokens` and a count a reject bucket, over all shards."""
+    """Each of `TOTALS`, and one count a reject bucket, over all shards."""
     total = dict.fromkeys(TOTALS, 0)
     for marker in find_shards(store).values():
         for name, count in marker.counts.items():

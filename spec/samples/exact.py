@@ -22,8 +22,8 @@ Conversation = dict[str, Any]
 def samples_of(conversations: list[Conversation], encode: Encode) -> list[list[Sample]]:
     """The rows of each conversation; all must be exact (`shards.is_exact`).
 
-    `encode` is asked only where an answer is both text and tool calls. Raises `BadInput`, naming the conversation,
-    where its tokens are not those that were counted.
+    `encode` is asked only where text precedes tool calls. Raises `BadInput`, naming the conversation, where its tokens
+    are not those that were counted.
     """
     texts = [turn[name] for row in conversations for turn in row["turns"] for name in ("prompt_ids", "response_ids")]
     ids = token_ids.decode("".join(texts))  # at once: a call of NumPy costs as much as a hundred tokens

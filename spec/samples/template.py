@@ -86,7 +86,8 @@ class ChatTemplate:
         return Row(text, [Answer(turn, start, end, [(begin, stop) for begin, stop in bears if begin < stop])])
 
     def _render(self, messages: list[Message], *, add_generation_prompt: bool) -> tuple[str, list[Span]]:
-        """The text, and the answers that the template marks in it."""
+        """The text, and the answers that the template marks in it; text parts joined with a space, as SGLang does."""
+        messages = [message | {"content": _joined(message["content"])} for message in messages]
         try:
             texts, marks = self._jinja(
                 conversations=[messages],
@@ -100,3 +101,7 @@ class ChatTemplate:
                 f"the chat template refuses the messages ({error}); was this another model's run?"
             ) from error
         return texts[0], marks[0] if self._marks else []
+
+
+def _joined(content: Any) -> Any:
+    return " ".join(part["text"] for part in content) if isinstance(content, list) else content

@@ -18,6 +18,8 @@ from tests.tiny_models import save_learnable_target
 ROOT = Path(__file__).parents[2]
 PROMPTS, HELD_OUT, TOKENS = 40, 8, 32
 
+ANSWERS = "answers/shard-00000-of-00001/shard"
+
 pytestmark = pytest.mark.server
 
 
@@ -97,6 +99,12 @@ def test_every_prompt_is_an_answer_or_a_reject_and_none_is_in_both_splits(finish
     counts = samples.counts
     assert counts["answers"] == PROMPTS == sum(count for name, count in counts.items() if name != "answers")
     assert counts["held_out"] == HELD_OUT
+
+
+def test_every_token_is_the_servers_own(finished):
+    samples, answers = (read_marker(open_store(finished), f"{name}.json") for name in ("samples/samples", ANSWERS))
+    assert answers.counts["exact"] == answers.counts["answers"] == samples.facts["exact"] == PROMPTS
+    assert samples.counts["train"] == PROMPTS - HELD_OUT
 
 
 def test_a_damaged_draft_is_refused_before_any_server_is_asked(finished, target, tmp_path):

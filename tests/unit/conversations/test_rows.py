@@ -81,7 +81,7 @@ def test_an_instruction_comes_with_its_input():
         ([{"role": "narrator", "content": "once"}], "unknown_role"),
         ([{"content": "who says this?"}], "unknown_role"),
         (["just text"], "unknown_role"),
-        ([{"role": "user", "content": [{"type": "image_url"}]}], "not_text"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "image"),
         ([{"role": "user", "content": None}], "not_text"),
         ([{"role": "user", "content": "\ud800"}], "not_text"),
     ],

@@ -1,4 +1,4 @@
-"""From a server that gives its tokens to samples: what prepare makes of exact runs, of older ones and of both."""
+"""From a server that gives its tokens to samples: exact runs, and both kinds in one."""
 
 import asyncio
 import json
