@@ -119,9 +119,7 @@ class BlockTraining:
         """Whether the loss asks for the target's distribution, and not its tokens alone."""
         return self.objective.l1 > 0 or self.objective.confidence > 0
 
-    def _draw(
-        self, documents: Documents, loss_mask: torch.Tensor, row_ids: Sequence[int], epoch: int | None
-    ) -> Blocks:
+    def _draw(self, documents: Documents, loss_mask: torch.Tensor, row_ids: Sequence[int], epoch: int | None) -> Blocks:
         most, seed = self.cfg.anchors, self.cfg.seed
         return draw(documents, loss_mask, row_ids, drafts=self.positions, most=most, seed=seed, epoch=epoch)
 
@@ -130,6 +128,8 @@ def _longest_answer(samples: Samples) -> int:
     """The most tokens in a row that bear loss. A row's first token bears none, so no run reaches into the next row."""
     longest = 0
     for at in range(0, len(samples.loss_mask), _AT_ONCE):
-        edges = np.flatnonzero(np.diff((samples.loss_mask[at : at + _AT_ONCE] != 0).astype(np.int8), prepend=0, append=0))
+        edges = np.flatnonzero(
+            np.diff((samples.loss_mask[at : at + _AT_ONCE] != 0).astype(np.int8), prepend=0, append=0)
+        )
         longest = max(longest, int((edges[1::2] - edges[::2]).max(initial=0)))
     return longest
