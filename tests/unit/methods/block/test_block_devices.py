@@ -25,7 +25,7 @@ def observation(draft, tokens: int, dtype: torch.dtype = torch.float32) -> Obser
 
 def loss_on(device, config, blocks, tokens, objective, dtype=torch.float32):
     with torch.device(device):
-        draft = BlockDraft(config).to(dtype)
+        draft = BlockDraft(config)
         draft.share_target(*torch.zeros(2, config.vocab_size, config.hidden_size, dtype=dtype))
         seen = observation(draft, tokens, dtype)
         return step_loss(draft, seen, blocks, decay_weights(config.drafts, 4.0, device), objective=objective)
@@ -36,9 +36,12 @@ def test_the_step_runs_in_bf16_on_cuda_by_its_flash_calls_and_asks_the_device_fo
     config = tiny_config(markov_rank=rank)
     batch = tiny_batch([[12, 9, 14], [20]], width=36, bearing=0.9)
     blocks = some_blocks(BlockDraft(config), batch)
-    with FakeTensorMode(allow_non_fake_inputs=True):  # a number asked of a fake tensor is an error
-        result = loss_on("cuda", config, blocks.to("cuda"), 55, objective, torch.bfloat16)
-        result.loss.backward()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):  # a number asked of a fake tensor is an error
+            result = loss_on("cuda", config, blocks.to("cuda"), 55, objective, torch.bfloat16)
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert result.loss.device.type == "cuda" and result.loss.dtype == torch.float32
     assert result.correct.shape == result.loss_sum.shape == (config.drafts,)
 
