@@ -1,4 +1,4 @@
-"""The block step where there is no GPU to see it on: its path on CUDA by fake tensors, its memory by the meta device."""
+"""The block step without a GPU: its path on CUDA by fake tensors, its memory by the meta device."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A block draft learns one fixed batch by heart, at every draft of the block: no shift, mask or row is silently wrong."""
+"""A block draft learns one fixed batch by heart, at every draft: no shift, mask or row is silently wrong."""
 
 import pytest
 import torch
