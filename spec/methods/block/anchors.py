@@ -84,7 +84,7 @@ def draw(
         gaps = _tokens_to_gap(mask[row, start:end])
         possible = np.flatnonzero(gaps[1:] > 1) + 1  # a document's first token has no context to draft from
         if len(possible) > most:
-            key = (seed, row_id) if epoch is None else (seed, row_id, epoch)
+            key = (seed, row_id, 0 if epoch is None else epoch + 1)
             possible = np.sort(np.random.default_rng(key).choice(possible, most, replace=False))
         firsts += [first] * len(possible)
         places.append(first + possible)

@@ -87,6 +87,8 @@ class BlockTraining:
 
     def weights(self, count: torch.Tensor) -> torch.Tensor:
         """By place in the block alone; the sum of what they weigh is divided out when it is known."""
+        if self.objective.weighting == "dpace":  # instead of the decay
+            return torch.ones(self.positions, device=count.device)
         return decay_weights(self.positions, self.decay, count.device)
 
     def loss(self, draft: BlockDraft, observation: Drawn, weights: torch.Tensor) -> StepResult:
@@ -100,7 +102,7 @@ class BlockTraining:
         )
 
     def mean_loss(self, loss_sum: torch.Tensor, count: torch.Tensor) -> float:
-        weights = decay_weights(self.positions, self.decay).double()
+        weights = self.weights(count.cpu()).double()
         return float((weights * loss_sum).sum() / (weights * count).sum().clamp(min=1))
 
     def full_look(self, features: Features, documents: Documents, head: torch.Tensor) -> Observation:

@@ -1,12 +1,17 @@
 """The block draft's training step equals the plain reference in loss and in every gradient."""
 
+import dataclasses
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from spec.attention import blocks as attention
+from spec.methods.block import losses
 from spec.methods.block.losses import Objective, decay_weights
 from spec.methods.block.step import observe, step_loss
 from tests.tiny_blocks import fake_target, judged, some_blocks, tiny_config, tiny_draft
-from tests.tiny_steps import tiny_batch
+from tests.tiny_steps import VOCAB, tiny_batch
 
 # Of a gradient, in shares of its largest entry: rounding in fp32, on its way through two layers and two norms each.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}
@@ -73,3 +78,137 @@ def test_equals_the_reference(layout, method, dtype):
     rank, objective = METHODS[method]
     draft = draft_of(objective, rank, dtype=dtype)
     assert_equals_reference(draft, tiny_batch(lengths, width=width, bearing=0.85), objective)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 40])
+@pytest.mark.parametrize("method", ["DFlash by D-PACE", "DSpark with confidence"])
+def test_chunks_and_groups_of_any_size_equal_the_reference(method, rows, monkeypatch):
+    monkeypatch.setitem(losses.CHUNK, "cpu", rows * VOCAB)
+    monkeypatch.setitem(losses.SLICE, "cpu", 3 * VOCAB)
+    monkeypatch.setitem(attention.ROWS, "cpu", rows)
+    rank, objective = METHODS[method]
+    draft = draft_of(objective, rank, dtype=torch.float64)
+    assert_equals_reference(draft, tiny_batch([[12, 9, 14], [20, 15]], bearing=0.85), objective)
+
+
+@pytest.mark.parametrize("heads, kv_heads, layers", [(4, 4, 1), (6, 1, 3)])
+@pytest.mark.parametrize("rank", [0, 6])
+def test_other_shapes_and_few_anchors_equal_the_reference(rank, heads, kv_heads, layers):
+    sizes = {"heads": heads, "kv_heads": kv_heads, "num_hidden_layers": layers, "block_size": 7}
+    draft = draft_of(Objective(), rank, dtype=torch.float64, **sizes)
+    assert_equals_reference(draft, tiny_batch([[30, 25], [40]], width=60, bearing=0.9), Objective(), most=8)
+
+
+def test_recomputing_the_layers_changes_nothing():
+    draft = draft_of(Objective(), 6)
+    assert_equals_reference(draft, tiny_batch([[12, 9], [20]], bearing=0.85), Objective(), checkpoint_layers=True)
+
+
+def test_a_batch_without_loss_gives_zero_gradients():
+    rank, objective = METHODS["DSpark with confidence"]
+    draft, batch = draft_of(objective, rank), tiny_batch([[12, 9], [20]], bearing=0.0)
+    result = loss_of(draft, fake_target(draft, batch), batch, some_blocks(draft, batch), objective)
+    result.loss.backward()
+    assert result.loss == 0 and result.weight == 0 and result.count.sum() == 0
+    assert all(p.grad is not None and not p.grad.any() for p in draft.parameters())
+
+
+def test_a_second_backward_is_refused():
+    draft, batch = draft_of(Objective(), 0), tiny_batch([[24]], bearing=0.9)
+    result = loss_of(draft, fake_target(draft, batch), batch, some_blocks(draft, batch), Objective())
+    result.loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="second backward"):
+        result.loss.backward()
+
+
+@pytest.mark.parametrize("method", ["DFlash", "DFlash by D-PACE", "DSpark"])
+def test_batches_divided_by_the_sum_of_all_weights_give_the_gradient_of_one_batch(method):
+    """Whatever ranks or accumulation do: sums of gradients over the sum of weights."""
+    rank, objective = METHODS[method]
+    draft = draft_of(objective, rank, dtype=torch.float64)
+    whole = tiny_batch([[12, 9, 14], [20, 15]], bearing=0.85)
+    target = fake_target(draft, whole)
+    result = loss_of(draft, target, whole, some_blocks(draft, whole), objective)
+    (result.loss / result.weight).backward()
+    wanted = {name: p.grad.clone() for name, p in draft.named_parameters()}
+
+    draft.zero_grad()
+    weight, blocks = torch.zeros(()), some_blocks(draft, whole)
+    seen = observe(draft, target, whole, keep_last=objective.l1 > 0)
+    for first in set(blocks.firsts):  # a document a rank
+        its = [index for index, of in enumerate(blocks.firsts) if of == first]
+        chosen = torch.isin(blocks.block, torch.tensor(its))
+        part = dataclasses.replace(
+            blocks,
+            **{name: tuple(getattr(blocks, name)[i] for i in its) for name in ("firsts", "places", "labels", "slots")},
+            anchors=blocks.anchors[its],
+            block=blocks.block[chosen] - its[0],
+            draft=blocks.draft[chosen],
+            slot=blocks.slot[chosen],
+        )
+        result = step_loss(draft, seen, part, decay_weights(draft.config.drafts, 4.0), objective=objective)
+        result.loss.backward()
+        weight = weight + result.weight
+    for name, parameter in draft.named_parameters():
+        torch.testing.assert_close(parameter.grad / weight, wanted[name])
+
+
+class Watch(TorchDispatchMode):
+    """The largest tensor that any operation returns, and the rows of each width that matrix products return."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest, self.rows = 0, {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in torch.utils._pytree.tree_leaves(out):
+            self.largest = max(self.largest, x.numel()) if isinstance(x, torch.Tensor) else self.largest
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.mkldnn._linear_pointwise):
+            self.rows[out.shape[1]] = self.rows.get(out.shape[1], 0) + out.shape[0]
+        return out
+
+
+@pytest.mark.parametrize("method", ["DFlash", "DSpark"])
+def test_only_drafts_that_bear_loss_reach_the_vocabulary_and_a_place_of_the_target_once(method):
+    rank, objective = METHODS[method]
+    draft, batch = draft_of(objective, rank), tiny_batch([[60, 20]], bearing=0.7)
+    target, blocks = fake_target(draft, batch), some_blocks(draft, batch)
+    with Watch() as watch:
+        loss_of(draft, target, batch, blocks, objective)
+    drafts, places = int(blocks.count.sum()), len(blocks.chosen)
+    assert drafts > places > 20
+    assert watch.rows[VOCAB] == drafts + (places if rank else 0)
+
+
+@pytest.mark.parametrize("method", ["DFlash", "DSpark"])
+def test_no_tensor_is_rows_by_keys_or_rows_by_vocabulary(method, monkeypatch):
+    monkeypatch.setitem(losses.CHUNK, "cpu", 1 << 14)
+    monkeypatch.setitem(attention.ROWS, "cpu", 8)
+    rank, objective = METHODS[method]
+    length, vocab = 4096, 1024
+    draft = draft_of(objective, rank, vocab_size=vocab, mask_token_id=0)
+    batch = tiny_batch([[length]], bearing=0.97)
+    target, blocks = fake_target(draft, batch), some_blocks(draft, batch)
+    with Watch() as watch:
+        loss_of(draft, target, batch, blocks, objective).loss.backward()
+    rows = len(blocks.places) * draft.config.block_size
+    assert rows == 512 * 5
+    features = len(draft.config.feature_layers) * 32 * length  # the largest that has to be
+    assert watch.largest <= features < rows * length / 32 and watch.largest < rows * vocab / 8
+
+
+@pytest.mark.parametrize("rank", [0, 6])
+def test_bf16_is_as_near_to_the_reference_as_its_precision_allows(rank):
+    objective = Objective(ce=0.5, l1=0.5)
+    draft, batch = draft_of(objective, rank).to(torch.bfloat16), tiny_batch([[12, 9, 14], [20]], width=36, bearing=0.85)
+    target, blocks = fake_target(draft, batch), some_blocks(draft, batch)
+    weights = decay_weights(draft.config.drafts, 4.0)
+    shares = (objective.ce, objective.l1, 0.0)
+    loss, *_, gradients = judged(draft, target, batch, blocks, weights=weights, shares=shares)
+    result = loss_of(draft, target, batch, blocks, objective)
+    result.loss.backward()
+    assert abs(result.loss.double() - loss) < 0.02 * loss
+    for name, parameter in draft.named_parameters():
+        assert parameter.grad.dtype == parameter.dtype
+        assert (parameter.grad.double() - gradients[name]).norm() < 0.1 * gradients[name].norm(), name
