@@ -4,6 +4,8 @@ Three kinds of column are known: lists of `role`/`content` messages, lists of `f
 Magpie), and bare prompts. The dataset's own answers count for a row's id and are used for nothing else.
 """
 
+import json
+import re
 from typing import Any, NamedTuple
 
 from spec.errors import BadInput
@@ -11,8 +13,17 @@ from spec.errors import BadInput
 Message = dict[str, Any]  # {"role": "system" | "user" | "assistant", "content": text, or a list of text parts}
 Row = dict[str, Any]
 
+UNREADABLE = "\0unreadable"  # the one column of a row that could not be read: [why, what stands there]
+NOT_MESSAGES = "\0not_messages"  # the role of text where messages are wanted
 _CONVERSATIONS = ("messages", "conversations", "conversation")
 _PROMPTS = ("prompt", "instruction", "question", "query", "text")
+_CHAT = re.compile(  # where an answer begins in a chat that is one text
+    r"<\|im_start\|>assistant|<\|start_header_id\|>assistant|<\|header_start\|>assistant|<\|assistant\|>|\[/INST\]"
+    r"|<start_of_turn>model|^(?:### ?)?(?:assistant|response|gpt)\s*:",
+    re.IGNORECASE | re.MULTILINE,
+)
+_SYSTEM = ("system", "system_prompt")  # columns beside the conversation
+BESIDE = (*_SYSTEM, "input", "tools", "functions")  # what is read of a row next to its conversation
 _ROLES = {
     "system": "system",
     "developer": "system",
@@ -62,6 +73,11 @@ def choose_column(row: Row, wanted: str | None = None) -> str:
         return wanted
     for name in (*_CONVERSATIONS, *_PROMPTS):
         if name in row:
+            if isinstance(row[name], str) and name in _PROMPTS and (marks := _CHAT.search(row[name])):
+                raise BadInput(
+                    f"column {name!r} holds whole chats, their answers too ({marks[0].strip()!r} stands in its first "
+                    f"row); name a column of messages, or take it as bare prompts with --column {name}"
+                )
             return name
     raise BadInput(
         f"no column that is known to hold prompts; the dataset's columns: {seen}; wanted: messages (role/content), "
@@ -70,14 +86,31 @@ def choose_column(row: Row, wanted: str | None = None) -> str:
 
 
 def conversation_in(row: Row, column: str) -> list[Said]:
-    """What is said in a row, whatever it is; [] where the column is empty."""
+    """What is said in a row, whatever it is; [] where the column is empty. A system prompt may have its own column."""
+    if UNREADABLE in row:
+        return [Said(UNREADABLE, row[UNREADABLE])]
     value = row.get(column)
     if value is None:
         return []
-    if not isinstance(value, list):
+    if isinstance(value, str) and column in _CONVERSATIONS:
+        value = _parsed(value)
+    if isinstance(value, list):
+        said = [_said(message) for message in value]
+    else:
         context = row.get("input") if column == "instruction" else None  # Alpaca: what the instruction is about
-        return [Said("user", f"{value}\n\n{context}" if context else value)]
-    return [_said(message) for message in value]
+        said = [Said("user", f"{value}\n\n{context}" if context else value)]
+    system = next((row[name] for name in _SYSTEM if name != column and row.get(name)), None)
+    begun = bool(said) and isinstance(said[0].role, str) and _ROLES.get(said[0].role.lower()) == "system"
+    return said if system is None or begun else [Said("system", system), *said]
+
+
+def _parsed(text: str) -> Any:
+    """Messages that are stored as JSON text; text that is none is left, for its row to be rejected."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    return value if isinstance(value, list) else [{"role": NOT_MESSAGES, "content": text}]
 
 
 def turns_to_answer(conversation: list[Said]) -> list[list[Message]]:
@@ -113,11 +146,18 @@ def _said(message: Any) -> Said:
 
 
 def _role(said: Said) -> str:
-    if said.role in _TOOLS:
-        raise Reject("tool_use", f"a {said.role} turn: what a tool said to the dataset's calls does not fit new ones")
-    if said.role not in _ROLES:
+    if said.role == UNREADABLE:
+        raise Reject("unreadable", said.content[0])
+    if said.role == NOT_MESSAGES:
+        raise Reject("not_messages", "text where a list of messages is wanted, and not as JSON")
+    if not isinstance(said.role, str):
         raise Reject("unknown_role", f"{said.role!r}")
-    return _ROLES[said.role]
+    spelled = said.role.strip().lower()
+    if spelled in _TOOLS:
+        raise Reject("tool_use", f"a {said.role} turn: what a tool said to the dataset's calls does not fit new ones")
+    if spelled not in _ROLES:
+        raise Reject("unknown_role", f"{said.role!r}")
+    return _ROLES[spelled]
 
 
 def _content(said: Said) -> str | list[dict[str, str]]:
@@ -140,15 +180,24 @@ def _part(part: Any, said: Said) -> dict[str, str]:
 
 
 def _text(said: Said) -> str:
-    if not isinstance(said.content, str):
-        raise Reject("not_text", f"a {said.role} turn holds {type(said.content).__name__}")
+    content = _joined(said.content)
+    if not isinstance(content, str):
+        raise Reject("not_text", f"a {said.role} turn holds {type(content).__name__}")
     try:
-        said.content.encode()
+        content.encode()
     except UnicodeEncodeError as error:  # half of a character, which no tokenizer takes
         raise Reject("not_text", f"a {said.role} turn is not Unicode: {error.reason}") from error
-    if said.role != "system" and not said.content.strip():
+    if _role(said) != "system" and not content.strip():
         raise Reject("no_prompt", f"a {said.role} turn is blank")
-    return said.content
+    return content
+
+
+def _joined(content: Any) -> Any:
+    """Parts that are all of text as one, with a space between them as SGLang joins them; anything else as it is."""
+    if not isinstance(content, list) or not content:
+        return content
+    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
+    return " ".join(texts) if all(isinstance(text, str) for text in texts) else content
 
 
 def _has_user(messages: list[Message]) -> bool:

@@ -5,7 +5,6 @@ Also what identifies them in `run.json`: the hub's commit, or the SHA-256 of loc
 
 import hashlib
 import itertools
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -22,12 +21,19 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from spec.conversations.rows import Row, choose_column
+from spec.conversations.folders import files_of
+from spec.conversations.rows import BESIDE, UNREADABLE, Row, choose_column
+from spec.conversations.tables import KINDS, kind_of, open_table
 from spec.errors import BadInput, PassingFault
 from spec.storage import file_sha256, open_store
 
-_READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
 _NETWORK = (ConnectionError, TimeoutError, httpx.TransportError, requests.ConnectionError, requests.Timeout)
+
+
+class _Found(NamedTuple):
+    lineage: dict[str, Any]
+    total: int | None
+    rows: Callable[[tuple[str, ...] | None], Iterable[Row]]  # from the first on, with the columns named (None: all)
 
 
 @dataclass(frozen=True)
@@ -67,17 +73,25 @@ def open_source(
     _quiet()
     path = Path(name).expanduser()
     with _told(name):
-        if path.exists() or name.startswith(("/", "./", "../", "~")) or path.suffix in _READERS:
+        if path.exists() or name.startswith(("/", "./", "../", "~")) or kind_of(path):
             found = _local(path, split)
         else:
             found = _hub(name, split, config, revision)
-        first = next(iter(found.rows), None)
-    if first is None:
-        raise BadInput(f"{name}: no rows in split {split}")
+        first = _first_row(name, split, found)
     column = choose_column(first, column)
     lineage = {**found.lineage, "column": column, "limit": limit}
     total = found.total if limit is None or found.total is None else min(limit, found.total)
-    return Source(lineage, total, column, lambda: itertools.islice(found.rows, limit))
+    return Source(lineage, total, column, lambda: itertools.islice(found.rows((column, *BESIDE)), limit))
+
+
+def _first_row(name: str, split: str, found: _Found) -> Row:
+    """The first row that can be read; `BadInput` where the first hundred cannot."""
+    why = None
+    for row in itertools.islice(found.rows(None), 100):
+        if UNREADABLE not in row:
+            return row
+        why = why or row[UNREADABLE][0]
+    raise BadInput(f"{name}: {why or f'no rows in split {split}; wanted one row a line'}")
 
 
 @contextmanager
@@ -95,12 +109,6 @@ def at_hand(name: str) -> Iterator[str]:
         yield str(Path(scratch) / file)
 
 
-class _Found(NamedTuple):
-    lineage: dict[str, Any]
-    total: int | None
-    rows: Iterable[Row]  # from the first on, each time it is iterated
-
-
 def _hub(name: str, split: str, config: str | None, revision: str | None) -> _Found:
     if datasets.config.HF_HUB_OFFLINE:
         raise BadInput(f"{name}: no such file, and HF_HUB_OFFLINE forbids the hub; unset it, or name a local copy")
@@ -108,64 +116,39 @@ def _hub(name: str, split: str, config: str | None, revision: str | None) -> _Fo
     rows = datasets.load_dataset(name, config, split=split, revision=commit, streaming=True)
     info = (rows.info.splits or {}).get(split)
     lineage = {"name": name, "config": config, "split": split, "revision": commit}
-    return _Found(lineage, info.num_examples if info else None, rows)
+    return _Found(lineage, info.num_examples if info else None, lambda columns: rows)
 
 
 def _local(path: Path, split: str) -> _Found:
+    """A path is a path, whatever characters it has: none of them makes it a pattern."""
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder")
     if path.is_file():
-        return _file(path, split)
+        if split != "train":
+            raise BadInput(f"{path}: a file has no split {split!r}; leave --dataset-split out")
+        if kind_of(path) is None:
+            raise BadInput(f"{path}: unknown kind of file; wanted {', '.join(KINDS)} or a save_to_disk folder")
+        return _of_files({"name": path.name, "split": split, "sha256": file_sha256(path)}, [path])
     lineage = {"name": path.name, "split": split, "sha256": _folder_sha256(path)}
-    saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
-    if not saved:
-        rows = datasets.load_dataset(str(path), split=split, streaming=True)
-        return _Found(lineage, None, rows)
-    table = datasets.load_from_disk(str(path))
-    if isinstance(table, datasets.DatasetDict):
-        if split not in table:
-            raise BadInput(f"{path}: no split {split!r}; it has {', '.join(table)}; name one with --dataset-split")
-        table = table[split]
-    elif split != "train":
-        raise BadInput(f"{path}: holds one dataset, without splits; leave --dataset-split out")
-    return _Found(lineage, len(table), table)
+    return _of_files(lineage, files_of(path, split))
 
 
-def _file(path: Path, split: str) -> _Found:
-    if path.suffix not in _READERS:
-        raise BadInput(f"{path}: unknown kind of file; wanted {', '.join(_READERS)} or a save_to_disk folder")
-    if split != "train":
-        raise BadInput(f"{path}: a file has no split {split!r}; leave --dataset-split out")
-    if path.stat().st_size == 0:
-        raise BadInput(f"{path}: empty file; wanted one row a line")
-    total = None
-    if path.suffix == ".jsonl":
-        total = _check_lines(path)
-    elif path.suffix == ".parquet":
-        total = pa.parquet.read_metadata(path).num_rows
-    lineage = {"name": path.name, "split": split, "sha256": file_sha256(path)}
-    reader = _READERS[path.suffix]
-    rows = datasets.load_dataset(reader, data_files={"train": [str(path)]}, split="train", streaming=True)
-    return _Found(lineage, total, rows)
+def _of_files(lineage: dict[str, Any], paths: list[Path]) -> _Found:
+    tables = [open_table(path) for path in paths]
+    totals = [table.total for table in tables]
+    total = None if None in totals else sum(total for total in totals if total is not None)
+    if total is None and len(paths) == 1:
+        total = _count_lines(paths[0])
+    return _Found(
+        lineage, total, lambda columns: itertools.chain.from_iterable(table.rows(columns) for table in tables)
+    )
 
 
-def _check_lines(path: Path) -> int:
-    """Count the rows, and find the line that is no row before anything was asked for those above it."""
-    rows = 0
+def _count_lines(path: Path) -> int | None:
+    if not path.name.endswith(".jsonl"):
+        return None
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            rows += 1
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise BadInput(f"{path}: line {number} is not JSON ({error}); cut short? mend or remove it") from error
-            if not isinstance(row, dict):
-                raise BadInput(f"{path}: line {number} is not a JSON object; wanted one row with named columns a line")
-    if not rows:
-        raise BadInput(f"{path}: only blank lines; wanted one row a line")
-    return rows
+        return sum(1 for line in file if line.strip())
 
 
 def _folder_sha256(folder: Path) -> str:

@@ -211,7 +211,7 @@ def test_a_wrong_option_is_one_line(run, stub, jsonl, options, words):
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [("", "empty file"), ('{"prompt": "a"}\n{"prom', "line 2 is not JSON"), ('{"blob": 1}', "columns: blob")],
+    [("", "empty file"), ('{"prom', "line 1 is not JSON"), ('{"blob": 1}', "columns: blob")],
 )
 def test_a_wrong_file_is_one_line(run, stub, tmp_path, content, word):
     (tmp_path / "wrong.jsonl").write_text(content)

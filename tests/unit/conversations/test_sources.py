@@ -2,9 +2,12 @@ import json
 
 import datasets
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from spec.conversations import sources
+from spec.conversations.rows import UNREADABLE, Reject, conversation_in, turns_to_answer
 from spec.conversations.sources import open_source
 from spec.errors import BadInput, PassingFault
 
@@ -52,7 +55,7 @@ def test_a_limit_keeps_the_first_rows(jsonl):
 
 def test_rows_whose_columns_differ_are_read(jsonl):
     mixed = [{"messages": [{"role": "user", "content": "a"}]}, {"messages": [{"role": "user", "name": "x"}]}, {"id": 3}]
-    assert [row["messages"] for row in open_source(str(jsonl(mixed))).rows()] == [
+    assert [row.get("messages") for row in open_source(str(jsonl(mixed))).rows()] == [
         [{"role": "user", "content": "a"}],
         [{"role": "user", "name": "x"}],
         None,
@@ -73,16 +76,19 @@ def wrong_file(tmp_path, name, content, **options):
     return str(caught.value)
 
 
-def test_a_file_that_was_cut_short_is_refused_by_line(tmp_path):
-    whole = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
-    assert "line 5 is not JSON" in wrong_file(tmp_path, "cut.jsonl", whole[:-4])
+def test_a_line_that_was_cut_short_is_one_row_and_its_neighbours_are_whole(tmp_path):
+    path = tmp_path / "cut.jsonl"
+    path.write_bytes("".join(json.dumps(row) + "\n" for row in ROWS).encode()[:-4])
+    *whole, last = open_source(str(path)).rows()
+    assert whole == ROWS[:4]
+    assert "line 5 is not JSON" in last[UNREADABLE][0]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
         ("empty.jsonl", b"", "empty file"),
-        ("blank.jsonl", b"\n\n", "only blank lines"),
+        ("blank.jsonl", b"\n\n", "no rows"),
         ("text.jsonl", b"hello\n", "line 1 is not JSON"),
         ("lists.jsonl", b'["a"]\n', "line 1 is not a JSON object"),
         ("bytes.jsonl", b'{"prompt": "\xff\xfe"}\n', "line 1 is not JSON"),
@@ -175,3 +181,74 @@ def test_without_the_hub_a_name_of_it_is_refused(monkeypatch):
     monkeypatch.setattr(sources.datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(BadInput, match="HF_HUB_OFFLINE"):
         open_source("org/chats")
+
+
+def chat(content, role="user"):
+    return {"messages": [{"role": role, "content": content}, {"role": "assistant", "content": "THEIRS"}]}
+
+
+@pytest.mark.parametrize("odd", [[{"type": "text", "text": "What is late?"}], 7, None, "\ud83d"])
+def test_an_odd_row_far_behind_changes_no_neighbour(jsonl, odd):
+    rows = [chat(f"q{number} {'x' * 2000}") for number in range(600)] + [chat(odd)]
+    assert list(open_source(str(jsonl(rows))).rows()) == rows
+
+
+def test_a_column_that_nobody_reads_may_hold_anything(jsonl):
+    rows = [{"id": number, "tag": None, "prompt": f"q{number}"} for number in range(300)]
+    rows += [{"id": "a7", "tag": {"rare": 1}, "prompt": "late"}]
+    assert prompts(open_source(str(jsonl(rows)))) == [row["prompt"] for row in rows]
+
+
+def test_a_text_that_is_none_in_parquet_or_arrow_is_one_row(tmp_path):
+    texts = pa.array([b"good", b"\xff\xfe", b"fine"]).view(pa.binary())
+    texts = pa.Array.from_buffers(pa.string(), 3, texts.buffers())
+    table = pa.table({"prompt": texts, "unread": texts})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    for name in ("rows.parquet", "rows.arrow"):
+        good, odd, fine = open_source(str(tmp_path / name)).rows()
+        assert (good, fine) == ({"prompt": "good"}, {"prompt": "fine"}) and "row 2" in odd[UNREADABLE][0]
+
+
+@pytest.mark.parametrize("name", ["part[1]", "al*ne", "wh?t"])
+def test_a_path_is_a_path_and_never_a_pattern(tmp_path, jsonl, name):
+    for other in ("part1", "alone", "what"):
+        jsonl([{"prompt": "wrong"}], f"{other}.jsonl")
+    assert prompts(open_source(str(jsonl([{"prompt": "right"}], f"{name}.jsonl")))) == ["right"]
+    (tmp_path / name).mkdir()
+    jsonl([{"prompt": "folder"}], f"{name}/rows.jsonl")
+    datasets.Dataset.from_list([{"prompt": "table"}]).to_parquet(tmp_path / f"{name}.parquet")
+    assert prompts(open_source(str(tmp_path / name))) == ["folder"]
+    assert prompts(open_source(str(tmp_path / f"{name}.parquet"))) == ["table"]
+
+
+def asked(row, column="messages"):
+    return [(said["role"], said["content"]) for turn in turns_to_answer(conversation_in(row, column)) for said in turn]
+
+
+def test_messages_stored_as_json_text_are_messages():
+    assert asked({"messages": json.dumps(chat("What is rain?")["messages"])}) == [("user", "What is rain?")]
+    with pytest.raises(Reject, match="not_messages"):
+        asked({"messages": "What is rain?"})
+
+
+def test_a_system_column_is_sent_first_unless_the_conversation_has_its_own():
+    assert asked({"system": "be brief", **chat("hi")}) == [("system", "be brief"), ("user", "hi")]
+    assert asked({"system_prompt": "be brief", "question": "hi"}, "question")[0] == ("system", "be brief")
+    own = {"system": "other", "messages": [{"role": "system", "content": "own"}, {"role": "user", "content": "hi"}]}
+    assert asked(own) == [("system", "own"), ("user", "hi")]
+    assert asked({"system": None, **chat("hi")}) == [("user", "hi")]
+
+
+def test_whole_chats_in_a_column_of_text_are_taken_only_by_name(jsonl):
+    rows = jsonl([{"text": "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nTHEIRS<|im_end|>"}])
+    with pytest.raises(BadInput, match="whole chats.*--column text"):
+        open_source(str(rows))
+    assert open_source(str(rows), column="text").column == "text"
+
+
+def test_parts_of_text_and_other_spellings_of_roles_are_read():
+    assert asked(chat([{"type": "text", "text": "What"}, {"type": "text", "text": "is rain?"}], "User")) == [
+        ("user", "What is rain?")
+    ]
