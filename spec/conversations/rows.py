@@ -197,7 +197,9 @@ def _joined(content: Any) -> Any:
     if not isinstance(content, list) or not content:
         return content
     texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
-    return " ".join(texts) if all(isinstance(text, str) for text in texts) else content
+    if not all(isinstance(text, str) for text in texts):
+        return content
+    return " ".join(str(text) for text in texts)
 
 
 def _has_user(messages: list[Message]) -> bool:

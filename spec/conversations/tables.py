@@ -129,5 +129,5 @@ def _begins(path: Path) -> bytes:
 
 
 def _open(path: Path) -> IO[bytes]:
-    opened: Any = gzip.open(path, "rb") if path.name.endswith(".gz") else open(path, "rb")
+    opened: Any = (gzip.open if path.name.endswith(".gz") else open)(path, "rb")
     return opened
