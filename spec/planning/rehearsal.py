@@ -14,6 +14,7 @@ from transformers import AttentionInterface, PretrainedConfig
 
 from spec.attention.block0 import Queries
 from spec.attention.documents import Documents
+from spec.attention.to_device import tensors_of
 from spec.methods.eagle3.draft import DraftConfig, EagleDraft
 from spec.methods.eagle3.losses import Wanted, argmax_and_lse
 from spec.methods.eagle3.step import Observation, decay_weights, step_loss
@@ -54,7 +55,7 @@ def _look(cfg: DictConfig, config: PretrainedConfig, draft_config: DraftConfig) 
         documents = Documents.from_lengths([[length]] * rows, length, "meta")
         features = target.features(torch.zeros(rows, length, dtype=torch.int64), documents)
         hidden = features.last.flatten(0, 1)[torch.zeros(tokens, dtype=torch.int64)]
-        choice, lse = argmax_and_lse(hidden, target.head_weight)
+        choice, lse = argmax_and_lse(hidden, target.head_weight, with_lse=cfg.objective == "lk")
         wanted = Wanted(
             hidden=hidden,
             lse=lse,
@@ -63,9 +64,9 @@ def _look(cfg: DictConfig, config: PretrainedConfig, draft_config: DraftConfig) 
             bears=torch.ones(cfg.steps, tokens, dtype=torch.bool),
         )
         runs = tuple((at, at, at + length) for at in range(0, tokens, length))
-        queries = Queries(runs, torch.zeros(rows + 1, dtype=torch.int32), length)
+        queries = Queries.of_runs(runs, torch.zeros(rows + 1, dtype=torch.int32), length)
         ids = torch.zeros(tokens, dtype=torch.int64)
-        aux = features.aux.flatten(0, 1)[ids]
+        aux = features.aux.flatten(0, 1)
     return memory.peak, Observation(ids, torch.zeros_like(ids), aux, queries, wanted)
 
 
@@ -83,9 +84,7 @@ def _step(cfg: DictConfig, draft_config: DraftConfig, seen: Observation) -> tupl
 
 
 def _size(seen: Observation) -> int:
-    wanted = seen.wanted
-    tensors = (seen.input_ids, seen.positions, seen.aux, wanted.hidden, wanted.lse, wanted.choice)
-    return sum(tensor.nbytes for tensor in (*tensors, wanted.rows, wanted.bears))
+    return sum(tensor.nbytes for tensor in tensors_of(seen))
 
 
 def _attention(module, query, key, value, mask, **_):

@@ -1,5 +1,6 @@
 """A batch of training rows: token ids, the tokens that bear loss, and the documents they belong to."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 
 from spec.attention.documents import Documents
+from spec.attention.to_device import to_device
 
 
 @dataclass(frozen=True)
@@ -14,9 +16,12 @@ class Batch:
     input_ids: torch.Tensor  # [B, T] int64, 0 on padding
     loss_mask: torch.Tensor  # [B, T] bool: this token is an assistant's
     documents: Documents
+    loss_tokens: int  # True ones of the mask
+    key: str  # what names its content
+    rows: Any = None  # what the method makes of it on the host, where `Loader` was given that
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(self.input_ids.to(device), self.loss_mask.to(device), self.documents.to(device))
+        return to_device(self, torch.device(device))
 
 
 def collate(bins: Sequence[Sequence[tuple[Any, Any]]], length: int | None = None) -> Batch:
@@ -34,4 +39,7 @@ def collate(bins: Sequence[Sequence[tuple[Any, Any]]], length: int | None = None
     for (row, start, end), (ids, mask) in zip(documents.spans, rows, strict=True):
         input_ids[row, start:end] = torch.tensor(ids)  # a copy: memory-mapped rows are read-only
         loss_mask[row, start:end] = torch.tensor(mask).bool()
-    return Batch(input_ids, loss_mask, documents)
+    content = hashlib.sha256()
+    for tensor in (input_ids, loss_mask, documents.document_ids):
+        content.update(tensor.numpy().tobytes())
+    return Batch(input_ids, loss_mask, documents, int(loss_mask.sum()), content.hexdigest())

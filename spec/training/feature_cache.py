@@ -4,7 +4,6 @@ On two CPU cores the demo's target costs several times what its draft does, and 
 epoch. What is read back is bit for bit what was computed. A token takes `16 * H_target` bytes at fp32.
 """
 
-import hashlib
 import os
 import shutil
 import weakref
@@ -12,9 +11,10 @@ from pathlib import Path
 
 import torch
 
+from spec.attention.to_device import to_device
 from spec.errors import PassingFault
 from spec.methods.eagle3.draft import EagleDraft
-from spec.methods.eagle3.step import Observation, observe
+from spec.methods.eagle3.step import Objective, Observation, observe
 from spec.ranks import Ranks, together
 from spec.target.frozen import FrozenTarget
 from spec.training.batch import Batch
@@ -36,11 +36,13 @@ class FeatureCache:
         shutil.rmtree(self._folder, ignore_errors=True)  # what a killed run left may be of another target
         self._folder.mkdir(parents=True)
 
-    def observe(self, draft: EagleDraft, target: FrozenTarget, batch: Batch, *, steps: int) -> Observation:
+    def observe(
+        self, draft: EagleDraft, target: FrozenTarget, batch: Batch, *, steps: int, objective: Objective = "ce"
+    ) -> Observation:
         """As `spec.methods.eagle3.step.observe`."""
-        path = self._folder / f"{_key(batch)}.pt"
+        path = self._folder / f"{batch.key}.pt"
         if not path.exists():
-            seen = observe(draft, target, batch, steps=steps)
+            seen = observe(draft, target, batch, steps=steps, objective=objective)
             half_written = path.with_suffix(f".{os.getpid()}")
             try:
                 torch.save(seen, half_written)
@@ -51,11 +53,5 @@ class FeatureCache:
                     "free some space, set scratch to a folder that has it, or set cache_features=false"
                 ) from error
             return seen
-        return torch.load(path, map_location=batch.input_ids.device, mmap=True, weights_only=False)
-
-
-def _key(batch: Batch) -> str:
-    content = hashlib.sha256(batch.input_ids.cpu().numpy().tobytes())
-    content.update(batch.loss_mask.cpu().numpy().tobytes())
-    content.update(batch.documents.document_ids.cpu().numpy().tobytes())
-    return content.hexdigest()
+        read = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+        return to_device(read, batch.input_ids.device)

@@ -3,6 +3,7 @@
 import hashlib
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 
 from spec.errors import BadInput
 from spec.methods.eagle3.draft import DraftConfig
+from spec.methods.eagle3.rows import drafted_rows
 from spec.ranks import Ranks, together
 from spec.samples.dataset import Samples
 from spec.samples.packing import pack
@@ -33,6 +35,7 @@ class Inputs:
     draft_config: DraftConfig
     d2t: torch.Tensor  # [draft_vocab] int64 offsets
     t2d: torch.Tensor  # [vocab] bool
+    attention_chunk: int | None  # tokens that the target's chunked layers see, where it has such
     identity: Json  # what a checkpoint records of its inputs, and a resume must find again
 
 
@@ -67,7 +70,8 @@ def open_inputs(cfg: DictConfig, ranks: Ranks) -> Inputs:
             )
         config_hash = hashlib.sha256(target.to_json_string().encode()).hexdigest()[:16]
         identity = {"samples": marker.identity, "target_config": config_hash}
-        return Inputs(store, scratch, samples, draft_config, d2t, t2d, identity)
+        chunk = getattr(target, "attention_chunk_size", None)
+        return Inputs(store, scratch, samples, draft_config, d2t, t2d, chunk, identity)
 
     marker = together(prepared)
     return together(consistent)
@@ -98,6 +102,8 @@ def train_loader(cfg: DictConfig, inputs: Inputs, ranks: Ranks) -> Loader:
         world=ranks.world,
         seed=cfg.seed,
         device=ranks.device,
+        rows_of=partial(drafted_rows, steps=cfg.steps),
+        attention_chunk=inputs.attention_chunk,
     )
 
 
@@ -113,6 +119,8 @@ def held_out_loader(cfg: DictConfig, inputs: Inputs, ranks: Ranks) -> Loader:
         world=ranks.world,
         shuffle=False,
         device=ranks.device,
+        rows_of=partial(drafted_rows, steps=cfg.steps),
+        attention_chunk=inputs.attention_chunk,
     )
 
 

@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from spec import ranks
 from spec.methods.eagle3.step import StepResult
 from spec.storage import Store
-from spec.training.batch import Batch
 
 FILE = "metrics.jsonl"
 _LINE_EVERY = 10.0  # seconds between JSON lines where there is no terminal
@@ -20,30 +19,20 @@ _GIB = 2**30
 
 
 class Sums:
-    """Sums over batches and then over ranks, from which means by draft position follow."""
+    """Sums over batches and then over ranks, from which means by draft position follow. They stay on the device."""
 
     def __init__(self, steps: int, device: torch.device):
         self.values = torch.zeros(3, steps, dtype=torch.float64, device=device)  # loss sum, correct, count
-        self.tokens = self.loss_tokens = 0
 
     def add(self, result: StepResult) -> None:
         self.values += torch.stack((result.loss_sum.double(), result.correct.double(), result.count.double()))
 
-    def count_tokens(self, batches: list[Batch]) -> None:
-        self.tokens += sum(sum(batch.documents.lengths) for batch in batches)
-        self.loss_tokens += sum(int(batch.loss_mask.sum()) for batch in batches)
-
-    def add_up_ranks(self, flag: bool = False) -> bool:
-        """Make these the sums over all ranks, in one exchange; whether any rank raised its `flag`."""
-        scalars = torch.tensor([self.tokens, self.loss_tokens, flag], dtype=torch.float64, device=self.values.device)
-        everything = ranks.total(torch.cat((self.values.flatten(), scalars)))
-        self.values = everything[:-3].view_as(self.values)
-        self.tokens, self.loss_tokens, flags = (int(value) for value in everything[-3:].tolist())
-        return flags > 0
-
     def means(self, decay: torch.Tensor) -> dict[str, Any]:
-        """Loss and accuracy by draft position, and `sum_k decay[k] * loss_k`; a position without rows counts as 0."""
-        loss_sum, correct, count = self.values.cpu()
+        """Loss and accuracy by draft position, and `sum_k decay[k] * loss_k`; a position without rows counts as 0.
+
+        Adds the ranks' sums up and waits for the device: every rank calls it.
+        """
+        loss_sum, correct, count = ranks.total(self.values.clone()).cpu()
         count = count.clamp(min=1)
         loss = loss_sum / count
         return {
@@ -63,26 +52,29 @@ class Window:
 
     def _begin(self) -> None:
         self.sums = Sums(self.steps, self.device)
-        self.seconds = 0.0
+        self.seconds, self.tokens, self.loss_tokens = 0.0, 0, 0
 
-    def add(self, sums: Sums, *, lr: float, grad_norm: float, seconds: float, waited: float) -> None:
-        """One step: its sums over ranks, the seconds it took, and all the seconds waited for data so far."""
-        self.sums.values += sums.values
-        self.sums.tokens += sums.tokens
-        self.sums.loss_tokens += sums.loss_tokens
+    def add(
+        self, *, tokens: int, loss_tokens: int, lr: float, grad_norm: torch.Tensor, seconds: float, waited: float
+    ) -> None:
+        """One step beside its `sums`: tokens of all ranks, the host's seconds, and all those waited for data so far."""
+        self.tokens += tokens
+        self.loss_tokens += loss_tokens
         self.seconds += seconds
         self.lr, self.grad_norm, self.waited = lr, grad_norm, waited
 
     def flush(self, decay: torch.Tensor) -> dict[str, Any]:
-        """The window's row of metrics; the next window begins."""
+        """The window's row of metrics; the next window begins. Every rank calls it, and waits for its device."""
+        began = time.perf_counter()
+        means = self.sums.means(decay)
         waited = self.waited - self.waited_before
-        seconds = self.seconds + waited
-        row = self.sums.means(decay) | {
+        seconds = self.seconds + waited + time.perf_counter() - began  # a device is behind its host until here
+        row = means | {
             "lr": self.lr,
-            "grad_norm": self.grad_norm,
+            "grad_norm": float(self.grad_norm),
             "seconds": seconds,
-            "tokens_per_s": self.sums.tokens / seconds,
-            "loss_tokens_per_s": self.sums.loss_tokens / seconds,
+            "tokens_per_s": self.tokens / seconds,
+            "loss_tokens_per_s": self.loss_tokens / seconds,
             "peak_memory_gib": peak_memory_gib(self.device),
             "data_wait_share": waited / seconds,
         }

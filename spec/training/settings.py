@@ -39,7 +39,7 @@ _COUNTS = (
 )
 _THE_TARGETS = {"target_hidden_size", "vocab_size", "draft_vocab_size", "feature_layers"}  # not to choose
 _COMPONENTS = ("optimizer", "lr_scheduler", "metric_logger")
-_OPTIONAL = ("epochs", "max_steps", "evaluate_every", "clip_grad_norm")
+_OPTIONAL = ("epochs", "max_steps", "log_every", "evaluate_every", "clip_grad_norm")
 
 
 def from_command_line() -> DictConfig:

@@ -29,8 +29,8 @@ def test_a_batch_is_observed_by_the_first_rank_that_meets_it(tmp_path, observed)
     first, second = (FeatureCache(tmp_path, Ranks(rank, 2, rank, 2, torch.device("cpu"))) for rank in (0, 1))
     draft, batch = tiny_draft(tiny_config()), tiny_batch([[12, 9], [20]])
     target = fake_target(draft, batch)
-    seen = first.observe(draft, target, batch, steps=3)
-    read = second.observe(draft, target, batch, steps=3)
+    seen = first.observe(draft, target, batch, steps=3, objective="lk")
+    read = second.observe(draft, target, batch, steps=3, objective="lk")
     assert len(observed) == 1
     for name in ("input_ids", "positions", "aux"):
         assert torch.equal(getattr(read, name), getattr(seen, name))
