@@ -1,4 +1,4 @@
-"""The draft step written the way the known trainers write it: what `spec.training` is measured against.
+"""The draft step written the way the known trainers write it: what `spec.methods.eagle3` is measured against.
 
 Per step: one SDPA call over the keys of all steps under a dense mask `T x (k + 1) T`, keys repeated for grouped
 queries, logits of every position, and from the target's full logits `[B, T, V]` again the argmax, the draft's part and
@@ -11,7 +11,8 @@ same loss.
 import torch
 from torch.nn import functional as F
 
-from spec.methods.eagle3.draft import EagleDraft, rotate
+from spec.methods.eagle3.draft import EagleDraft
+from spec.methods.layers import rotate
 from spec.training.batch import Batch
 
 
@@ -24,7 +25,7 @@ def plain_loss(
     """
     layer, attention = draft.midlayer, draft.midlayer.self_attn
     with torch.no_grad():
-        features = target.features(batch.input_ids, batch.documents)
+        features = target.features(batch.input_ids, batch.documents, draft.config.feature_layers)
         target_logits = _shifted(features.last @ target.head_weight.T)  # [B, T, V]
     input_ids, loss_mask = _shifted(batch.input_ids), _shifted(_shifted(batch.loss_mask))
     length = input_ids.shape[1]

@@ -85,5 +85,5 @@ class FixedTarget:
         self.aux = random(work.batch, work.length, 3 * work.hidden).to(device, dtype)  # [B, T, 3H]
         self.last = random(work.batch, work.length, work.hidden).to(device, dtype)  # [B, T, H]
 
-    def features(self, input_ids: torch.Tensor, documents) -> Features:
+    def features(self, input_ids: torch.Tensor, documents, layers) -> Features:
         return Features(self.aux, self.last)

@@ -1,4 +1,4 @@
-"""Trains an EAGLE-3 draft against a frozen target: a torchtune recipe, for one process or many nodes.
+"""Trains a draft against a frozen target: a torchtune recipe, for one process or many nodes and for every method.
 
     tune run --nproc_per_node 8 spec/eagle_full_finetune_distributed.py --config spec/configs/llama3/8B_eagle.yaml \\
         run_dir=RUN target=DIR
@@ -14,20 +14,19 @@ import torch
 from omegaconf import DictConfig
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from torchtune import config
 from torchtune.recipe_interfaces import FTRecipeInterface
 from torchtune.training import get_lr
 
-from spec import launch, ranks
+from spec import launch, ranks, settings
 from spec.attention import kernels
 from spec.errors import Stopped
-from spec.methods.eagle3 import initialise
-from spec.methods.eagle3.draft import EagleDraft
-from spec.methods.eagle3.step import Observation, StepResult, decay_weights, observe, step_loss
+from spec.methods import METHODS
+from spec.methods.method import Training
 from spec.storage import Store
 from spec.storage.markers import Marker
 from spec.target.frozen import FrozenTarget
-from spec.training import settings
 from spec.training.batch import Batch
 from spec.training.checkpoints import Checkpoints, Progress
 from spec.training.feature_cache import FeatureCache
@@ -46,10 +45,8 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.ranks = ranks.start(cfg.get("device"), cfg.get("timeout_minutes", 10))
         self.cfg = ranks.together(lambda: settings.complete(cfg))
         self.device = self.ranks.device
-        self.decay = decay_weights(self.cfg.steps, self.cfg.decay, self.device)  # [K]
         self.shutdown = Shutdown()
         self.progress = Progress()
-        self.window = Window(self.cfg.steps, self.device)
         self.metrics: Metrics | None = None  # rank 0's
         self.features: FeatureCache | None = None
         self.finished = False
@@ -59,8 +56,10 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         cfg = self.cfg
         ranks.together(kernels.check)
         self.inputs = open_inputs(cfg, self.ranks)
-        self.train_data = ranks.together(lambda: train_loader(cfg, self.inputs, self.ranks))
-        self.held_out_data = ranks.together(lambda: held_out_loader(cfg, self.inputs, self.ranks))
+        self.method = ranks.together(self._open_method)
+        self.window = Window(self.method.positions, self.device)
+        self.train_data = ranks.together(lambda: train_loader(cfg, self.inputs, self.ranks, self.method.prepare))
+        self.held_out_data = ranks.together(lambda: held_out_loader(cfg, self.inputs, self.ranks, self.method.prepare))
         store = self.inputs.store.at("checkpoints")
         self.checkpoints = Checkpoints(
             store,
@@ -78,8 +77,8 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.target = FrozenTarget.load(
             cfg.target, dtype=DTYPES[cfg.target_dtype], device=self.device, shard=cfg.target_shard
         )
-        self.features = FeatureCache(self.inputs.scratch, self.ranks) if cfg.cache_features else None
-        self.draft: Any = self._setup_draft()  # an EagleDraft that fully_shard made an FSDPModule as well
+        self.features = FeatureCache(self.method.look, self.inputs.scratch, self.ranks) if cfg.cache_features else None
+        self.draft: Any = self._setup_draft()  # the method's, which fully_shard made an FSDPModule as well
         self.optimizer = make_optimizer(cfg.optimizer, self.draft.parameters(), self.device)
         self.gradients = Gradients(self.draft, self.optimizer, cfg.clip_grad_norm, self.device)
         if newest:
@@ -129,14 +128,19 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         tokens = sum(sum(batch.documents.lengths) for batch in batches)
         loss_tokens = sum(batch.loss_tokens for batch in batches)
         of_all_ranks = ranks.HostTotal(tokens, loss_tokens, self.shutdown.requested)
-        seen = [self._observe(batch) for batch in batches]
-        counts = ranks.total(torch.stack([observation.count for observation in seen]).sum(0))  # [K]
-        weights = self.decay / counts.clamp(min=1)
+        seen = [self._observe(batch, self.progress.epoch) for batch in batches]
+        counts = ranks.total(torch.stack([observation.count for observation in seen]).sum(0))  # [P]
+        weights = self.method.weights(counts)
+        row_weights = []
         for index, observation in enumerate(seen):
             self.draft.set_requires_gradient_sync(index == len(seen) - 1)
-            result = self._loss(observation, weights)
+            result = self.method.loss(self.draft, observation, weights)
             result.loss.backward()
             window.sums.add(result)
+            if result.weight is not None:
+                row_weights.append(result.weight)
+        if row_weights:
+            self._divide_gradients(ranks.total(torch.stack(row_weights).sum()))
         lr, grad_norm = get_lr(self.optimizer), self.gradients.clip(self.progress.step + 1)
         self.optimizer.step()
         self.scheduler.step()
@@ -146,33 +150,26 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.progress.step += 1
         self.progress.bins_done = min(self.progress.bins_done + data.bins_a_step, len(data.bins))
         self.progress.tokens_seen += tokens
-        window.add(
-            tokens=tokens,
-            loss_tokens=loss_tokens,
-            lr=lr,
-            grad_norm=grad_norm,
-            seconds=perf_counter() - began,
-            waited=data.waited,
-        )
+        spent = {"seconds": perf_counter() - began, "waited": data.waited}
+        window.add(tokens=tokens, loss_tokens=loss_tokens, lr=lr, grad_norm=grad_norm, **spent)
         return stop > 0
 
     @torch.no_grad()
     def evaluate(self) -> None:
         """Loss and accuracy by draft position on the held-out rows."""
-        sums = Sums(self.cfg.steps, self.device)
+        sums = Sums(self.method.positions, self.device)
         for (batch,) in self.held_out_data.epoch(0):
-            sums.add(self._loss(self._observe(batch), self.decay))
+            seen = self._observe(batch, None)
+            sums.add(self.method.loss(self.draft, seen, self.method.weights(seen.count)))
         self.draft.reshard()
-        means = sums.means(self.decay)
+        means = sums.means(self.method.mean_loss)
         if self.metrics:
             self.metrics.log(self.progress.step, {"held_out": means})
 
     def save_checkpoint(self) -> None:
         if self.metrics:
             self.metrics.publish()
-        self.checkpoints.save(
-            self.progress, self._state(), self.inputs.draft_config.to_json(), {"finished": self.finished}
-        )
+        self.checkpoints.save(self.progress, self._state(), self.method.config.to_json(), {"finished": self.finished})
 
     def load_checkpoint(self, name: str, marker: Marker) -> None:
         state = self._state()
@@ -188,19 +185,22 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.shutdown.close()
         torch.distributed.destroy_process_group()
 
-    def _setup_draft(self) -> EagleDraft:
+    def _open_method(self) -> Training:
+        """The method's part of the run, checked against the target and the samples."""
+        method = METHODS[self.cfg.method].training(self.cfg, self.inputs.target)
+        method.read_samples(self.inputs.samples, f"{self.inputs.store.url}/samples")
+        return method
+
+    def _setup_draft(self) -> Any:
         """The draft, begun alike on every rank, then split over all of them (FSDP2), weights in fp32."""
         torch.manual_seed(self.cfg.seed)
-        with torch.device(self.device):
-            draft = EagleDraft(self.inputs.draft_config)
-        draft.set_vocabulary(self.inputs.d2t.to(self.device), self.inputs.t2d.to(self.device))
-        if self.cfg.initialise == "target":
-            initialise.from_target(draft, self.target)
+        draft = self.method.build(self.device)
+        self.method.initialise(draft, self.target)
         compute = DTYPES[self.cfg.dtype]
         policy = MixedPrecisionPolicy(compute, torch.float32, cast_forward_inputs=False)
         fully_shard(draft, mp_policy=policy)
         kernels.sum_gradients(draft)  # the loss is normalised over all ranks already
-        draft.share_target(self.target.embed_weight, self.target.head_weight)
+        self.method.share_target(draft, self.target)
         return draft
 
     def _setup_metrics(self, store: Store) -> Metrics:
@@ -219,21 +219,16 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         steps = progress.step + data.steps_from(progress.bins_done) + later
         return min(steps, cfg.max_steps or steps)
 
-    def _observe(self, batch: Batch) -> Observation:
-        """What the frozen target says of a batch, in the first epoch or, uncached, in every one."""
-        look = self.features.observe if self.features else observe
-        return look(self.draft, self.target, batch, steps=self.cfg.steps, objective=self.cfg.objective)
+    def _observe(self, batch: Batch, epoch: int | None) -> Any:
+        """What the draft trains on of a batch in `epoch`; the target looks at it then or, cached, in the first one."""
+        look = self.features.look if self.features else self.method.look
+        return self.method.observe(self.draft, look(self.draft, self.target, batch), batch, epoch)
 
-    def _loss(self, observation: Observation, weights: torch.Tensor) -> StepResult:
-        cfg = self.cfg
-        return step_loss(
-            self.draft,
-            observation,
-            weights,
-            objective=cfg.objective,
-            checkpoint_steps=cfg.activation_checkpointing,
-            compiled=cfg.compile,
-        )
+    def _divide_gradients(self, weight: torch.Tensor) -> None:
+        """By the sum of all rows' weights `[]`, where that was not known before the step."""
+        gradients = [p.grad for p in self.draft.parameters() if p.grad is not None]
+        own = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in gradients]
+        torch._foreach_div_(own, weight.clamp(min=torch.finfo(weight.dtype).tiny))
 
     def _state(self) -> dict[str, Any]:
         """Everything that a resumed run needs; tensors are this rank's parts."""
@@ -247,7 +242,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
 
     def _log(self) -> None:
         """The one place where a step waits for its device."""
-        row = self.window.flush(self.decay)
+        row = self.window.flush(self.method.mean_loss)
         self.gradients.check()
         if self.metrics:
             self.metrics.log(

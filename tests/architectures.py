@@ -2,8 +2,8 @@
 
 from transformers import PretrainedConfig
 
+from spec.settings import DEFAULTS
 from spec.target.families import read_config, text_config_of
-from spec.training.settings import DEFAULTS
 
 # config below spec/configs -> the target's text model
 TARGETS: dict[str, PretrainedConfig] = {

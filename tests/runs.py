@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 
 from spec.conversations.ids import Shard
 from spec.conversations.shards import MARKER, folder_of
-from spec.export.layout import weight_shapes
-from spec.export.tensors import read_tensors
+from spec.methods.eagle3.layout import weight_shapes
+from spec.methods.tensors import read_tensors
 from spec.storage import Store, open_store
 from spec.storage.markers import Marker, describe_files, digest_of, write_marker
 

@@ -22,7 +22,7 @@ class FakeTarget:
     embed_weight: torch.Tensor  # [V, H]
     head_weight: torch.Tensor  # [V, H_target]
 
-    def features(self, input_ids: torch.Tensor, documents) -> Features:
+    def features(self, input_ids: torch.Tensor, documents, layers) -> Features:
         assert input_ids.shape == self.aux.shape[:2] == documents.position_ids.shape
         return Features(self.aux, self.last)
 

@@ -10,8 +10,8 @@ from typing import Annotated
 from typer import Argument, Option
 
 from spec import cli
-from spec.export.layout import CONFIG, MARKER, WEIGHTS
 from spec.export.verify import verify
+from spec.methods.files import CONFIG, MARKER, WEIGHTS
 from spec.storage import Store, open_store
 
 

@@ -111,7 +111,14 @@ def _flash_backward(grad, query, key, value, out, lse, queries):
         return x.new_zeros(key.shape[0], *x.shape[1:]).index_copy(0, queries.rows, x)
 
     grad_query, grad_key, grad_value = kernels.flash_backward(
-        whole(grad), whole(query), key, value, whole(out), whole(lse).T.contiguous(), queries.cu_seqlens, queries.longest
+        whole(grad),
+        whole(query),
+        key,
+        value,
+        whole(out),
+        whole(lse).T.contiguous(),
+        queries.cu_seqlens,
+        queries.longest,
     )
     return grad_query[queries.rows], grad_key, grad_value
 

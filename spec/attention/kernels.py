@@ -32,7 +32,9 @@ def check() -> None:
     for namespace, name, overload in _NEEDED:
         operator = getattr(getattr(torch.ops, namespace), name, None)
         if operator is None or overload not in operator.overloads():
-            raise BadInput(f"torch {torch.__version__} has no {namespace}::{name}.{overload}; install torch 2.11 to 2.13")
+            raise BadInput(
+                f"torch {torch.__version__} has no {namespace}::{name}.{overload}; install torch 2.11 to 2.13"
+            )
     arguments = aten._flash_attention_forward.default._schema.arguments
     if tuple(argument.name for argument in arguments[: len(_FLASH_ARGUMENTS)]) != _FLASH_ARGUMENTS:
         raise BadInput(
@@ -60,7 +62,7 @@ def flash_backward(grad, query, key, value, out, lse, cu_seqlens, longest: int):
 
 
 def cpu_flash(query, key, value, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """The CPU's flash kernel: `[1, heads, T, D]`, a causal mask aligned to the first key -> out, lse `[1, heads, T]`."""
+    """The CPU's flash kernel: `[1, heads, T, D]`, a mask aligned to the first key -> out, lse `[1, heads, T]`."""
     return aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal)
 
 

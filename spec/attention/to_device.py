@@ -1,14 +1,12 @@
 """Moving what a batch is made of to its device without waiting for either."""
 
 import dataclasses
-from typing import TypeVar
+from typing import Any
 
 import torch
 
-T = TypeVar("T")
 
-
-def to_device(thing: T, device: torch.device) -> T:
+def to_device(thing: Any, device: torch.device) -> Any:
     """`thing` with its tensors on `device`: a tensor, or a dataclass or dict of such; anything else is as it was.
 
     To a GPU through pinned memory, as only from there a copy runs beside the host: it is ordered on the current stream,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from spec.export.layout import exported
+from spec.methods.files import exported
 from spec.storage import open_store
 from spec.storage.markers import Marker, fetch
 

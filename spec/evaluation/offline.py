@@ -10,7 +10,7 @@ import torch
 from spec.evaluation.figures import Acceptance, differences, total
 from spec.evaluation.prompts import Asked, read_tokenizer
 from spec.evaluation.speculation import Answer, CachedTarget, greedy, is_greedy, speculate
-from spec.methods.eagle3.inference import InferenceDraft
+from spec.methods.method import Drafter, Method
 from spec.progress import RowProgress
 from spec.target.frozen import FrozenTarget
 
@@ -18,11 +18,11 @@ EXAMPLES = 6  # answers kept with the runs that each forward accepted
 UNTRAINED_PROMPTS = 4  # enough for a figure that is 1 but for chance
 
 
-def measure(target: Path, folder: Path, asked: Asked, *, steps: int, device: str) -> dict[str, Any]:
+def measure(method: Method, target: Path, folder: Path, asked: Asked, *, steps: int, device: str) -> dict[str, Any]:
     """Figures of the draft in `folder` on `asked`: see the keys. In fp32 on a CPU, in the target's dtype on a GPU."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    frozen = CachedTarget(FrozenTarget.load(target, dtype=dtype, device=device))
-    draft = InferenceDraft.load(folder, dtype=dtype, device=device)
+    draft = method.load(folder, dtype=dtype, device=device)
+    frozen = CachedTarget(FrozenTarget.load(target, dtype=dtype, device=device), draft.layers)
     begun = time.monotonic()
     plain: list[list[int]] = []
     answers: list[Answer] = []
@@ -51,7 +51,7 @@ def measure(target: Path, folder: Path, asked: Asked, *, steps: int, device: str
     }
 
 
-def _answer(target: CachedTarget, draft: InferenceDraft, prompt: Sequence[int], asked: Asked, steps: int) -> Answer:
+def _answer(target: CachedTarget, draft: Drafter, prompt: Sequence[int], asked: Asked, steps: int) -> Answer:
     return speculate(target, draft, prompt, steps=steps, max_new_tokens=asked.max_new_tokens, stop=asked.stop)
 
 

@@ -8,7 +8,8 @@ from transformers import AutoConfig
 from spec.errors import BadInput
 from spec.evaluation.figures import Acceptance, total
 from spec.evaluation.prompts import Asked, read_tokenizer
-from spec.export.layout import WEIGHTS
+from spec.methods.files import WEIGHTS
+from spec.methods.method import Method
 from spec.progress import RowProgress
 from spec.server.sglang import SglangServer, Timed
 from spec.storage import file_sha256
@@ -45,24 +46,10 @@ def check_without_draft(server: SglangServer) -> None:
         raise BadInput(f"--baseline-url {server.url} serves with speculation ({algorithm}); the baseline is without")
 
 
-def check_with_draft(server: SglangServer, draft: Marker, steps: int) -> None:
-    """`BadInput` if speculation is off, is not EAGLE3 in a chain of `steps`, or has visibly another draft."""
+def check_with_draft(server: SglangServer, method: Method, draft: Marker, steps: int) -> None:
+    """`BadInput` if speculation is off, is not the draft's method at `steps` a round, or has visibly another draft."""
     info = server.info
-    algorithm = info.get("speculative_algorithm")
-    if algorithm != "EAGLE3":
-        said = f"with --speculative-algorithm {algorithm}" if algorithm else "without speculation"
-        raise BadInput(
-            f"--base-url {server.url} serves {said}; it needs --speculative-algorithm EAGLE3 and the draft "
-            "(EAGLE accepts nothing of an EAGLE-3 draft and says nothing)"
-        )
-    wanted = {"speculative_eagle_topk": 1, "speculative_num_steps": steps}
-    for name, value in wanted.items():
-        if info.get(name) != value:
-            flag = "--" + name.replace("_", "-")
-            raise BadInput(
-                f"{server.url} serves with {flag} {info.get(name)}; measured here are chains of {steps} drafts: "
-                f"serve with {flag} {value}, or change --num-steps"
-            )
+    method.check_server(info, steps, server.url)
     weights = Path(info.get("speculative_draft_model_path") or "") / WEIGHTS
     if weights.is_file() and file_sha256(weights) != draft.files[WEIGHTS].sha256:
         raise BadInput(f"{server.url} serves another draft: {weights} is not the one of this run; restart it with this")
@@ -101,7 +88,9 @@ def acceptance(server: SglangServer, timed: Timed, steps: int, *, accepts_offlin
     histograms = [answer.histogram + [0] * (steps + 1 - len(answer.histogram)) for answer in timed.answers]
     counted = Acceptance(timed.tokens, total(histograms))
     if counted.forwards == 0 and any(len(answer.tokens) > 1 for answer in timed.answers):
-        raise BadInput(f"{server.url} says EAGLE3 but reports no spec_verify_ct: nothing was speculated; see its log")
+        raise BadInput(
+            f"{server.url} says that it speculates but reports no spec_verify_ct: nothing was speculated; see its log"
+        )
     if counted.forwards and not sum(counted.histogram[1:]) and accepts_offline:
         raise BadInput(
             f"{server.url} kept no draft in {counted.forwards} forwards (accept length 1.00), where the offline run of "

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import DynamicCache
 
-from spec.methods.eagle3.inference import InferenceDraft
+from spec.methods.method import Drafter
 from spec.target.frozen import FrozenTarget
 
 
@@ -29,11 +29,12 @@ class CachedTarget:
     It takes `target` over: its features of packed documents are wrong from then on.
     """
 
-    def __init__(self, target: FrozenTarget):
+    def __init__(self, target: FrozenTarget, layers: Sequence[int] = ()):
+        """`layers`: those whose outputs `read` gives as features, 0-based, ascending."""
         target.model.set_attn_implementation("sdpa")  # the training one knows no cache
-        self.model, self.layers = target.model, target.feature_layers
+        self.model, self.layers = target.model, tuple(layers)
         self.device = target.embed_weight.device
-        self.embed = target.embed_weight  # [V, H]
+        self.embed, self.head = target.embed_weight, target.head_weight  # [V, H]
         self.forget_all()
 
     def forget_all(self) -> None:
@@ -45,7 +46,7 @@ class CachedTarget:
 
     @torch.no_grad()
     def read(self, tokens: Sequence[int], choices: int) -> tuple[list[int], torch.Tensor]:
-        """Read on; the greedy next tokens after each of the last `choices` tokens, and features [T, 3H] of all."""
+        """Read on; the greedy next tokens after each of the last `choices` tokens, and features [T, F * H] of all."""
         output = self.model.model(
             torch.tensor([list(tokens)], device=self.device),
             past_key_values=self.cache,
@@ -53,8 +54,8 @@ class CachedTarget:
             output_hidden_states=True,
         )
         logits = self.model.lm_head(output.last_hidden_state[0, -choices:])  # [choices, V]
-        aux = torch.cat([output.hidden_states[layer + 1][0] for layer in self.layers], -1)  # [0] is the embedding
-        return logits.argmax(-1).tolist(), aux
+        aux = [output.hidden_states[layer + 1][0] for layer in self.layers]  # [0] is the embedding
+        return logits.argmax(-1).tolist(), torch.cat(aux, -1) if aux else logits.new_empty(len(tokens), 0)
 
     @torch.no_grad()
     def gap(self, prefix: Sequence[int], one: int, other: int) -> float:
@@ -82,7 +83,7 @@ def is_greedy(target: CachedTarget, prompt: Sequence[int], tokens: list[int]) ->
 
 def speculate(
     target: CachedTarget,
-    draft: InferenceDraft,
+    draft: Drafter,
     prompt: Sequence[int],
     *,
     steps: int,
@@ -95,7 +96,7 @@ def speculate(
     answer, cache = Answer(tokens=first), draft.empty_cache()
     unread = torch.tensor([*prompt[1:], *first], device=target.device)  # tokens whose position before has features
     while len(answer.tokens) < max_new_tokens and answer.tokens[-1] not in stop:
-        drafts, cache = draft.propose(unread, aux, cache, target.embed, steps)
+        drafts, cache = draft.propose(unread, aux, cache, target, steps)
         choices, aux = target.read([int(unread[-1]), *drafts], steps + 1)
         kept = next((at for at in range(steps) if drafts[at] != choices[at]), steps)
         if kept < steps:

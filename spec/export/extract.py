@@ -2,18 +2,23 @@
 
 import hashlib
 import tempfile
+import warnings
 from pathlib import Path
+
+import torch.distributed.checkpoint as dcp
+from torch import nn
 
 from spec.conversations.lineage import read_run
 from spec.errors import BadInput
 from spec.export import verify
 from spec.export.export import DTYPES, STEP, export
-from spec.export.layout import MARKER
+from spec.methods import FIRST, METHODS
+from spec.methods.files import MARKER, default_context
+from spec.methods.method import Method
 from spec.storage import Store, markers, open_store
 from spec.storage.markers import Marker
 from spec.target.frozen import read_config, text_config_of
 from spec.training import checkpoints
-from spec.training.checkpoints import read_draft
 
 
 def find_checkpoint(url: str) -> tuple[Store, str, Store]:
@@ -55,8 +60,9 @@ def extract(
     config_hash = hashlib.sha256(config.to_json_string().encode()).hexdigest()[:16]
     if trained.inputs.get("target_config", config_hash) != config_hash:
         raise BadInput(f"{target}: its config is not the one that {checkpoint.url} was trained against; check --target")
-    facts = verify.target_facts(target)
-    context_length = context_length or verify.default_context(facts["max_position_embeddings"])
+    method = METHODS[trained.settings.get("method", FIRST)]
+    facts = verify.target_facts(method, target)
+    context_length = context_length or default_context(facts["max_position_embeddings"])
     dtype = dtype or str(config.dtype or "bfloat16").removeprefix("torch.")
     if dtype not in DTYPES:
         raise BadInput(f"dtype {dtype}: SGLang serves drafts in {', '.join(DTYPES)}; choose one with --dtype")
@@ -66,12 +72,20 @@ def extract(
     if found:
         return found, False
     with tempfile.TemporaryDirectory() as scratch:
-        draft = read_draft(markers.fetch(checkpoint, trained, Path(scratch)))
+        draft = read_draft(method, markers.fetch(checkpoint, trained, Path(scratch)))
     about = {"run": lineage, "training": {"settings": trained.settings, **trained.counts, **trained.facts}}
     marker = export(
-        draft, output, target=facts, dtype=dtype, context_length=context_length, inputs=inputs, lineage=about
+        method, draft, output, target=facts, dtype=dtype, context_length=context_length, inputs=inputs, lineage=about
     )
     return marker, True
+
+
+def read_draft(method: Method, folder: Path) -> nn.Module:
+    """The draft of the checkpoint in `folder`, in fp32 on the CPU, without its embedding; needs no process group."""
+    draft = method.read_draft((folder / checkpoints.DRAFT_CONFIG).read_text())
+    with warnings.catch_warnings(action="ignore"):  # it says at length that no process group is there
+        dcp.load({"draft": draft.state_dict()}, checkpoint_id=folder, no_dist=True)
+    return draft
 
 
 def _known_target(trained: Marker, lineage: dict) -> Path:

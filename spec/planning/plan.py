@@ -11,12 +11,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig, PreTrainedModel
 
+from spec import settings
 from spec.errors import BadInput
-from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+from spec.methods import METHODS
 from spec.planning.rehearsal import DTYPES, Rehearsal, rehearse
 from spec.target.families import FAMILIES, read_config, text_config_of
 from spec.target.loading import empty_model
-from spec.training import settings
 
 GIB = 2**30
 RESERVE = 3 * GIB  # CUDA's context, NCCL's buffers, the allocator's rounding and holes
@@ -47,6 +47,8 @@ class Sizes:
     active: tuple[int, ...]  # those of each layer that one token passes through
     outside: int  # of the target's embedding, norm and head, whole on every rank
     draft: int
+    head_rows: int  # of the target's head that the draft keeps once more
+    cache: int  # numbers that the server keeps for the draft of each token in its context
     rehearsal: Rehearsal
 
     @property
@@ -96,26 +98,27 @@ def read_plan_config(config: Path, overrides: list[str]) -> tuple[DictConfig, Pr
     with settings.reading():
         given = OmegaConf.merge(OmegaConf.load(config), OmegaConf.from_dotlist(overrides))
     assert isinstance(given, DictConfig)
-    sizes = given.get("target") or config.with_name(config.stem.removesuffix("_eagle") + ".json")
+    sizes = given.get("target") or config.with_name(config.stem.rpartition("_")[0] + ".json")
     cfg = settings.complete(DictConfig({"run_dir": "RUN", "target": str(sizes)} | given))
     return cfg, text_config_of(read_config(sizes))
 
 
 def measure(cfg: DictConfig, target: PretrainedConfig) -> Sizes:
     """What hangs on the config and the target alone; takes seconds. `BadInput` where they do not fit together."""
-    overrides = {str(name): value for name, value in cfg.draft.items()}
-    draft_config = DraftConfig.for_target(target, cfg.draft_vocab_size, **overrides)
+    method = METHODS[cfg.method].training(cfg, target)
     model = empty_model(target, FAMILIES[target.model_type], DTYPES[cfg.target_dtype])
     layers = tuple(sum(p.numel() for p in layer.parameters()) for layer in model.model.layers)
     with torch.device("meta"):
-        draft = sum(parameter.numel() for parameter in EagleDraft(draft_config).parameters())
+        draft = sum(parameter.numel() for parameter in method.build("meta").parameters())
     return Sizes(
         target=target,
         layers=layers,
         active=tuple(_active(layer, target) for layer in model.model.layers),
         outside=sum(p.numel() for p in model.parameters()) - sum(layers),
         draft=draft,
-        rehearsal=rehearse(cfg, target, draft_config),
+        head_rows=method.head_rows,
+        cache=method.cache,
+        rehearsal=rehearse(cfg, target, method),
     )
 
 
@@ -138,7 +141,7 @@ def memory(cfg: DictConfig, sizes: Sizes, machines: Machines) -> dict[str, dict[
     width, compute = DTYPES[cfg.target_dtype].itemsize, DTYPES[cfg.dtype].itemsize
     share = -(-draft // machines.world)
     observed = rehearsal.observed * cfg.gradient_accumulation_steps
-    head = cfg.draft_vocab_size * sizes.target.hidden_size  # its rows for the draft's vocabulary, once more
+    head = sizes.head_rows * sizes.target.hidden_size
     held = {
         "target": (sum(sizes.layers) // sharers + sizes.outside + head) * width,
         "draft, fp32 share": 4 * share,

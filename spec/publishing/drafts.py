@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from spec.errors import BadInput, BelowBar
-from spec.export.layout import MARKER, exported
 from spec.export.verify import verify_files
+from spec.methods.files import MARKER, exported
 from spec.publishing import versions
 from spec.publishing.manifest import Manifest
 from spec.report import card

@@ -9,6 +9,7 @@ import re
 import jinja2
 
 from spec.errors import BadInput
+from spec.methods import method_of
 from spec.report import tables
 from spec.report.command import serving_command, target_of
 from spec.report.evidence import Evidence, gather
@@ -38,6 +39,7 @@ def render(evidence: Evidence) -> str:
     target, dataset = target_of(draft), evidence.run.get("dataset", {})
     offline = evidence.measured("offline")
     return _TEMPLATES.get_template("card.md.j2").render(
+        method=method_of(draft.facts["config"]),
         target=target,
         revision=evidence.run.get("target", {}).get("revision"),
         base_model=target if _HUB_NAME.fullmatch(target) else None,

@@ -2,7 +2,8 @@
 
 import shlex
 
-from spec.export.layout import default_context
+from spec.methods import method_of
+from spec.methods.files import default_context
 from spec.storage.markers import Marker
 
 NUM_STEPS = 3  # a chain of three: what the published figures of the field are measured with
@@ -11,16 +12,14 @@ NUM_STEPS = 3  # a chain of three: what the published figures of the field are m
 def serving_command(marker: Marker, draft: str, *, target: str | None = None, num_steps: int = NUM_STEPS) -> str:
     """The shell command, a line for each option, that serves `target` with the draft at `draft`.
 
-    `marker`: the draft's `draft.json`. `target`: by default the model that the draft was trained for. The three
-    speculative numbers go together (SGLang takes all or none), and with a top-k of 1 there are `num_steps` + 1 tokens.
+    `marker`: the draft's `draft.json`. `target`: by default the model that the draft was trained for.
     """
+    flags = method_of(marker.facts["config"]).flags(num_steps)
     options = {
         "--model-path": target or target_of(marker),
-        "--speculative-algorithm": "EAGLE3",  # `EAGLE` runs too, and accepts nothing
+        "--speculative-algorithm": flags.pop("--speculative-algorithm"),
         "--speculative-draft-model-path": draft,
-        "--speculative-num-steps": str(num_steps),
-        "--speculative-eagle-topk": "1",
-        "--speculative-num-draft-tokens": str(num_steps + 1),
+        **flags,
     }
     longest = marker.facts["context_length"]
     if longest < default_context(marker.facts["target"]["max_position_embeddings"]):

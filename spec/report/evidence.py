@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from spec.conversations.lineage import read_run
 from spec.conversations.shards import find_shards, read_counts
 from spec.errors import BadInput
-from spec.export.layout import MARKER
+from spec.methods.files import MARKER
 from spec.storage import Store
 from spec.storage.markers import Json, Marker, read_marker
 

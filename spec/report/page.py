@@ -7,6 +7,8 @@ forbids itself scripts and anything from outside.
 import jinja2
 from markupsafe import Markup
 
+from spec.conversations.shards import TOTALS
+from spec.methods import method_of
 from spec.report import charts, lineage, tables
 from spec.report.command import NUM_STEPS, serving_command, target_of
 from spec.report.evidence import Evidence, gather
@@ -35,6 +37,7 @@ def render(evidence: Evidence) -> str:
     """The page, as one self-contained HTML document."""
     draft, num_steps = evidence.draft, evidence.measured("offline").get("num_steps", NUM_STEPS)
     return _TEMPLATES.get_template("page.html.j2").render(
+        method=method_of(draft.facts["config"]).title if draft else None,
         target=target_of(draft) if draft else evidence.run.get("target", {}).get("model", "an unnamed target"),
         summary=_summary(evidence),
         gate=evidence.measured("gate"),
@@ -220,7 +223,7 @@ def _samples(evidence: Evidence) -> Json:
 
 def _rejects(evidence: Evidence) -> list[Json]:
     """What became of every row, at filter and at prepare; buckets that stayed empty are left out."""
-    totals = ("rows", "answers", "prompt_tokens", "completion_tokens", "train", "held_out")
+    totals = (*TOTALS, "train", "held_out")
     steps = [("filter", evidence.answers), ("prepare", evidence.samples.counts if evidence.samples else {})]
     return [
         {"step": step, "name": name, "count": count}

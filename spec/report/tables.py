@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from spec.evaluation.gate import is_near_tie
+from spec.methods import method_of
+from spec.methods.method import Rows
 from spec.report.evidence import Evidence
 from spec.storage.markers import Json
-
-Rows = list[tuple[str, Any]]
 
 
 def measured(evidence: Evidence) -> Rows:
@@ -75,11 +75,7 @@ def draft(evidence: Evidence) -> Rows:
     return [
         ("parameters", evidence.draft.counts.get("parameters")),
         ("dtype", config["torch_dtype"]),
-        ("draft vocabulary", f"{config['draft_vocab_size']:,} of {config['vocab_size']:,} tokens"),
-        (
-            "features",
-            "outputs of the target's layers " + plain(config["eagle_config"]["eagle_aux_hidden_state_layer_ids"]),
-        ),
+        *method_of(config).describe(config),
         ("served with contexts up to", evidence.draft.facts["context_length"]),
     ]
 

@@ -70,18 +70,3 @@ def read_config(path: str | Path) -> PretrainedConfig:
         return AutoConfig.from_pretrained(str(file))
     except Exception as error:  # transformers' validators raise many kinds
         raise BadInput(f"{file}: transformers cannot read this config: {error}") from error
-
-
-def feature_layers(num_layers: int) -> tuple[int, int, int]:
-    """The layers whose outputs the draft reads, 0-based: `(1, N//2 - 1, N - 4)` as SGLang's EAGLE-3 defaults have them.
-
-    The outputs of these layers are the inputs of the next ones, `hidden_states[2], [N//2], [N-3]` of transformers.
-    `BadInput` where they are not three distinct layers in order (fewer than 7 layers).
-    """
-    layers = (1, num_layers // 2 - 1, num_layers - 4)
-    if not layers[0] < layers[1] < layers[2]:
-        raise BadInput(
-            f"a target of {num_layers} layers is too shallow: the features come from layers {layers}, "
-            "which must be three distinct ones in order; take a target of 7 layers or more"
-        )
-    return layers

@@ -1,5 +1,6 @@
 """The frozen target: the hidden states that the draft reads, and the last one, which gives its distribution."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,15 +10,15 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from spec.attention.documents import Documents
 from spec.ranks import together
-from spec.target.families import FAMILIES, Family, family_of, feature_layers, read_config, text_config_of
+from spec.target.families import FAMILIES, Family, family_of, read_config, text_config_of
 from spec.target.loading import empty_model, fill
 from spec.target.sharding import Shard, shard_layers, target_mesh
 
-__all__ = ["FAMILIES", "Features", "FrozenTarget", "family_of", "feature_layers", "read_config", "text_config_of"]
+__all__ = ["FAMILIES", "Features", "FrozenTarget", "family_of", "read_config", "text_config_of"]
 
 
 class Features(NamedTuple):
-    aux: torch.Tensor  # [B, T, 3H] outputs of the three feature layers, ascending, before any norm
+    aux: torch.Tensor  # [B, T, F * H] outputs of the F layers that were asked for, ascending, before any norm
     last: torch.Tensor  # [B, T, H] after the final norm: `last @ head_weight.T` are the target's logits
 
 
@@ -28,7 +29,6 @@ class FrozenTarget(nn.Module):
         """`model`: what `spec.target.loading` makes of a family's config."""
         super().__init__()
         self.text_config: PretrainedConfig = model.config
-        self.feature_layers = feature_layers(self.text_config.num_hidden_layers)
         self.hidden_size: int = self.text_config.hidden_size
         self.vocab_size: int = self.text_config.vocab_size
         self.model = model
@@ -68,11 +68,14 @@ class FrozenTarget(nn.Module):
         return self.model.lm_head.weight  # [V, H]
 
     @torch.no_grad()
-    def features(self, input_ids: torch.Tensor, documents: Documents) -> Features:
-        """The features of `input_ids [B, T]`, packed as `documents` says. Padding gets finite junk."""
-        return self(input_ids, documents)
+    def features(self, input_ids: torch.Tensor, documents: Documents, layers: Sequence[int]) -> Features:
+        """The features of `input_ids [B, T]`, packed as `documents` says. Padding gets finite junk.
 
-    def forward(self, input_ids: torch.Tensor, documents: Documents) -> Features:
+        `layers`: those whose outputs are asked for, 0-based, ascending, the last one not among them.
+        """
+        return self(input_ids, documents, layers)
+
+    def forward(self, input_ids: torch.Tensor, documents: Documents, layers: Sequence[int]) -> Features:
         decoder, config = self.model.model, self.text_config
         seen = {"full_attention": documents}
         if chunk := getattr(config, "attention_chunk_size", None):
@@ -80,10 +83,10 @@ class FrozenTarget(nn.Module):
         layer_types = getattr(config, "layer_types", None) or ["full_attention"] * len(decoder.layers)
         hidden = decoder.embed_tokens(input_ids)  # [B, T, H]
         rotary = decoder.rotary_emb(hidden, documents.position_ids)
-        aux = hidden.new_empty(*hidden.shape[:2], 3 * self.hidden_size)
+        aux = hidden.new_empty(*hidden.shape[:2], len(layers) * self.hidden_size)
         for index, layer in enumerate(decoder.layers):
-            if index - 1 in self.feature_layers:
-                at = self.feature_layers.index(index - 1) * self.hidden_size
+            if index - 1 in layers:
+                at = layers.index(index - 1) * self.hidden_size
                 aux[..., at : at + self.hidden_size] = hidden
             hidden = layer(
                 hidden,

@@ -16,19 +16,23 @@ class Batch:
     input_ids: torch.Tensor  # [B, T] int64, 0 on padding
     loss_mask: torch.Tensor  # [B, T] bool: this token is an assistant's
     documents: Documents
+    row_ids: tuple[int, ...]  # of each document: what it is known by in any batch, epoch or preparation
     loss_tokens: int  # True ones of the mask
     key: str  # what names its content
-    rows: Any = None  # what the method makes of it on the host, where `Loader` was given that
+    rows: Any = None  # what the method makes of it on the host, where `Loader` was told how
 
     def to(self, device: torch.device | str) -> "Batch":
         return to_device(self, torch.device(device))
 
 
-def collate(bins: Sequence[Sequence[tuple[Any, Any]]], length: int | None = None) -> Batch:
+def collate(
+    bins: Sequence[Sequence[tuple[Any, Any]]], length: int | None = None, row_ids: Sequence[int] | None = None
+) -> Batch:
     """One row of the batch per bin; a bin is the documents packed into it, each as (token ids, loss mask).
 
-    A batch that is not packed has one document a bin. `length` is T (default: the fullest bin); ValueError if a bin
-    does not fit: cutting documents is packing's business, where it is counted.
+    `row_ids` are the documents' (default: 0, 1, ..). A batch that is not packed has one document a bin. `length` is T
+    (default: the fullest bin); ValueError if a bin does not fit: cutting documents is packing's business, where it is
+    counted.
     """
     lengths = [[len(ids) for ids, _ in documents] for documents in bins]
     width = length if length is not None else max(sum(row) for row in lengths)
@@ -42,4 +46,5 @@ def collate(bins: Sequence[Sequence[tuple[Any, Any]]], length: int | None = None
     content = hashlib.sha256()
     for tensor in (input_ids, loss_mask, documents.document_ids):
         content.update(tensor.numpy().tobytes())
-    return Batch(input_ids, loss_mask, documents, int(loss_mask.sum()), content.hexdigest())
+    ids = tuple(row_ids if row_ids is not None else range(len(rows)))
+    return Batch(input_ids, loss_mask, documents, ids, int(loss_mask.sum()), content.hexdigest())

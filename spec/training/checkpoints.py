@@ -7,7 +7,6 @@ Ranks may come back in another number: torch reshards what it reads.
 
 import re
 import shutil
-import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from spec import cli
 from spec.errors import BadInput, PassingFault, SpecError
-from spec.methods.eagle3.draft import DraftConfig, EagleDraft
 from spec.ranks import Ranks, first_decides, together
 from spec.storage import Store, file_sha256
 from spec.storage.markers import File, Json, Marker, describe_files, difference, digest_of, read_marker, write_marker
@@ -183,11 +181,3 @@ def list_complete(store: Store) -> list[str]:
     """Names of the complete checkpoints of a run's `checkpoints/`, oldest first."""
     matches = filter(None, (_NAME.fullmatch(entry.key) for entry in store.list()))
     return [f"step-{match[1]}" for match in sorted(matches, key=lambda match: int(match[1]))]
-
-
-def read_draft(folder: Path) -> EagleDraft:
-    """The draft of the checkpoint in `folder`, in fp32 on the CPU, without its embedding; needs no process group."""
-    draft = EagleDraft(DraftConfig.from_json((folder / DRAFT_CONFIG).read_text()))
-    with warnings.catch_warnings(action="ignore"):  # it says at length that no process group is there
-        dcp.load({"draft": draft.state_dict()}, checkpoint_id=folder, no_dist=True)
-    return draft

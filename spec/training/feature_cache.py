@@ -7,26 +7,29 @@ epoch. What is read back is bit for bit what was computed. A token takes `16 * H
 import os
 import shutil
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from spec.attention.to_device import to_device
 from spec.errors import PassingFault
-from spec.methods.eagle3.draft import EagleDraft
-from spec.methods.eagle3.step import Objective, Observation, observe
 from spec.ranks import Ranks, together
 from spec.target.frozen import FrozenTarget
 from spec.training.batch import Batch
 
+Look = Callable[[Any, FrozenTarget, Batch], Any]
+
 
 class FeatureCache:
-    """`observe`, which runs the target over each batch only once, whichever rank of the node met it first.
+    """A method's `look`, which runs the target over each batch only once, whichever rank of the node met it first.
 
     Made by all ranks together: one folder a node, begun anew by every run and gone at its end.
     """
 
-    def __init__(self, scratch: Path, ranks: Ranks):
+    def __init__(self, look: Look, scratch: Path, ranks: Ranks):
+        self._look = look
         self._folder = scratch / "features"
         if ranks.local_rank == 0:
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -36,13 +39,11 @@ class FeatureCache:
         shutil.rmtree(self._folder, ignore_errors=True)  # what a killed run left may be of another target
         self._folder.mkdir(parents=True)
 
-    def observe(
-        self, draft: EagleDraft, target: FrozenTarget, batch: Batch, *, steps: int, objective: Objective = "ce"
-    ) -> Observation:
-        """As `spec.methods.eagle3.step.observe`."""
+    def look(self, draft: Any, target: FrozenTarget, batch: Batch) -> Any:
+        """As the method's."""
         path = self._folder / f"{batch.key}.pt"
         if not path.exists():
-            seen = observe(draft, target, batch, steps=steps, objective=objective)
+            seen = self._look(draft, target, batch)
             half_written = path.with_suffix(f".{os.getpid()}")
             try:
                 torch.save(seen, half_written)

@@ -15,7 +15,7 @@ from spec.errors import BadInput
 
 
 def make_optimizer(cfg: DictConfig, parameters: Any, device: torch.device) -> torch.optim.Optimizer:
-    """The optimizer of the settings `cfg`; on a GPU in one kernel, where it has such a form and nothing else is asked for.
+    """The optimizer of the settings `cfg`; on a GPU in one kernel, where it has that form and no other is asked for.
 
     Not by the settings: those decide a run's numbers and would part a run on a GPU from its resume elsewhere.
     """
@@ -28,8 +28,8 @@ def make_optimizer(cfg: DictConfig, parameters: Any, device: torch.device) -> to
 class Gradients:
     """Clips a draft's gradients, and keeps the first of their norms that was not finite.
 
-    After one, no update changes the draft: a fused optimizer is told so on the device and skips it, and `check` ends the
-    run at the next log or save. Before any other optimizer's update the host looks itself.
+    After one, no update changes the draft: a fused optimizer is told so on the device and skips it, and `check` ends
+    the run at the next log or save. Before any other optimizer's update the host looks itself.
     """
 
     def __init__(self, draft: nn.Module, optimizer: torch.optim.Optimizer, most: float | None, device: torch.device):
@@ -43,7 +43,9 @@ class Gradients:
         norm = clipped.full_tensor() if isinstance(clipped, DTensor) else clipped
         now = torch.stack((torch.full_like(self.broken[0], step), norm.to(self.broken.dtype)))
         self.broken = torch.where((self.broken[0] == 0) & ~norm.isfinite(), now, self.broken)
-        if all(group.get("fused") for group in self.optimizer.param_groups):  # a checkpoint may have brought another form
+        if all(
+            group.get("fused") for group in self.optimizer.param_groups
+        ):  # a checkpoint may have brought another form
             self.optimizer.found_inf = (self.broken[0] > 0).float()  # type: ignore[attr-defined]
         else:
             self.check()

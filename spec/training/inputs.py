@@ -3,28 +3,22 @@
 import hashlib
 import tempfile
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
-from safetensors import SafetensorError
+from transformers import PretrainedConfig
 
 from spec.errors import BadInput
-from spec.methods.eagle3.draft import DraftConfig
-from spec.methods.eagle3.rows import drafted_rows
 from spec.ranks import Ranks, together
 from spec.samples.dataset import Samples
 from spec.samples.packing import pack
-from spec.samples.vocabulary import DraftVocabulary
 from spec.storage import Store, open_store
 from spec.storage.markers import Json, Marker, fetch, read_marker
 from spec.target.frozen import read_config, text_config_of
-from spec.training.loader import Loader
+from spec.training.loader import Loader, Prepare
 
 SAMPLES = "samples.json"
-VOCABULARY = "vocab_map.safetensors"
 
 
 @dataclass(frozen=True)
@@ -32,11 +26,13 @@ class Inputs:
     store: Store  # the run
     scratch: Path  # this node's local folder for what comes from or goes to S3
     samples: Path  # local, verified
-    draft_config: DraftConfig
-    d2t: torch.Tensor  # [draft_vocab] int64 offsets
-    t2d: torch.Tensor  # [vocab] bool
-    attention_chunk: int | None  # tokens that the target's chunked layers see, where it has such
+    target: PretrainedConfig  # of the text model
     identity: Json  # what a checkpoint records of its inputs, and a resume must find again
+
+    @property
+    def attention_chunk(self) -> int | None:
+        """Tokens that the target's chunked layers see, where it has such."""
+        return getattr(self.target, "attention_chunk_size", None)
 
 
 def open_inputs(cfg: DictConfig, ranks: Ranks) -> Inputs:
@@ -54,35 +50,13 @@ def open_inputs(cfg: DictConfig, ranks: Ranks) -> Inputs:
 
     def consistent() -> Inputs:
         target = text_config_of(read_config(cfg.target))
-        overrides = {str(name): value for name, value in cfg.draft.items()}
-        draft_config = DraftConfig.for_target(target, cfg.draft_vocab_size, **overrides)
         samples = store.at("samples").local_path() or scratch / "samples"
-        d2t, t2d = _read_vocabulary(samples / VOCABULARY)
-        if len(t2d) != target.vocab_size:
-            raise BadInput(
-                f"{store.url}/samples/{VOCABULARY} maps a vocabulary of {len(t2d)}, the target {cfg.target} has "
-                f"{target.vocab_size}: these samples were prepared for another target"
-            )
-        if len(d2t) != cfg.draft_vocab_size:
-            raise BadInput(
-                f"{store.url}/samples/{VOCABULARY} has {len(d2t)} draft tokens, the config says "
-                f"{cfg.draft_vocab_size}: set draft_vocab_size={len(d2t)}, or prepare the samples again"
-            )
         config_hash = hashlib.sha256(target.to_json_string().encode()).hexdigest()[:16]
         identity = {"samples": marker.identity, "target_config": config_hash}
-        chunk = getattr(target, "attention_chunk_size", None)
-        return Inputs(store, scratch, samples, draft_config, d2t, t2d, chunk, identity)
+        return Inputs(store, scratch, samples, target, identity)
 
     marker = together(prepared)
     return together(consistent)
-
-
-def _read_vocabulary(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    try:
-        d2t, t2d = DraftVocabulary.load(path)
-        return torch.from_numpy(d2t), torch.from_numpy(t2d)
-    except (OSError, SafetensorError, TypeError) as error:
-        raise BadInput(f"{path}: not a vocabulary map ({error}); prepare the samples again") from error
 
 
 def _own_scratch(url: str) -> Path:
@@ -90,7 +64,8 @@ def _own_scratch(url: str) -> Path:
     return Path(tempfile.gettempdir()) / f"sgl-spec-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
 
 
-def train_loader(cfg: DictConfig, inputs: Inputs, ranks: Ranks) -> Loader:
+def train_loader(cfg: DictConfig, inputs: Inputs, ranks: Ranks, prepare: Prepare) -> Loader:
+    """`prepare`: the method's, which needs the batch alone."""
     rows = Samples.open(inputs.samples / "train")
     return Loader(
         rows,
@@ -101,13 +76,14 @@ def train_loader(cfg: DictConfig, inputs: Inputs, ranks: Ranks) -> Loader:
         rank=ranks.rank,
         world=ranks.world,
         seed=cfg.seed,
+        row_ids=rows.row_ids,
         device=ranks.device,
-        rows_of=partial(drafted_rows, steps=cfg.steps),
+        prepare=prepare,
         attention_chunk=inputs.attention_chunk,
     )
 
 
-def held_out_loader(cfg: DictConfig, inputs: Inputs, ranks: Ranks) -> Loader:
+def held_out_loader(cfg: DictConfig, inputs: Inputs, ranks: Ranks, prepare: Prepare) -> Loader:
     """The first `evaluate_rows` held-out documents, in a fixed order."""
     rows = Samples.open(inputs.samples / "held_out")
     return Loader(
@@ -118,8 +94,9 @@ def held_out_loader(cfg: DictConfig, inputs: Inputs, ranks: Ranks) -> Loader:
         rank=ranks.rank,
         world=ranks.world,
         shuffle=False,
+        row_ids=rows.row_ids,
         device=ranks.device,
-        rows_of=partial(drafted_rows, steps=cfg.steps),
+        prepare=lambda batch, epoch: prepare(batch, None),  # the same at any time
         attention_chunk=inputs.attention_chunk,
     )
 

@@ -19,6 +19,8 @@ from spec.attention.to_device import tensors_of
 from spec.samples.packing import epoch_order
 from spec.training.batch import Batch, collate
 
+Prepare = Callable[[Batch, int | None], Any]  # of an epoch; None: of evaluation
+
 
 class Rows(Protocol):
     """Tokenised documents: `rows[i]` is (token ids, loss mask), both `[length]`."""
@@ -41,20 +43,23 @@ class Loader:
         world: int = 1,
         seed: int = 0,
         shuffle: bool = True,
+        row_ids: Sequence[int] | np.ndarray | None = None,
         device: torch.device | str = "cpu",
-        rows_of: Callable[[Batch], Any] | None = None,
+        prepare: Prepare | None = None,
         attention_chunk: int | None = None,
     ):
         """`bins`: the rows (by index) packed into each row of a batch; `width`: T, or None for the fullest bin's.
 
-        What a step needs to know of a batch is made here, on the host, while the step before runs: `rows_of` becomes
-        the batch's `rows`, and its documents are cut every `attention_chunk` tokens, where a target's layers attend so.
+        `row_ids`: what each row is known by, however it is prepared (default: its index). What a step needs to know of
+        a batch is made here, on the host, while the step before runs: what `prepare` makes of it in the epoch becomes
+        its `rows`, and its documents are cut every `attention_chunk` tokens, where a target's layers attend so.
         """
         self.rows, self.bins, self.width = rows, bins, width
         self.batch_size, self.accumulation, self.rank, self.world = batch_size, accumulation, rank, world
         self.seed, self.shuffle, self.device = seed, shuffle, torch.device(device)
-        self.rows_of, self.attention_chunk = rows_of, attention_chunk
+        self.prepare, self.attention_chunk = prepare, attention_chunk
         self._copies = Copies(self.device) if self.device.type == "cuda" else None
+        self.row_ids = row_ids if row_ids is not None else range(max(map(max, bins), default=-1) + 1)
         self.waited = 0.0  # seconds that the consumer has waited for data so far
 
     @property
@@ -95,7 +100,7 @@ class Loader:
         try:
             order = self._order(epoch)[bins_done:]
             for start in range(0, len(order), self.bins_a_step):
-                batches = self._step(order[start : start + self.bins_a_step])
+                batches = self._step(order[start : start + self.bins_a_step], epoch)
                 ready.put(self._copies.begin(batches) if self._copies else batches)
                 if stop.is_set():
                     return
@@ -108,20 +113,21 @@ class Loader:
             return np.arange(len(self.bins))
         return epoch_order(len(self.bins), seed=self.seed, epoch=epoch)
 
-    def _step(self, bins: np.ndarray) -> list[Batch]:
+    def _step(self, bins: np.ndarray, epoch: int) -> list[Batch]:
         """The bins of one optimizer step, dealt out so that all ranks' first batches come before their second ones."""
         batches = []
         for turn in range(self.accumulation):
             start = (turn * self.world + self.rank) * self.batch_size
-            batches.append(self._batch(bins[start : start + self.batch_size]))
+            batches.append(self._batch(bins[start : start + self.batch_size], epoch))
         return batches
 
-    def _batch(self, bins: np.ndarray) -> Batch:
+    def _batch(self, bins: np.ndarray, epoch: int) -> Batch:
+        ids = [int(self.row_ids[row]) for index in bins for row in self.bins[index]]
         documents = [[self.rows[row] for row in self.bins[index]] for index in bins]
-        batch = collate(documents or [[_NOTHING]], self.width)
+        batch = collate(documents, self.width, ids) if documents else collate([[_NOTHING]], self.width)
         if self.attention_chunk:
             batch.documents.chunked(self.attention_chunk)
-        return replace(batch, rows=self.rows_of(batch)) if self.rows_of else batch
+        return replace(batch, rows=self.prepare(batch, epoch)) if self.prepare else batch
 
 
 class Copies:

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,10 +11,11 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spec import ranks
-from spec.methods.eagle3.step import StepResult
 from spec.storage import Store
+from spec.training.result import StepResult
 
 FILE = "metrics.jsonl"
+MeanLoss = Callable[[torch.Tensor, torch.Tensor], float]  # of loss sums and counts, both [P]
 _LINE_EVERY = 10.0  # seconds between JSON lines where there is no terminal
 _GIB = 2**30
 
@@ -21,37 +23,42 @@ _GIB = 2**30
 class Sums:
     """Sums over batches and then over ranks, from which means by draft position follow. They stay on the device."""
 
-    def __init__(self, steps: int, device: torch.device):
-        self.values = torch.zeros(3, steps, dtype=torch.float64, device=device)  # loss sum, correct, count
+    def __init__(self, positions: int, device: torch.device):
+        self.values = torch.zeros(3, positions, dtype=torch.float64, device=device)  # loss sum, correct, count
+        self.terms: dict[str, torch.Tensor] = {}  # the same of the loss's parts, where it has several: [positions] each
 
     def add(self, result: StepResult) -> None:
         self.values += torch.stack((result.loss_sum.double(), result.correct.double(), result.count.double()))
+        if len(result.terms) > 1:
+            self.terms = {name: self.terms.get(name, 0) + term.double() for name, term in result.terms.items()}
 
-    def means(self, decay: torch.Tensor) -> dict[str, Any]:
-        """Loss and accuracy by draft position, and `sum_k decay[k] * loss_k`; a position without rows counts as 0.
+    def means(self, mean_loss: MeanLoss) -> dict[str, Any]:
+        """Loss and accuracy by draft position, and the method's own mean; a position without rows counts as 0.
 
-        Adds the ranks' sums up and waits for the device: every rank calls it.
+        Adds up the ranks' sums and waits for the device: every rank calls it.
         """
-        loss_sum, correct, count = ranks.total(self.values.clone()).cpu()
+        own = torch.stack((*self.values, *self.terms.values()))  # [3 + terms, positions]
+        loss_sum, correct, count, *terms = ranks.total(own).cpu()
+        loss = mean_loss(loss_sum, count)
         count = count.clamp(min=1)
-        loss = loss_sum / count
         return {
-            "loss": float((decay.cpu().double() * loss).sum()),
-            "loss_by_position": loss.tolist(),
+            "loss": loss,
+            "loss_by_position": (loss_sum / count).tolist(),
             "accuracy_by_position": (correct / count).tolist(),
+            **{f"{name}_by_position": (term / count).tolist() for name, term in zip(self.terms, terms, strict=True)},
         }
 
 
 class Window:
     """The optimizer steps since the last logged row."""
 
-    def __init__(self, steps: int, device: torch.device):
-        self.steps, self.device = steps, device
+    def __init__(self, positions: int, device: torch.device):
+        self.positions, self.device = positions, device
         self.waited_before = 0.0
         self._begin()
 
     def _begin(self) -> None:
-        self.sums = Sums(self.steps, self.device)
+        self.sums = Sums(self.positions, self.device)
         self.seconds, self.tokens, self.loss_tokens = 0.0, 0, 0
 
     def add(
@@ -63,10 +70,10 @@ class Window:
         self.seconds += seconds
         self.lr, self.grad_norm, self.waited = lr, grad_norm, waited
 
-    def flush(self, decay: torch.Tensor) -> dict[str, Any]:
+    def flush(self, mean_loss: MeanLoss) -> dict[str, Any]:
         """The window's row of metrics; the next window begins. Every rank calls it, and waits for its device."""
         began = time.perf_counter()
-        means = self.sums.means(decay)
+        means = self.sums.means(mean_loss)
         waited = self.waited - self.waited_before
         seconds = self.seconds + waited + time.perf_counter() - began  # a device is behind its host until here
         row = means | {

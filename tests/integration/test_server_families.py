@@ -11,6 +11,7 @@ from spec.evaluation.prompts import stop_tokens
 from spec.evaluation.speculation import CachedTarget, greedy, speculate
 from spec.export import verify
 from spec.export.export import export
+from spec.methods import METHODS
 from spec.methods.eagle3.inference import InferenceDraft
 from spec.server import start as serving
 from spec.server.sglang import SglangServer
@@ -37,12 +38,16 @@ def test_the_server_says_and_keeps_what_an_offline_run_does(tmp_path, family, sh
     draft = tiny_drafts.random_draft(trained)
     prompts, stop = tiny_drafts.prompts(PROMPTS), stop_tokens(path)
     tiny_drafts.train(draft, trained, prompts[: PROMPTS // 2], steps=60, length=TOKENS)  # the others it has never seen
-    facts = verify.target_facts(path)
+    method = METHODS["eagle3"]
+    facts = verify.target_facts(method, path)
     store = open_store(tmp_path / "draft")
-    export(draft, store, target=facts, dtype="float32", context_length=CONTEXT, inputs={}, lineage={})
+    export(
+        METHODS["eagle3"], draft, store, target=facts, dtype="float32", context_length=CONTEXT, inputs={}, lineage={}
+    )
     verify.verify(tmp_path / "draft", path, context_length=CONTEXT)
 
-    reader, offline = CachedTarget(trained), InferenceDraft.load(tmp_path / "draft")
+    offline = InferenceDraft.load(tmp_path / "draft")
+    reader = CachedTarget(trained, offline.layers)
     expected = [speculate(reader, offline, prompt, steps=STEPS, max_new_tokens=TOKENS, stop=stop) for prompt in prompts]
     assert [answer.tokens for answer in expected] == [
         greedy(reader, prompt, max_new_tokens=TOKENS, stop=stop) for prompt in prompts

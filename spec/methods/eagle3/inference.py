@@ -5,7 +5,7 @@ code with training, so that a mistake in either shows where the two are compared
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, rotate_half
 
-from spec.export.layout import WEIGHTS
+from spec.methods.eagle3 import probe
+from spec.methods.files import WEIGHTS
 
 
 class Cache(NamedTuple):
@@ -37,6 +38,7 @@ class InferenceDraft:
         self.rotary = LlamaRotaryEmbedding(config).to(self.device)
         d2t = weights["d2t"]
         self.to_target = torch.arange(len(d2t), device=d2t.device) + d2t  # [draft_vocab] target ids
+        self.layers = tuple(config.eagle_config["eagle_aux_hidden_state_layer_ids"])
 
     @classmethod
     def load(
@@ -93,20 +95,31 @@ class InferenceDraft:
 
     @torch.no_grad()
     def propose(
-        self, tokens: torch.Tensor, aux: torch.Tensor, cache: Cache, embed: torch.Tensor, steps: int
+        self, tokens: torch.Tensor, aux: torch.Tensor, cache: Cache, target: Any, drafts: int
     ) -> tuple[list[int], Cache]:
-        """`steps` target ids in a greedy chain after `tokens [T]`, whose positions before have features `aux [T, 3H]`.
+        """`drafts` target ids in a greedy chain after `tokens [T]`, whose positions before have features `aux [T, 3H]`.
 
         Returns the drafts, and the cache with only the T positions of real features: the chain's own are guesses.
-        `embed [vocab, H]` is the target's.
+        `target.embed [vocab, H]` is the target's.
         """
+        embed = target.embed
         hidden, known = self.read(embed[tokens], self.project(aux), cache)
-        drafts, ahead, hidden = [], known, hidden[-1:]
-        for _ in range(steps):
-            drafts.append(self.to_target[self.logits(hidden)[0].argmax()])
-            if len(drafts) < steps:
-                hidden, ahead = self.read(embed[drafts[-1]][None], hidden, ahead)
-        return [int(draft) for draft in drafts], known
+        guessed, ahead, hidden = [], known, hidden[-1:]
+        for _ in range(drafts):
+            guessed.append(self.to_target[self.logits(hidden)[0].argmax()])
+            if len(guessed) < drafts:
+                hidden, ahead = self.read(embed[guessed[-1]][None], hidden, ahead)
+        return [int(token) for token in guessed], known
+
+    def probe_answer(self) -> torch.Tensor:
+        """The logits [FEATURES + CHAIN, draft_vocab] on the probe, in fp32."""
+        embeddings, aux = probe.inputs(self.config.hidden_size, self.config.target_hidden_size)
+        hidden, cache = self.read(embeddings[: probe.FEATURES], self.project(aux), self.empty_cache())
+        states = [hidden]
+        for embedding in embeddings[probe.FEATURES :]:
+            hidden, cache = self.read(embedding[None], hidden[-1:], cache)
+            states.append(hidden)
+        return self.logits(torch.cat(states))
 
     def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
         return F.linear(x, self.weights[name + ".weight"])

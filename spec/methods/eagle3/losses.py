@@ -87,7 +87,7 @@ def _max(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     That one compares numbers one by one on a CPU and costs as much as a softmax. Here it only searches one block.
     """
     if logits.device.type != "cpu":
-        return tuple(logits.max(-1))
+        return logits.max(-1)  # type: ignore[return-value]
     whole = logits.shape[-1] // BLOCK
     blocks = logits[..., : whole * BLOCK].unflatten(-1, (whole, BLOCK)).amax(-1)  # [.., whole]
     if left := logits.shape[-1] % BLOCK:

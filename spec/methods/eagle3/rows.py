@@ -1,7 +1,7 @@
 """Which rows of a batch draft what, by its documents and loss mask alone: made on the host, ahead of the step.
 
-Whether the target's own choice is in the draft's vocabulary is known on the device only. Rows where it is not stay, with
-weight 0: to leave them out, the host would have to wait for the target.
+Whether the target's own choice is in the draft's vocabulary is known on the device only. Rows where it is not stay,
+with weight 0: to leave them out, the host would have to wait for the target.
 """
 
 from dataclasses import dataclass

@@ -21,22 +21,9 @@ from spec.methods.eagle3.draft import EagleDraft, Midlayer
 from spec.methods.eagle3.losses import OBJECTIVES, Wanted, argmax_and_lse, drafting_loss
 from spec.methods.eagle3.rows import drafted_rows
 from spec.training.batch import Batch
+from spec.training.result import StepResult
 
 Objective = Literal["ce", "lk", "hard"]
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """Sums over this batch, nothing divided. `loss` has the gradient; the `[K]` tensors are for logs and counts.
-
-    `loss` is `sum_k weights[k] * loss_sum[k]`. To normalise over ranks and accumulated batches by the rows of each
-    step, learn the counts first (`observe`), add them up, and give `weights = decay**k / count[k]`.
-    """
-
-    loss: torch.Tensor  # [] fp32
-    loss_sum: torch.Tensor  # [K] fp32, detached
-    correct: torch.Tensor  # [K] int64: the draft's argmax is the target's
-    count: torch.Tensor  # [K] int64: rows that bear loss
 
 
 @dataclass(frozen=True)
@@ -88,7 +75,7 @@ def observe(draft: EagleDraft, target, batch: Batch, *, steps: int = 7, objectiv
     """
     documents = batch.documents
     rows = batch.rows or to_device(drafted_rows(batch.to("cpu"), steps), batch.input_ids.device)
-    features = target.features(batch.input_ids, documents)
+    features = target.features(batch.input_ids, documents, draft.config.feature_layers)
     hidden = features.last.flatten(0, 1)[rows.seen]  # [J, H_target]
     choice, lse = argmax_and_lse(hidden, target.head_weight, with_lse=objective == "lk")
     wanted = Wanted(

@@ -7,7 +7,7 @@ import pytest
 from spec.cluster.staging import stage_draft
 from spec.conversations.sources import at_hand
 from spec.errors import BadInput
-from spec.export.layout import MARKER
+from spec.methods.files import MARKER
 from spec.storage import open_store
 from spec.storage.markers import Marker, describe_files, digest_of, write_marker
 

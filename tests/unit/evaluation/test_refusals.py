@@ -12,6 +12,7 @@ from spec.errors import BadInput
 from spec.evaluation import step
 from spec.export.export import export
 from spec.export.verify import target_facts
+from spec.methods import METHODS
 from spec.publishing.drafts import publish
 from spec.storage import open_store
 from spec.storage.markers import Marker, describe_files, write_marker
@@ -39,10 +40,12 @@ def whole(target, tmp_path_factory):
         store.at("samples"), "samples.json", Marker(step="prepare", digest="", settings={}, inputs={}, files=files)
     )
     draft = random_draft(FrozenTarget.load(target, dtype=torch.float32))
+    method = METHODS["eagle3"]
     export(
+        method,
         draft,
         store.at("draft"),
-        target=target_facts(target),
+        target=target_facts(method, target),
         dtype="float32",
         context_length=512,
         inputs={},

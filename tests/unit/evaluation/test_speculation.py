@@ -6,13 +6,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from spec.evaluation.figures import Acceptance, differences, total
 from spec.evaluation.speculation import CachedTarget, greedy, is_greedy, speculate
-from spec.export.export import sglang_config
+from spec.methods.eagle3.export import sglang_config
 from spec.methods.eagle3.inference import InferenceDraft
 from spec.target.frozen import FrozenTarget
 from tests import tiny_drafts
 from tests.tiny_models import FAMILIES, save_tiny_target
 
 STEPS = 3
+LAYERS = (1, 3, 4)
 NO_STOP: frozenset[int] = frozenset()
 
 
@@ -25,7 +26,7 @@ class ScriptedDraft:
     def empty_cache(self):
         return None
 
-    def propose(self, unread, aux, cache, embed, steps):
+    def propose(self, unread, aux, cache, target, steps):
         self.known += len(aux)
         wrong = self.wrong[self.chain % len(self.wrong)]
         self.chain += 1
@@ -50,7 +51,7 @@ def inference(draft) -> InferenceDraft:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tokens_are_the_targets_own_whatever_the_draft_says(tmp_path, family):
-    target = CachedTarget(load(tmp_path, family))
+    target = CachedTarget(load(tmp_path, family), LAYERS)
     for prompt in tiny_drafts.prompts(2):
         plain = greedy(target, prompt, max_new_tokens=40, stop=NO_STOP)
         truth = [*prompt, *greedy(target, prompt, max_new_tokens=40 + STEPS, stop=NO_STOP)]
@@ -68,12 +69,12 @@ def test_plain_greedy_is_transformers_own(tmp_path):
     theirs = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).generate(
         torch.tensor([prompt]), max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0
     )
-    target = CachedTarget(FrozenTarget.load(path, dtype=torch.float32))
+    target = CachedTarget(FrozenTarget.load(path, dtype=torch.float32), LAYERS)
     assert greedy(target, prompt, max_new_tokens=20, stop=NO_STOP) == theirs[0, len(prompt) :].tolist()
 
 
 def test_one_forward_tells_the_targets_own_answer_from_any_other(llama):
-    target = CachedTarget(llama)
+    target = CachedTarget(llama, LAYERS)
     for prompt in tiny_drafts.prompts(3):
         plain = greedy(target, prompt, max_new_tokens=12, stop=NO_STOP)
         assert is_greedy(target, prompt, plain)
@@ -82,7 +83,7 @@ def test_one_forward_tells_the_targets_own_answer_from_any_other(llama):
 
 
 def test_an_answer_ends_with_its_stop_token_inside_a_run(llama):
-    target = CachedTarget(llama)
+    target = CachedTarget(llama, LAYERS)
     prompt = tiny_drafts.prompts(1)[0]
     longer = greedy(target, prompt, max_new_tokens=40, stop=NO_STOP)
     stop = longer[6]  # the first token comes with the prompt, four with the first forward, two with the second
@@ -95,7 +96,7 @@ def test_an_answer_ends_with_its_stop_token_inside_a_run(llama):
 
 
 def test_an_answer_of_one_token_needs_no_forward(llama):
-    target = CachedTarget(llama)
+    target = CachedTarget(llama, LAYERS)
     prompt = tiny_drafts.prompts(1)[0]
     first = greedy(target, prompt, max_new_tokens=1, stop=NO_STOP)
     answer = speculate(target, ScriptedDraft([], [0]), prompt, steps=STEPS, max_new_tokens=9, stop=frozenset(first))
@@ -108,7 +109,7 @@ def proposed_from_scratch(target: FrozenTarget, draft: InferenceDraft, sequence:
     model = target.model
     model.set_attn_implementation("eager")
     states = model.model(torch.tensor([sequence[:-1]]), output_hidden_states=True, use_cache=False).hidden_states
-    aux = torch.cat([states[layer + 1][0] for layer in target.feature_layers], -1)
+    aux = torch.cat([states[layer + 1][0] for layer in draft.layers], -1)
     tokens, hidden, drafts = sequence[1:], draft.project(aux), []
     for _ in range(STEPS):
         output, _ = draft.read(target.embed_weight[tokens], hidden, draft.empty_cache())
@@ -124,7 +125,7 @@ def test_drafts_and_counts_are_those_of_the_definition_without_a_cache(llama):
     draft = inference(module)
     kept = []
     for prompt in asked:
-        target = CachedTarget(llama)
+        target = CachedTarget(llama, LAYERS)
         truth = [*prompt, *greedy(target, prompt, max_new_tokens=24 + STEPS + 1, stop=NO_STOP)]
         answer = speculate(target, draft, prompt, steps=STEPS, max_new_tokens=24, stop=NO_STOP)
         at = len(prompt) + 1

@@ -10,6 +10,8 @@ import torch
 from spec.errors import BadInput
 from spec.export import export as exporting
 from spec.export.verify import target_facts, verify
+from spec.methods import METHODS
+from spec.methods.eagle3 import export as eagle3
 from spec.storage import open_store
 from spec.target.frozen import FrozenTarget
 from tests.damaged_drafts import DAMAGES, change_config, change_weights, eagle, swap_norms
@@ -37,7 +39,9 @@ def trained(target):
 
 def export(draft, folder, target, **settings):
     asked = {"dtype": "bfloat16", "context_length": CONTEXT, "inputs": {}, "lineage": {}} | settings
-    return exporting.export(draft, open_store(folder), target=target_facts(target), **asked)
+    return exporting.export(
+        METHODS["eagle3"], draft, open_store(folder), target=target_facts(METHODS["eagle3"], target), **asked
+    )
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +194,8 @@ def test_the_probe_sees_damage_that_the_marker_vouches_for(trained, target, tmp_
     [{"rms_norm_eps": 1e-2}, {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rope_theta": 500.0}],
 )
 def test_the_probe_sees_settings_that_training_did_not_have(trained, target, tmp_path, monkeypatch, setting):
-    written = exporting.sglang_config
-    monkeypatch.setattr(exporting, "sglang_config", lambda *given: written(*given) | setting)
+    written = eagle3.sglang_config
+    monkeypatch.setattr(eagle3, "sglang_config", lambda *given: written(*given) | setting)
     with pytest.raises(BadInput, match="does not compute what was trained"):
         export(trained, tmp_path / "draft", target)
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from torch.profiler import ProfilerActivity, profile
 
 import tests.training_runs as training_runs
+from spec import settings
 from spec.attention.documents import Documents
 from spec.eagle_full_finetune_distributed import EagleFullFinetuneRecipeDistributed
 from spec.planning.plan import Machines, measure, plan
@@ -20,7 +21,6 @@ from spec.storage import open_store
 from spec.storage.markers import Marker, describe_files, write_marker
 from spec.target.families import read_config, text_config_of
 from spec.target.frozen import FrozenTarget
-from spec.training import settings
 from tests.tiny_models import save_tiny_target
 
 VOCAB, LENGTH = 2048, 256
@@ -35,9 +35,9 @@ def full_rows(run):
     folder, rng = run / "samples", np.random.default_rng(0)
     for name, rows in (("train", 8), ("held_out", 1)):
         with SamplesWriter(folder / name) as writer:
-            for _ in range(rows):
+            for row in range(rows):
                 ids = rng.integers(0, VOCAB, LENGTH, dtype=np.int32)
-                writer.append(ids, np.ones(LENGTH, np.uint8), np.array([LENGTH]))
+                writer.append(ids, np.ones(LENGTH, np.uint8), np.array([LENGTH]), np.array([row], np.uint64))
     choose_vocabulary(np.ones(VOCAB, np.int64), VOCAB).save(folder / "vocab_map.safetensors")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     marker = Marker(step="prepare", digest="", settings={}, inputs={}, files=describe_files(folder, names))
@@ -98,7 +98,7 @@ def look(rank, folder, peaks):
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
         target = FrozenTarget.load(folder / "target", dtype=DTYPES["bf16"], shard="world")
         for _ in range(2):
-            target.features(torch.zeros(1, 8, dtype=torch.int64), Documents.from_lengths([[8]], 8))
+            target.features(torch.zeros(1, 8, dtype=torch.int64), Documents.from_lengths([[8]], 8), (1, 2, 3))
     peaks.put(peak_of(prof))
     torch.distributed.destroy_process_group()
 

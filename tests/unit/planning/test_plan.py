@@ -10,7 +10,7 @@ from spec.errors import BadInput
 from spec.planning.advice import verdict
 from spec.planning.plan import Machines, measure, plan, read_plan_config
 from spec.planning.show import show
-from spec.training.settings import DEFAULTS
+from spec.settings import DEFAULTS
 
 CONFIGS = DEFAULTS.parent
 NODE = Machines(1, 8, 80.0)

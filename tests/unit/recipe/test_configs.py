@@ -5,10 +5,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from spec import settings
 from spec.errors import BadInput
 from spec.methods.eagle3.draft import DraftConfig, EagleDraft
 from spec.planning.plan import read_plan_config
-from spec.training import settings
 from tests.architectures import TARGETS
 
 CONFIGS = Path(settings.DEFAULTS).parent

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from spec.export.extract import read_draft
+from spec.methods import METHODS
 from spec.storage import open_store
 from spec.storage.markers import describe_files, read_marker, write_marker
-from spec.training.checkpoints import read_draft
 from tests.prepared import prepared_run
 from tests.tiny_models import save_tiny_target
 from tests.training_runs import Interruption, losses, rows, train
@@ -32,7 +33,7 @@ def fresh_run(tmp_path):
 
 
 def draft_of(run):
-    return read_draft(sorted((run / "checkpoints").glob("step-*"))[-1]).state_dict()
+    return read_draft(METHODS["eagle3"], sorted((run / "checkpoints").glob("step-*"))[-1]).state_dict()
 
 
 def test_two_ranks_give_the_losses_and_the_draft_of_one(one_rank, target, tmp_path):

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from spec.training.checkpoints import read_draft
+from spec.export.extract import read_draft
+from spec.methods import METHODS
 from tests.prepared import prepared_run
 from tests.tiny_models import save_tiny_target
 from tests.training_runs import Interruption, losses, rows, train
@@ -82,7 +83,7 @@ def test_stopped_and_resumed_gives_the_uninterrupted_run_bit_for_bit(uninterrupt
         assert f"saved step {step} of" in outcome.said[0]
     assert train(run, target, logs=tmp_path).codes == [0]
     assert numbers(run) == numbers(uninterrupted)
-    ended, wanted = read_draft(newest(run)), read_draft(newest(uninterrupted))
+    ended, wanted = read_draft(METHODS["eagle3"], newest(run)), read_draft(METHODS["eagle3"], newest(uninterrupted))
     for name, tensor in wanted.state_dict().items():
         assert torch.equal(ended.state_dict()[name], tensor), name
 
@@ -99,7 +100,7 @@ def test_killed_it_goes_on_from_the_newest_complete_checkpoint(uninterrupted, ta
 
 
 def test_the_draft_of_a_checkpoint_reads_back_without_a_process_group(uninterrupted):
-    draft = read_draft(newest(uninterrupted))
+    draft = read_draft(METHODS["eagle3"], newest(uninterrupted))
     state = {"draft": {"fc.weight": torch.empty_like(draft.fc.weight)}}
     dcp.load(state, checkpoint_id=newest(uninterrupted), no_dist=True)
     assert torch.equal(state["draft"]["fc.weight"], draft.fc.weight)

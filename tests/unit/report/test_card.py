@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from spec.errors import BadInput
-from spec.export.layout import MARKER
+from spec.methods.files import MARKER
 from spec.report import card
 from spec.report.command import serving_command
 from spec.report.evidence import gather

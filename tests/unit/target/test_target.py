@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from spec.attention.documents import Documents
 from spec.errors import BadInput
-from spec.target.families import feature_layers, read_config
+from spec.target.families import read_config
 from spec.target.frozen import FrozenTarget
 from tests.tiny_models import FAMILIES, VOCAB_SIZE, save_tiny_target, tiny_target
 
@@ -19,6 +19,9 @@ def assert_close(actual, wanted):
     """Equal but for rounding, relative to the largest value: an off-by-one or a wrong mask is off by 0.1 and more."""
     assert actual.shape == wanted.shape
     assert (actual - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+LAYERS = (1, 3, 4)
 
 
 def load(tmp_path, family, **overrides):
@@ -44,7 +47,7 @@ def test_features_are_transformers_own_hidden_states(tmp_path, family, length):
     target = load(tmp_path, family, **long(family))
     ids = torch.randint(VOCAB_SIZE, (1, length))
     aux, logits = expected(tiny_target(family, **long(family)), ids)
-    features = target.features(ids, Documents.from_lengths([[length]], length))
+    features = target.features(ids, Documents.from_lengths([[length]], length), LAYERS)
     assert_close(features.aux, aux)
     assert_close(features.last @ target.head_weight.T, logits)
 
@@ -56,7 +59,7 @@ def test_packed_documents_do_not_see_each_other(tmp_path, family):
     lengths = [[5, 14, 9], [1, 26]]
     documents = Documents.from_lengths(lengths, 30)
     ids = torch.randint(VOCAB_SIZE, (2, 30))
-    features = target.features(ids, documents)
+    features = target.features(ids, documents, LAYERS)
     for row, start, end in documents.spans:
         aux, logits = expected(model, ids[row : row + 1, start:end])
         assert_close(features.aux[row, start:end], aux[0])
@@ -75,7 +78,7 @@ def test_llama_3_rope_scaling_is_kept(tmp_path):
     model.save_pretrained(tmp_path / "scaled")
     ids = torch.randint(VOCAB_SIZE, (1, 40))
     features = FrozenTarget.load(tmp_path / "scaled", dtype=torch.float32).features(
-        ids, Documents.from_lengths([[40]], 40)
+        ids, Documents.from_lengths([[40]], 40), LAYERS
     )
     assert_close(features.aux, expected(model, ids)[0])
 
@@ -88,7 +91,7 @@ def test_bf16_is_no_farther_from_fp32_than_transformers_is(tmp_path, family):
     ids = torch.randint(VOCAB_SIZE, (1, 20), generator=torch.Generator().manual_seed(1))
     truth, _ = expected(tiny_target(family), ids)
     theirs, _ = expected(plain, ids)
-    ours = target.features(ids, Documents.from_lengths([[20]], 20)).aux
+    ours = target.features(ids, Documents.from_lengths([[20]], 20), LAYERS).aux
     assert ours.dtype == torch.bfloat16
     # The mean, since rounding lets a mixture's router choose another expert here and there.
     assert (ours - truth).abs().mean() <= 1.2 * (theirs - truth).abs().mean()
@@ -96,7 +99,7 @@ def test_bf16_is_no_farther_from_fp32_than_transformers_is(tmp_path, family):
 
 def test_nothing_of_the_target_asks_for_gradients(tmp_path):
     target = load(tmp_path, "llama4")
-    features = target.features(torch.zeros(1, 4, dtype=torch.int64), Documents.from_lengths([[4]], 4))
+    features = target.features(torch.zeros(1, 4, dtype=torch.int64), Documents.from_lengths([[4]], 4), LAYERS)
     assert not features.aux.requires_grad and not any(p.requires_grad for p in target.parameters())
     assert not any("vision" in name for name, _ in target.named_parameters())
 
@@ -119,23 +122,9 @@ def test_no_tensor_grows_with_the_square_of_the_length(tmp_path, family):
     for length in (512, 2048):
         ids = torch.zeros(1, length, dtype=torch.int64)
         with LargestTensor() as watch:
-            target.features(ids, Documents.from_lengths([[length - 100, 60]], length))
+            target.features(ids, Documents.from_lengths([[length - 100, 60]], length), LAYERS)
         largest[length] = watch.elements
     assert largest[2048] <= 4 * largest[512] and largest[2048] < 2048 * 2048
-
-
-@pytest.mark.parametrize(
-    ("layers", "wanted"),
-    [(32, (1, 15, 28)), (80, (1, 39, 76)), (48, (1, 23, 44)), (36, (1, 17, 32)), (64, (1, 31, 60)), (94, (1, 46, 90))],
-)
-def test_feature_layers_are_those_that_sglang_reads(layers, wanted):
-    assert feature_layers(layers) == wanted
-
-
-@pytest.mark.parametrize("layers", [1, 4, 5, 6])
-def test_a_shallow_target_is_refused(layers):
-    with pytest.raises(BadInput, match="too shallow"):
-        feature_layers(layers)
 
 
 @pytest.mark.parametrize(

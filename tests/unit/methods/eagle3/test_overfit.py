@@ -8,8 +8,8 @@ import torch
 from transformers import LlamaConfig
 
 from spec.evaluation.speculation import CachedTarget, greedy, speculate
-from spec.export.export import sglang_config
 from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+from spec.methods.eagle3.export import sglang_config
 from spec.methods.eagle3.inference import InferenceDraft
 from spec.methods.eagle3.step import decay_weights, observe, step_loss
 from spec.target.frozen import FrozenTarget
@@ -48,7 +48,7 @@ def overfitted(path, answers, prompts):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_draft_learns_one_batch_by_heart_and_says_it_as_the_server_asks(tmp_path, family):
     path = save_tiny_target(family, tmp_path / "target")
-    reader = CachedTarget(FrozenTarget.load(path, dtype=torch.float32))
+    reader = CachedTarget(FrozenTarget.load(path, dtype=torch.float32), (1, 3, 4))
     prompts = tiny_drafts.prompts(PROMPTS)
     answers = [greedy(reader, prompt, max_new_tokens=LENGTH, stop=NO_STOP) for prompt in prompts]
     assert len({token for answer in answers for token in answer}) > 20, "too little was said to show anything"

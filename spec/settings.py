@@ -1,10 +1,8 @@
-"""The settings of a training run: a target's YAML and the command line over `spec/configs/defaults.yaml`, checked."""
+"""The settings of a training run: a target's YAML and the command line over the defaults, checked."""
 
-import difflib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +14,27 @@ from torchtune.config._utils import _get_component_from_path
 from yaml import YAMLError
 
 from spec.errors import BadInput
-from spec.methods.eagle3.draft import DraftConfig
+from spec.methods import FIRST, METHODS, method_named
+from spec.methods.checks import check_names, nearest
 
-DEFAULTS = Path(__file__).parents[1] / "configs" / "defaults.yaml"
+DEFAULTS = Path(__file__).parent / "configs" / "defaults.yaml"
 
-# What decides the numbers of a run. Ranks, rows a rank and shards may differ between a stop and a resume; these not.
+# What decides the numbers of a run, besides the method's own settings. Ranks, rows a rank and shards may differ between
+# a stop and a resume; these not.
 DECIDING = (
-    *("draft_vocab_size", "draft", "steps", "decay", "objective", "target_dtype", "dtype", "seed", "packed"),
-    *("initialise", "max_length", "epochs", "max_steps", "optimizer", "lr_scheduler", "clip_grad_norm"),
+    *("target_dtype", "dtype", "seed", "packed"),
+    *("max_length", "epochs", "max_steps", "optimizer", "lr_scheduler", "clip_grad_norm"),
 )
 
 _CHOICES = {
-    "initialise": ("random", "target"),
-    "objective": ("ce", "lk", "hard"),
     "target_dtype": ("bf16", "fp32"),
     "dtype": ("bf16", "fp32"),
     "target_shard": ("node", "world", "none"),
 }
 _COUNTS = (
-    *("draft_vocab_size", "steps", "max_length", "epochs", "max_steps", "batch_size", "gradient_accumulation_steps"),
+    *("max_length", "epochs", "max_steps", "batch_size", "gradient_accumulation_steps"),
     *("log_every", "evaluate_every", "evaluate_rows", "save_every", "keep_checkpoints"),
 )
-_THE_TARGETS = {"target_hidden_size", "vocab_size", "draft_vocab_size", "feature_layers"}  # not to choose
 _COMPONENTS = ("optimizer", "lr_scheduler", "metric_logger")
 _OPTIONAL = ("epochs", "max_steps", "log_every", "evaluate_every", "clip_grad_norm")
 
@@ -72,15 +69,14 @@ def reading() -> Iterator[None]:
 
 
 def complete(given: DictConfig) -> DictConfig:
-    """`given` over the defaults. `BadInput` names the first key, component or value that cannot be meant."""
-    defaults = OmegaConf.load(DEFAULTS)
+    """`given` over the method's defaults and all methods'. `BadInput` names the first key, component or value that
+    cannot be meant.
+    """
+    shared = _read(DEFAULTS)
+    method = method_named(given.get("method", shared.method))
+    defaults = OmegaConf.merge(shared, _read(method.defaults))
     assert isinstance(defaults, DictConfig)
-    known = [str(key) for key in defaults.keys()]  # noqa: SIM118  (`in defaults` leaves out what is still missing)
-    for key in given:
-        if key not in known:
-            inside = [f"{group}.{key!s}" for group in _COMPONENTS if key in defaults[group]]
-            hint = f"; did you mean {inside[0]!r}?" if inside else _nearest(str(key), known)
-            raise BadInput(f"config: no setting is called {key!r}{hint}")
+    _check_keys(given, defaults, method.title)
     try:
         _check_shape(given, defaults)
         cfg = OmegaConf.merge(defaults, given)
@@ -91,10 +87,10 @@ def complete(given: DictConfig) -> DictConfig:
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise BadInput(f"config: {missing[0]} is not set; add {missing[0]}=... to the command line or the file")
     _check_values(cfg)
+    method.check_settings(cfg)
     for name in _COMPONENTS:
         if cfg[name] is not None:
             _check_component(name, cfg[name])
-    _check_names("draft", cfg.draft, {field.name for field in fields(DraftConfig)} - _THE_TARGETS)
     return cfg
 
 
@@ -102,7 +98,28 @@ def deciding(cfg: DictConfig) -> dict[str, Any]:
     """The part of the settings that a checkpoint records and a resume must find again."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
-    return {name: plain[name] for name in DECIDING}
+    own = [str(name) for name in _read(METHODS[cfg.method].defaults)]
+    named = {} if cfg.method == FIRST else {"method": cfg.method}  # runs from before there were others name none
+    return named | {name: plain[name] for name in dict.fromkeys((*DECIDING, *own))}
+
+
+def _read(path: Path) -> DictConfig:
+    read = OmegaConf.load(path)
+    assert isinstance(read, DictConfig)
+    return read
+
+
+def _check_keys(given: DictConfig, defaults: DictConfig, title: str) -> None:
+    known = [str(key) for key in defaults.keys()]  # noqa: SIM118  (`in defaults` leaves out what is still missing)
+    for key in given:
+        if key in known:
+            continue
+        of = [other.title for other in METHODS.values() if key in _read(other.defaults)]
+        if of:
+            raise BadInput(f"config: {key!s} is a setting of {' and '.join(of)}; this is {title}")
+        inside = [f"{group}.{key!s}" for group in _COMPONENTS if key in defaults[group]]
+        hint = f"; did you mean {inside[0]!r}?" if inside else nearest(str(key), known)
+        raise BadInput(f"config: no setting is called {key!r}{hint}")
 
 
 def _check_shape(given: DictConfig, defaults: DictConfig) -> None:
@@ -139,8 +156,6 @@ def _check_values(cfg: DictConfig) -> None:
             f"config: cache_features=true with target_shard={cfg.target_shard}: a rank that remembers a batch would "
             "leave the others waiting for its share of the target; set target_shard=none or cache_features=false"
         )
-    if not isinstance(cfg.decay, int | float) or not 0 < cfg.decay <= 1:
-        raise BadInput(f"config: decay={cfg.decay!r}; it lies above 0 and up to 1")
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise BadInput(f"config: seed={cfg.seed!r}; it is a whole number from 0 to {2**32 - 1}")
     clip = cfg.clip_grad_norm
@@ -160,16 +175,4 @@ def _check_component(name: str, node: DictConfig) -> None:
         ) from error
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    _check_names(name, node, set(parameters) | {"_component_"})
-
-
-def _check_names(group: str, node: DictConfig, known: set[str]) -> None:
-    for key in node:
-        if key not in known:
-            raise BadInput(f"config: {group} has no setting {key!r}{_nearest(str(key), known)}")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"
+    check_names(name, node, set(parameters) | {"_component_"})

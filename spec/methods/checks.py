@@ -1,0 +1,53 @@
+"""Checks that methods share: of an exported `config.json`, and of a group of settings."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from spec.errors import BadInput
+from spec.methods.files import rope_scaling
+
+Json = dict[str, Any]
+
+DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}  # as config.json and as safetensors name them
+
+
+def check_sizes(path: Path, config: Json, names: Iterable[str]) -> None:
+    for name in names:
+        if type(config.get(name)) is not int or config[name] <= 0:
+            raise BadInput(f"{path}: {name} is {config.get(name)!r}; it must be written out, as a positive integer")
+
+
+def check_numbers(path: Path, config: Json) -> None:
+    """Epsilon, dtype, heads and RoPE, each written out: what is not there the server fills in with another value."""
+    if not isinstance(config.get("rms_norm_eps"), float):
+        raise BadInput(f"{path}: rms_norm_eps is {config.get('rms_norm_eps')!r}; it must be written out")
+    if config.get("torch_dtype") not in DTYPES or config.get("dtype", config["torch_dtype"]) != config["torch_dtype"]:
+        raise BadInput(f"{path}: torch_dtype is {config.get('torch_dtype')!r}; it must be one of {', '.join(DTYPES)}")
+    if config["num_attention_heads"] % config["num_key_value_heads"]:
+        raise BadInput(f"{path}: num_key_value_heads does not divide num_attention_heads")
+    _check_rope(path, config)
+
+
+def _check_rope(path: Path, config: Json) -> None:
+    """Both spellings stand there and agree: transformers 5 reads `rope_parameters`, older ones theta and scaling."""
+    new = config.get("rope_parameters")
+    if not isinstance(new, dict) or "rope_theta" not in new or "rope_type" not in new:
+        raise BadInput(f"{path}: rope_parameters with rope_type and rope_theta missing: the server would take 10000")
+    if config.get("rope_theta") != new["rope_theta"] or config.get("rope_scaling") != rope_scaling(new):
+        raise BadInput(f"{path}: rope_theta and rope_scaling do not say what rope_parameters says")
+
+
+def check_names(group: str, node: Mapping[Any, Any], known: set[str]) -> None:
+    """`BadInput` for the first setting of the config's `group` that is not `known`."""
+    for key in node:
+        if key not in known:
+            raise BadInput(f"config: {group} has no setting {key!r}{nearest(str(key), known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What was most likely meant, as the end of an error's line."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"

@@ -1,0 +1,49 @@
+"""What an EAGLE-3 draft's files hold, as SGLang 0.5.23 reads them (models/llama_eagle3.py). Imports no torch."""
+
+from typing import Any
+
+from spec.errors import BadInput
+
+NORMS = (
+    "midlayer.input_layernorm.weight",  # of the token's embedding
+    "midlayer.hidden_norm.weight",  # of the feature
+    "midlayer.post_attention_layernorm.weight",
+    "norm.weight",
+)
+VOCABULARY_MAP = ("d2t", "t2d")  # the only tensors that are no weights
+
+
+def feature_layers(num_layers: int) -> tuple[int, int, int]:
+    """The layers whose outputs the draft reads, 0-based: `(1, N//2 - 1, N - 4)` as SGLang's EAGLE-3 defaults have them.
+
+    The outputs of these layers are the inputs of the next ones, `hidden_states[2], [N//2], [N-3]` of transformers.
+    `BadInput` where they are not three distinct layers in order (fewer than 7 layers).
+    """
+    layers = (1, num_layers // 2 - 1, num_layers - 4)
+    if not layers[0] < layers[1] < layers[2]:
+        raise BadInput(
+            f"a target of {num_layers} layers is too shallow: the features come from layers {layers}, "
+            "which must be three distinct ones in order; take a target of 7 layers or more"
+        )
+    return layers
+
+
+def weight_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Every tensor that `model.safetensors` holds, no more and no less, by the sizes in the draft's `config.json`."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    queries = config["num_attention_heads"] * config["head_dim"]
+    keys = config["num_key_value_heads"] * config["head_dim"]
+    return {
+        "fc.weight": (hidden, 3 * config["target_hidden_size"]),
+        **dict.fromkeys(NORMS, (hidden,)),
+        "midlayer.self_attn.q_proj.weight": (queries, 2 * hidden),
+        "midlayer.self_attn.k_proj.weight": (keys, 2 * hidden),
+        "midlayer.self_attn.v_proj.weight": (keys, 2 * hidden),
+        "midlayer.self_attn.o_proj.weight": (hidden, queries),
+        "midlayer.mlp.gate_proj.weight": (inner, hidden),
+        "midlayer.mlp.up_proj.weight": (inner, hidden),
+        "midlayer.mlp.down_proj.weight": (hidden, inner),
+        "lm_head.weight": (config["draft_vocab_size"], hidden),
+        "d2t": (config["draft_vocab_size"],),
+        "t2d": (config["vocab_size"],),
+    }

@@ -1,0 +1,117 @@
+"""EAGLE-3 as the house knows it."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spec.errors import BadInput
+from spec.methods.checks import check_names
+from spec.methods.eagle3 import checks, layout
+from spec.methods.method import Drafter, Json, Method, Rows, Training
+from spec.methods.tensors import StoredTensor
+
+if TYPE_CHECKING:
+    import torch
+    from omegaconf import DictConfig
+    from transformers import PretrainedConfig
+
+_THE_TARGETS = {"target_hidden_size", "vocab_size", "draft_vocab_size", "feature_layers"}  # not to choose
+_COUNTS = ("draft_vocab_size", "steps")
+_CHOICES = {"initialise": ("random", "target"), "objective": ("ce", "lk", "hard")}
+
+
+class Eagle3(Method):
+    name = "eagle3"
+    title = "EAGLE-3"
+    paper = "2503.01840"
+    tags = ("eagle3",)
+    algorithm = "EAGLE3"  # `EAGLE` runs too, and accepts nothing
+    architecture = "LlamaForCausalLMEagle3"
+    about = "One decoder layer over three of the target's hidden states"
+    serving_note = (
+        "All three speculative numbers go together, and the algorithm is `EAGLE3`: with `EAGLE` the server runs "
+        "without a\nwarning and accepts nothing."
+    )
+    no_weights = frozenset(layout.VOCABULARY_MAP)
+    defaults = Path(__file__).with_name("defaults.yaml")
+
+    def check_settings(self, cfg: "DictConfig") -> None:
+        from spec.methods.eagle3.draft import DraftConfig  # torch
+
+        for name, choices in _CHOICES.items():
+            if cfg[name] not in choices:
+                raise BadInput(f"config: {name}={cfg[name]!r}; it is one of {', '.join(choices)}")
+        for name in _COUNTS:
+            if not isinstance(cfg[name], int) or isinstance(cfg[name], bool) or cfg[name] < 1:
+                raise BadInput(f"config: {name}={cfg[name]!r}; it is a whole number of at least 1")
+        if not isinstance(cfg.decay, int | float) or not 0 < cfg.decay <= 1:
+            raise BadInput(f"config: decay={cfg.decay!r}; it lies above 0 and up to 1")
+        check_names("draft", cfg.draft, {field.name for field in fields(DraftConfig)} - _THE_TARGETS)
+
+    def flags(self, drafts: int) -> dict[str, str]:
+        """The three numbers go together (SGLang takes all or none); with a top-k of 1 there is a token more."""
+        return {
+            "--speculative-algorithm": self.algorithm,
+            "--speculative-num-steps": str(drafts),
+            "--speculative-eagle-topk": "1",
+            "--speculative-num-draft-tokens": str(drafts + 1),
+        }
+
+    def check_server(self, info: Json, drafts: int, url: str) -> None:
+        checks.check_server(info, drafts, url)
+
+    def target_facts(self, target: "PretrainedConfig") -> Json:
+        return {"feature_layers": list(layout.feature_layers(target.num_hidden_layers))}
+
+    def check_config(self, path: Path, config: Json) -> None:
+        checks.check_config(path, config)
+
+    def check_target(self, path: Path, config: Json, target: Json) -> None:
+        checks.check_target(path, config, target)
+
+    def tensor_shapes(self, config: Json) -> dict[str, tuple[int, ...]]:
+        return layout.weight_shapes(config)
+
+    def check_tensors(self, path: Path, config: Json, tensors: dict[str, StoredTensor]) -> None:
+        checks.check_vocabulary(path, tensors["d2t"].array(), tensors["t2d"].array())
+
+    def norms(self, config: Json) -> tuple[str, ...]:
+        return layout.NORMS
+
+    def describe(self, config: Json) -> Rows:
+        return [
+            ("draft vocabulary", f"{config['draft_vocab_size']:,} of {config['vocab_size']:,} tokens"),
+            (
+                "features",
+                "outputs of the target's layers "
+                + ", ".join(map(str, config["eagle_config"]["eagle_aux_hidden_state_layer_ids"])),
+            ),
+        ]
+
+    def most_drafts(self, config: Json) -> int | None:
+        return None  # a chain may be of any length
+
+    def training(self, cfg: "DictConfig", target: "PretrainedConfig") -> Training:
+        from spec.methods.eagle3.training import Eagle3Training
+
+        return Eagle3Training(cfg, target)
+
+    def read_draft(self, config: str) -> Any:
+        from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+
+        return EagleDraft(DraftConfig.from_json(config))
+
+    def server_config(self, draft: Any, dtype: str, context_length: int) -> Json:
+        from spec.methods.eagle3.export import sglang_config
+
+        return sglang_config(draft.config, dtype, context_length)
+
+    def trained_answer(self, draft: Any, dtype: "torch.dtype") -> "torch.Tensor":
+        from spec.methods.eagle3.export import trained_answer
+
+        return trained_answer(draft, dtype)
+
+    def load(self, folder: Path, *, dtype: "torch.dtype", device: "torch.device | str" = "cpu") -> Drafter:
+        from spec.methods.eagle3.inference import InferenceDraft
+
+        return InferenceDraft.load(folder, dtype=dtype, device=device)
