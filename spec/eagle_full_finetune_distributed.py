@@ -7,21 +7,21 @@ It reads RUN/samples, which prepare_data.py wrote, and writes RUN/checkpoints. S
 complete checkpoint; finished, it says so and ends with 0. On SIGTERM it saves and ends with 143.
 """
 
-import math
 from time import perf_counter
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torchtune import config
 from torchtune.recipe_interfaces import FTRecipeInterface
 from torchtune.training import get_lr
 
 from spec import launch, ranks, settings
-from spec.errors import BadInput, Stopped
+from spec.attention import kernels
+from spec.errors import Stopped
 from spec.methods import METHODS
 from spec.methods.method import Training
 from spec.storage import Store
@@ -30,6 +30,7 @@ from spec.target.frozen import FrozenTarget
 from spec.training.batch import Batch
 from spec.training.checkpoints import Checkpoints, Progress
 from spec.training.feature_cache import FeatureCache
+from spec.training.gradients import Gradients, make_optimizer
 from spec.training.inputs import held_out_loader, open_inputs, train_loader
 from spec.training.metrics import Metrics, Sums, Window
 from spec.training.shutdown import Shutdown
@@ -53,11 +54,12 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
     def setup(self) -> None:
         """Check every input, then allocate: a mistake must not cost the minutes that a large target takes to load."""
         cfg = self.cfg
+        ranks.together(kernels.check)
         self.inputs = open_inputs(cfg, self.ranks)
         self.method = ranks.together(self._open_method)
         self.window = Window(self.method.positions, self.device)
-        self.train_data = ranks.together(lambda: train_loader(cfg, self.inputs, self.ranks))
-        self.held_out_data = ranks.together(lambda: held_out_loader(cfg, self.inputs, self.ranks))
+        self.train_data = ranks.together(lambda: train_loader(cfg, self.inputs, self.ranks, self.method.prepare))
+        self.held_out_data = ranks.together(lambda: held_out_loader(cfg, self.inputs, self.ranks, self.method.prepare))
         store = self.inputs.store.at("checkpoints")
         self.checkpoints = Checkpoints(
             store,
@@ -77,7 +79,8 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         )
         self.features = FeatureCache(self.method.look, self.inputs.scratch, self.ranks) if cfg.cache_features else None
         self.draft: Any = self._setup_draft()  # the method's, which fully_shard made an FSDPModule as well
-        self.optimizer = config.instantiate(cfg.optimizer, self.draft.parameters())
+        self.optimizer = make_optimizer(cfg.optimizer, self.draft.parameters(), self.device)
+        self.gradients = Gradients(self.draft, self.optimizer, cfg.clip_grad_norm, self.device)
         if newest:
             self.progress = Progress.of(newest[1])
         self.total_steps = self._count_steps()
@@ -92,15 +95,18 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         if self.finished:
             return
         cfg, progress = self.cfg, self.progress
+        log_every = cfg.log_every or (10 if self.device.type == "cuda" else 1)
         while True:
             for batches in self.train_data.epoch(progress.epoch, progress.bins_done):
                 stop = self.train_step(batches)
                 self.finished = progress.step == self.total_steps
-                if progress.step % cfg.log_every == 0 or self.finished:
+                evaluates = cfg.evaluate_every and (progress.step % cfg.evaluate_every == 0 or self.finished)
+                saves = progress.step % cfg.save_every == 0 or self.finished or stop
+                if progress.step % log_every == 0 or evaluates or saves:
                     self._log()
-                if cfg.evaluate_every and (progress.step % cfg.evaluate_every == 0 or self.finished):
+                if evaluates:
                     self.evaluate()
-                if progress.step % cfg.save_every == 0 or self.finished or stop:
+                if saves:
                     self.save_checkpoint()
                 if self.finished:
                     return
@@ -115,33 +121,38 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
 
         At each draft position the loss is the mean over the loss-bearing rows of all ranks, however unevenly these hold
         them: the counts are added up before the first backward, and gradients are summed, not averaged.
+
+        On a GPU it only hands over work: what becomes of it is read by `_log`.
         """
-        began, data = perf_counter(), self.train_data
+        began, data, window = perf_counter(), self.train_data, self.window
+        tokens = sum(sum(batch.documents.lengths) for batch in batches)
+        loss_tokens = sum(batch.loss_tokens for batch in batches)
+        of_all_ranks = ranks.HostTotal(tokens, loss_tokens, self.shutdown.requested)
         seen = [self._observe(batch, self.progress.epoch) for batch in batches]
         counts = ranks.total(torch.stack([observation.count for observation in seen]).sum(0))  # [P]
         weights = self.method.weights(counts)
-        sums, row_weights = Sums(self.method.positions, self.device), []
+        row_weights = []
         for index, observation in enumerate(seen):
             self.draft.set_requires_gradient_sync(index == len(seen) - 1)
             result = self.method.loss(self.draft, observation, weights)
             result.loss.backward()
-            sums.add(result)
+            window.sums.add(result)
             if result.weight is not None:
                 row_weights.append(result.weight)
         if row_weights:
             self._divide_gradients(ranks.total(torch.stack(row_weights).sum()))
-        lr, grad_norm = get_lr(self.optimizer), self._clip_gradients()
+        lr, grad_norm = get_lr(self.optimizer), self.gradients.clip(self.progress.step + 1)
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
 
-        sums.count_tokens(batches)
-        stop = sums.add_up_ranks(self.shutdown.requested)
+        tokens, loss_tokens, stop = of_all_ranks.wait()
         self.progress.step += 1
         self.progress.bins_done = min(self.progress.bins_done + data.bins_a_step, len(data.bins))
-        self.progress.tokens_seen += sums.tokens
-        self.window.add(sums, lr=lr, grad_norm=grad_norm, seconds=perf_counter() - began, waited=data.waited)
-        return stop
+        self.progress.tokens_seen += tokens
+        spent = {"seconds": perf_counter() - began, "waited": data.waited}
+        window.add(tokens=tokens, loss_tokens=loss_tokens, lr=lr, grad_norm=grad_norm, **spent)
+        return stop > 0
 
     @torch.no_grad()
     def evaluate(self) -> None:
@@ -151,9 +162,9 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
             seen = self._observe(batch, None)
             sums.add(self.method.loss(self.draft, seen, self.method.weights(seen.count)))
         self.draft.reshard()
-        sums.add_up_ranks()
+        means = sums.means(self.method.mean_loss)
         if self.metrics:
-            self.metrics.log(self.progress.step, {"held_out": sums.means(self.method.mean_loss)})
+            self.metrics.log(self.progress.step, {"held_out": means})
 
     def save_checkpoint(self) -> None:
         if self.metrics:
@@ -188,10 +199,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         compute = DTYPES[self.cfg.dtype]
         policy = MixedPrecisionPolicy(compute, torch.float32, cast_forward_inputs=False)
         fully_shard(draft, mp_policy=policy)
-        assert isinstance(draft, FSDPModule)
-        draft.set_gradient_divide_factor(1.0)  # a sum over ranks: the loss is normalised over all of them already
-        draft.set_force_sum_reduction_for_comms(True)
-        draft.set_reduce_scatter_unused_params(True)  # a rank whose rows bear no loss takes part all the same
+        kernels.sum_gradients(draft)  # the loss is normalised over all ranks already
         self.method.share_target(draft, self.target)
         return draft
 
@@ -222,19 +230,6 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         own = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in gradients]
         torch._foreach_div_(own, weight.clamp(min=torch.finfo(weight.dtype).tiny))
 
-    def _clip_gradients(self) -> float:
-        """The gradient's norm over all ranks, after which it is at most `clip_grad_norm`. Stops at NaN or infinity."""
-        norm = torch.nn.utils.clip_grad_norm_(self.draft.parameters(), self.cfg.clip_grad_norm or math.inf)
-        value = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-        if not math.isfinite(value):
-            error = BadInput(
-                f"step {self.progress.step + 1}: the gradient is {value}: lower optimizer.lr or raise "
-                "lr_scheduler.num_warmup_steps; the checkpoints so far are good"
-            )
-            error.agreed = True
-            raise error
-        return value
-
     def _state(self) -> dict[str, Any]:
         """Everything that a resumed run needs; tensors are this rank's parts."""
         draft, optimizer = get_state_dict(self.draft, self.optimizer)
@@ -246,7 +241,9 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         }
 
     def _log(self) -> None:
+        """The one place where a step waits for its device."""
         row = self.window.flush(self.method.mean_loss)
+        self.gradients.check()
         if self.metrics:
             self.metrics.log(
                 self.progress.step, {"epoch": self.progress.epoch} | row | {"tokens_seen": self.progress.tokens_seen}

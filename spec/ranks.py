@@ -122,3 +122,18 @@ def total(values: torch.Tensor) -> torch.Tensor:
     """`values` added up over ranks, in place."""
     dist.all_reduce(values)
     return values
+
+
+class HostTotal:
+    """Whole numbers that the hosts know, added up over ranks while their devices work: begun here, read by `wait`.
+
+    Over gloo, on the CPU: it waits for the other hosts, but for no device.
+    """
+
+    def __init__(self, *numbers: int):
+        self._numbers = torch.tensor(numbers, dtype=torch.int64)
+        self._work = dist.all_reduce(self._numbers, async_op=True)
+
+    def wait(self) -> list[int]:
+        self._work.wait()
+        return self._numbers.tolist()

@@ -36,7 +36,7 @@ _COUNTS = (
     *("log_every", "evaluate_every", "evaluate_rows", "save_every", "keep_checkpoints"),
 )
 _COMPONENTS = ("optimizer", "lr_scheduler", "metric_logger")
-_OPTIONAL = ("epochs", "max_steps", "evaluate_every", "clip_grad_norm")
+_OPTIONAL = ("epochs", "max_steps", "log_every", "evaluate_every", "clip_grad_norm")
 
 
 def from_command_line() -> DictConfig:

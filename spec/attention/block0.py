@@ -5,12 +5,12 @@ the caller merged into both, and gives the gradients of query, key and value. A 
 heads and is never repeated. Nothing here grows with the square of the length.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
-aten = torch.ops.aten
+from spec.attention import kernels
 
 BLOCK = 128  # queries at a time where scores are made explicitly: BLOCK x length of them, per head
 
@@ -20,14 +20,16 @@ class Queries:
     """Which of the N tokens are queries (A of them, ascending), and where their documents lie among the N."""
 
     runs: tuple[tuple[int, int, int], ...]  # (first, start, end): a document's first token, and a run of its queries
+    rows: torch.Tensor  # [A] int64, the queries' indices among the N tokens
     cu_seqlens: torch.Tensor  # [documents + 1] int32
     longest: int  # tokens in the longest document
 
-    @cached_property
-    def rows(self) -> torch.Tensor:
-        """`[A]` int64, the queries' indices among the N tokens."""
-        parts = [torch.arange(start, end) for _, start, end in self.runs]
-        return (torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)).to(self.cu_seqlens.device)
+    @classmethod
+    def of_runs(cls, runs: Sequence[tuple[int, int, int]], cu_seqlens: torch.Tensor, longest: int) -> "Queries":
+        """The queries of `runs`, made on the host as `cu_seqlens` are."""
+        parts = [torch.arange(start, end) for _, start, end in runs]
+        rows = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+        return cls(tuple(runs), rows, cu_seqlens, longest)
 
 
 def forward(query, key, value, queries: Queries) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,10 +77,9 @@ def _cpu_backward(grad, query, key, value, out, lse, queries):
         grad_query[rows] = 0
         for keys, causal in ((slice(start, end), True), (slice(first, start), False)):
             if keys.start < keys.stop:
-                parts = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                parts = kernels.cpu_flash_backward(
                     *(_heads_first(x) for x in (grad[rows], query[rows], key[keys], value[keys], out[rows])),
                     lse[rows].T[None],
-                    0.0,
                     causal,
                 )
                 for total, part in zip((grad_query[rows], grad_key[keys], grad_value[keys]), parts, strict=True):
@@ -87,9 +88,7 @@ def _cpu_backward(grad, query, key, value, out, lse, queries):
 
 
 def _cpu_flash(query, key, value, causal: bool):
-    out, lse = aten._scaled_dot_product_flash_attention_for_cpu(
-        _heads_first(query), _heads_first(key), _heads_first(value), 0.0, causal
-    )
+    out, lse = kernels.cpu_flash(_heads_first(query), _heads_first(key), _heads_first(value), causal)
     return out[0].transpose(0, 1), lse[0].T
 
 
@@ -103,8 +102,7 @@ def _heads_first(x: torch.Tensor) -> torch.Tensor:
 
 def _flash_forward(query, key, value, queries):
     whole = query.new_zeros(key.shape[0], *query.shape[1:]).index_copy(0, queries.rows, query)
-    lengths = (queries.cu_seqlens, queries.cu_seqlens, queries.longest, queries.longest)
-    out, lse, *_ = aten._flash_attention_forward(whole, key, value, *lengths, 0.0, True, False)
+    out, lse = kernels.flash(whole, key, value, queries.cu_seqlens, queries.longest)
     return out[queries.rows], lse.T[queries.rows]  # lse [heads, N] -> [A, heads]
 
 
@@ -112,10 +110,15 @@ def _flash_backward(grad, query, key, value, out, lse, queries):
     def whole(x):
         return x.new_zeros(key.shape[0], *x.shape[1:]).index_copy(0, queries.rows, x)
 
-    lengths = (queries.cu_seqlens, queries.cu_seqlens, queries.longest, queries.longest)
-    no_dropout = torch.zeros(2, dtype=torch.uint64, device=query.device), torch.empty(0, device=query.device)
-    grad_query, grad_key, grad_value = aten._flash_attention_backward(
-        whole(grad), whole(query), key, value, whole(out), whole(lse).T.contiguous(), *lengths, 0.0, True, *no_dropout
+    grad_query, grad_key, grad_value = kernels.flash_backward(
+        whole(grad),
+        whole(query),
+        key,
+        value,
+        whole(out),
+        whole(lse).T.contiguous(),
+        queries.cu_seqlens,
+        queries.longest,
     )
     return grad_query[queries.rows], grad_key, grad_value
 

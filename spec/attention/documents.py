@@ -1,14 +1,17 @@
 """Where each document of a packed or padded batch begins and ends: the one description that every part reads.
 
 The target attends within documents, the draft's first block does too, positions restart in each, and no shifted token,
-target or mask crosses a document's end. All of it follows from the spans below.
+target or mask crosses a document's end. All of it follows from the lengths, and is made on the host before a batch goes
+to its device: there nothing has to be asked for.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
+
+from spec.attention.to_device import to_device
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,9 @@ class Documents:
     spans: tuple[tuple[int, int, int], ...]  # (row, start, end), end exclusive, ascending, none empty
     position_ids: torch.Tensor  # [B, T] int64, restarting at 0 in each document; 0 on padding
     document_ids: torch.Tensor  # [B, T] int64, the index into spans; -1 on padding
+    tokens: torch.Tensor  # [N] int64: where the N tokens that are no padding stand in the batch flattened to [B * T]
+    cu_seqlens: torch.Tensor  # [documents + 1] int32: where each document begins in the N tokens, and N at the end
+    cut: dict[int, "Documents"] = field(default_factory=dict, compare=False, repr=False)  # by the size of `chunked`
 
     @classmethod
     def from_lengths(
@@ -37,22 +43,22 @@ class Documents:
                 document_ids[row, start:end] = len(spans)
                 spans.append((row, start, end))
                 start = end
-        return cls(tuple(spans), position_ids.to(device), document_ids.to(device))
+        tokens = (document_ids.flatten() >= 0).nonzero().squeeze(1)
+        documents = cls(tuple(spans), position_ids, document_ids, tokens, _cu_seqlens(spans))
+        return documents if str(device) == "cpu" else to_device(documents, torch.device(device))
 
-    def to(self, device: torch.device | str) -> "Documents":
-        return Documents(self.spans, self.position_ids.to(device), self.document_ids.to(device))
-
-    @cached_property
-    def tokens(self) -> torch.Tensor:
-        """`[N]` int64: where the N tokens that are no padding stand in the batch flattened to `[B * T]`."""
-        return (self.document_ids.flatten() >= 0).nonzero().squeeze(1)
+    def chunked(self, size: int) -> "Documents":
+        """The same tokens, each document cut every `size` positions: what a layer of chunked attention sees."""
+        if size not in self.cut:
+            spans = [(row, at, min(at + size, end)) for row, start, end in self.spans for at in range(start, end, size)]
+            cu_seqlens = _cu_seqlens(spans).to(self.cu_seqlens.device, non_blocking=True)
+            self.cut[size] = replace(self, spans=tuple(spans), cu_seqlens=cu_seqlens, cut={})
+        return self.cut[size]
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
         return tuple(end - start for _, start, end in self.spans)
 
-    @cached_property
-    def cu_seqlens(self) -> torch.Tensor:
-        """`[documents + 1]` int32: where each document begins in the N tokens, and N at the end."""
-        ends = torch.tensor((0, *self.lengths)).cumsum(0)
-        return ends.to(self.position_ids.device, torch.int32)
+
+def _cu_seqlens(spans: Sequence[tuple[int, int, int]]) -> torch.Tensor:
+    return torch.tensor((0, *(end - start for _, start, end in spans))).cumsum(0).int()

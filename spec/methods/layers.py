@@ -44,12 +44,14 @@ class Rope:
                 rope_parameters=dict(config.rope_parameters),
             )
         )
-        self.inv_freq = rotary.inv_freq  # [D / 2] fp32
+        self.inv_freq: torch.Tensor = rotary.inv_freq  # [D / 2] fp32
         self.scaling = rotary.attention_scaling
 
     def tables(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines `[.., 1, D / 2]` of `positions [..]`, computed in fp32, for rows of `[.., heads, D]`."""
-        angles = positions[..., None, None].float() * self.inv_freq.to(positions.device)
+        if self.inv_freq.device != positions.device:  # once: copied in every step, a GPU would be waited for
+            self.inv_freq = self.inv_freq.to(positions.device, non_blocking=True)
+        angles = positions[..., None, None].float() * self.inv_freq
         return (angles.cos() * self.scaling).to(dtype), (angles.sin() * self.scaling).to(dtype)
 
 

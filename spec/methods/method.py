@@ -136,6 +136,10 @@ class Training(Protocol):
     def share_target(self, draft: Any, target: "FrozenTarget") -> None:
         """Lend the draft the target's frozen weights, once all of its own are sharded."""
 
+    def prepare(self, batch: "Batch", epoch: int | None) -> Any:
+        """What `epoch` (None: evaluation) needs to know of a batch on the host, made there ahead of the step as the
+        batch's `rows`. Its tensors go to the device with the batch; a dataclass."""
+
     def look(self, draft: Any, target: "FrozenTarget", batch: "Batch") -> Any:
         """What the frozen target says of a batch."""
 

@@ -4,23 +4,16 @@ Each document attends to itself alone, causally, and, where a layer's attention 
 within its chunk: a chunk is a shorter document. No mask is ever built, so memory stays linear in the length.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
+from spec.attention import kernels
 from spec.attention.documents import Documents
 
 NAME = "sgl_spec_documents"
-
-
-def chunked(documents: Documents, size: int) -> Documents:
-    """The same tokens, each document cut every `size` positions: what a chunked layer sees."""
-    spans = [(row, at, min(at + size, end)) for row, start, end in documents.spans for at in range(start, end, size)]
-    return replace(documents, spans=tuple(spans))
 
 
 def document_attention(
@@ -61,12 +54,9 @@ def _flash(query, key, value, scaling: float, documents: Documents) -> torch.Ten
         flat = x.transpose(1, 2).reshape(batch * length, x.shape[1], dim)
         return flat[documents.tokens] if padded else flat
 
-    longest = max(documents.lengths)
-    ends = documents.cu_seqlens
-    attended: Any = varlen_attn(
-        packed(query), packed(key), packed(value), ends, ends, longest, longest,
-        scale=scaling, window_size=(-1, 0), enable_gqa=True,
-    )  # [N, heads, D]  # fmt: skip
+    attended, _ = kernels.flash(
+        packed(query), packed(key), packed(value), documents.cu_seqlens, max(documents.lengths), scaling
+    )  # [N, heads, D]
     if padded:
         attended = attended.new_zeros(batch * length, heads, dim).index_copy(0, documents.tokens, attended)
     return attended.view(batch, length, heads, dim)

@@ -10,7 +10,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from spec.attention.documents import Documents
 from spec.ranks import together
-from spec.target.document_attention import chunked
 from spec.target.families import FAMILIES, Family, family_of, read_config, text_config_of
 from spec.target.loading import empty_model, fill
 from spec.target.sharding import Shard, shard_layers, target_mesh
@@ -80,7 +79,7 @@ class FrozenTarget(nn.Module):
         decoder, config = self.model.model, self.text_config
         seen = {"full_attention": documents}
         if chunk := getattr(config, "attention_chunk_size", None):
-            seen["chunked_attention"] = chunked(documents, chunk)
+            seen["chunked_attention"] = documents.chunked(chunk)
         layer_types = getattr(config, "layer_types", None) or ["full_attention"] * len(decoder.layers)
         hidden = decoder.embed_tokens(input_ids)  # [B, T, H]
         rotary = decoder.rotary_emb(hidden, documents.position_ids)

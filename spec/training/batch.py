@@ -1,5 +1,6 @@
 """A batch of training rows: token ids, the tokens that bear loss, and the documents they belong to."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 
 from spec.attention.documents import Documents
+from spec.attention.to_device import to_device
 
 
 @dataclass(frozen=True)
@@ -15,9 +17,12 @@ class Batch:
     loss_mask: torch.Tensor  # [B, T] bool: this token is an assistant's
     documents: Documents
     row_ids: tuple[int, ...]  # of each document: what it is known by in any batch, epoch or preparation
+    loss_tokens: int  # True ones of the mask
+    key: str  # what names its content
+    rows: Any = None  # what the method makes of it on the host, where `Loader` was told how
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(self.input_ids.to(device), self.loss_mask.to(device), self.documents.to(device), self.row_ids)
+        return to_device(self, torch.device(device))
 
 
 def collate(
@@ -38,4 +43,8 @@ def collate(
     for (row, start, end), (ids, mask) in zip(documents.spans, rows, strict=True):
         input_ids[row, start:end] = torch.tensor(ids)  # a copy: memory-mapped rows are read-only
         loss_mask[row, start:end] = torch.tensor(mask).bool()
-    return Batch(input_ids, loss_mask, documents, tuple(row_ids if row_ids is not None else range(len(rows))))
+    content = hashlib.sha256()
+    for tensor in (input_ids, loss_mask, documents.document_ids):
+        content.update(tensor.numpy().tobytes())
+    ids = tuple(row_ids if row_ids is not None else range(len(rows)))
+    return Batch(input_ids, loss_mask, documents, ids, int(loss_mask.sum()), content.hexdigest())

@@ -4,7 +4,6 @@ On two CPU cores the demo's target costs several times what its draft does, and 
 epoch. What is read back is bit for bit what was computed. A token takes `16 * H_target` bytes at fp32.
 """
 
-import hashlib
 import os
 import shutil
 import weakref
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from spec.attention.to_device import to_device
 from spec.errors import PassingFault
 from spec.ranks import Ranks, together
 from spec.target.frozen import FrozenTarget
@@ -41,7 +41,7 @@ class FeatureCache:
 
     def look(self, draft: Any, target: FrozenTarget, batch: Batch) -> Any:
         """As the method's."""
-        path = self._folder / f"{_key(batch)}.pt"
+        path = self._folder / f"{batch.key}.pt"
         if not path.exists():
             seen = self._look(draft, target, batch)
             half_written = path.with_suffix(f".{os.getpid()}")
@@ -54,11 +54,5 @@ class FeatureCache:
                     "free some space, set scratch to a folder that has it, or set cache_features=false"
                 ) from error
             return seen
-        return torch.load(path, map_location=batch.input_ids.device, mmap=True, weights_only=False)
-
-
-def _key(batch: Batch) -> str:
-    content = hashlib.sha256(batch.input_ids.cpu().numpy().tobytes())
-    content.update(batch.loss_mask.cpu().numpy().tobytes())
-    content.update(batch.documents.document_ids.cpu().numpy().tobytes())
-    return content.hexdigest()
+        read = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+        return to_device(read, batch.input_ids.device)

@@ -16,7 +16,7 @@ from spec.samples.packing import pack
 from spec.storage import Store, open_store
 from spec.storage.markers import Json, Marker, fetch, read_marker
 from spec.target.frozen import read_config, text_config_of
-from spec.training.loader import Loader
+from spec.training.loader import Loader, Prepare
 
 SAMPLES = "samples.json"
 
@@ -28,6 +28,11 @@ class Inputs:
     samples: Path  # local, verified
     target: PretrainedConfig  # of the text model
     identity: Json  # what a checkpoint records of its inputs, and a resume must find again
+
+    @property
+    def attention_chunk(self) -> int | None:
+        """Tokens that the target's chunked layers see, where it has such."""
+        return getattr(self.target, "attention_chunk_size", None)
 
 
 def open_inputs(cfg: DictConfig, ranks: Ranks) -> Inputs:
@@ -59,7 +64,8 @@ def _own_scratch(url: str) -> Path:
     return Path(tempfile.gettempdir()) / f"sgl-spec-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
 
 
-def train_loader(cfg: DictConfig, inputs: Inputs, ranks: Ranks) -> Loader:
+def train_loader(cfg: DictConfig, inputs: Inputs, ranks: Ranks, prepare: Prepare) -> Loader:
+    """`prepare`: the method's, which needs the batch alone."""
     rows = Samples.open(inputs.samples / "train")
     return Loader(
         rows,
@@ -72,10 +78,12 @@ def train_loader(cfg: DictConfig, inputs: Inputs, ranks: Ranks) -> Loader:
         seed=cfg.seed,
         row_ids=rows.row_ids,
         device=ranks.device,
+        prepare=prepare,
+        attention_chunk=inputs.attention_chunk,
     )
 
 
-def held_out_loader(cfg: DictConfig, inputs: Inputs, ranks: Ranks) -> Loader:
+def held_out_loader(cfg: DictConfig, inputs: Inputs, ranks: Ranks, prepare: Prepare) -> Loader:
     """The first `evaluate_rows` held-out documents, in a fixed order."""
     rows = Samples.open(inputs.samples / "held_out")
     return Loader(
@@ -88,6 +96,8 @@ def held_out_loader(cfg: DictConfig, inputs: Inputs, ranks: Ranks) -> Loader:
         shuffle=False,
         row_ids=rows.row_ids,
         device=ranks.device,
+        prepare=lambda batch, epoch: prepare(batch, None),  # the same at any time
+        attention_chunk=inputs.attention_chunk,
     )
 
 

@@ -8,14 +8,18 @@ the same step, and a run resumed on other ranks goes on with the first bin that 
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from spec.attention.to_device import tensors_of
 from spec.samples.packing import epoch_order
 from spec.training.batch import Batch, collate
+
+Prepare = Callable[[Batch, int | None], Any]  # of an epoch; None: of evaluation
 
 
 class Rows(Protocol):
@@ -41,14 +45,20 @@ class Loader:
         shuffle: bool = True,
         row_ids: Sequence[int] | np.ndarray | None = None,
         device: torch.device | str = "cpu",
+        prepare: Prepare | None = None,
+        attention_chunk: int | None = None,
     ):
         """`bins`: the rows (by index) packed into each row of a batch; `width`: T, or None for the fullest bin's.
 
-        `row_ids`: what each row is known by, however it is prepared (default: its index).
+        `row_ids`: what each row is known by, however it is prepared (default: its index). What a step needs to know of
+        a batch is made here, on the host, while the step before runs: what `prepare` makes of it in the epoch becomes
+        its `rows`, and its documents are cut every `attention_chunk` tokens, where a target's layers attend so.
         """
         self.rows, self.bins, self.width = rows, bins, width
         self.batch_size, self.accumulation, self.rank, self.world = batch_size, accumulation, rank, world
         self.seed, self.shuffle, self.device = seed, shuffle, torch.device(device)
+        self.prepare, self.attention_chunk = prepare, attention_chunk
+        self._copies = Copies(self.device) if self.device.type == "cuda" else None
         self.row_ids = row_ids if row_ids is not None else range(max(map(max, bins), default=-1) + 1)
         self.waited = 0.0  # seconds that the consumer has waited for data so far
 
@@ -64,7 +74,7 @@ class Loader:
         """For each optimizer step of what is left of `epoch`, this rank's batches, one for each accumulation.
 
         Every rank gets the same number of steps. Where the last step has too few bins for all, some ranks get batches
-        that bear no loss.
+        that bear no loss. At most three steps' batches wait, in pinned memory where they go to a GPU.
         """
         ready: queue.Queue[Any] = queue.Queue(maxsize=2)
         stop = threading.Event()
@@ -79,7 +89,7 @@ class Loader:
                     return
                 if isinstance(item, Exception):
                     raise item
-                yield item
+                yield self._copies.end(*item) if self._copies else item
         finally:
             stop.set()
             while worker.is_alive():  # it may be waiting to hand something over
@@ -90,7 +100,8 @@ class Loader:
         try:
             order = self._order(epoch)[bins_done:]
             for start in range(0, len(order), self.bins_a_step):
-                ready.put(self._step(order[start : start + self.bins_a_step]))
+                batches = self._step(order[start : start + self.bins_a_step], epoch)
+                ready.put(self._copies.begin(batches) if self._copies else batches)
                 if stop.is_set():
                     return
             ready.put(None)
@@ -102,21 +113,43 @@ class Loader:
             return np.arange(len(self.bins))
         return epoch_order(len(self.bins), seed=self.seed, epoch=epoch)
 
-    def _step(self, bins: np.ndarray) -> list[Batch]:
+    def _step(self, bins: np.ndarray, epoch: int) -> list[Batch]:
         """The bins of one optimizer step, dealt out so that all ranks' first batches come before their second ones."""
         batches = []
         for turn in range(self.accumulation):
             start = (turn * self.world + self.rank) * self.batch_size
-            batches.append(self._batch(bins[start : start + self.batch_size]))
+            batches.append(self._batch(bins[start : start + self.batch_size], epoch))
         return batches
 
-    def _batch(self, bins: np.ndarray) -> Batch:
+    def _batch(self, bins: np.ndarray, epoch: int) -> Batch:
         ids = [int(self.row_ids[row]) for index in bins for row in self.bins[index]]
         documents = [[self.rows[row] for row in self.bins[index]] for index in bins]
         batch = collate(documents, self.width, ids) if documents else collate([[_NOTHING]], self.width)
-        if self.device.type == "cuda":
-            return batch.to(self.device)
-        return batch
+        if self.attention_chunk:
+            batch.documents.chunked(self.attention_chunk)
+        return replace(batch, rows=self.prepare(batch, epoch)) if self.prepare else batch
+
+
+class Copies:
+    """Brings batches to a GPU on a stream of their own, so that they pass while a step computes."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.stream = device, torch.cuda.Stream(device)
+
+    def begin(self, batches: list[Batch]) -> tuple[list[Batch], torch.cuda.Event]:
+        """On the loader's thread: the batches as they will be, and the event after which they are."""
+        with torch.cuda.stream(self.stream):
+            there = [batch.to(self.device) for batch in batches]
+            return there, self.stream.record_event()
+
+    def end(self, batches: list[Batch], there: torch.cuda.Event) -> list[Batch]:
+        """On the consumer's thread: whatever it runs from now on waits for the batches, on the GPU, not on the host."""
+        current = torch.cuda.current_stream(self.device)
+        current.wait_event(there)
+        for batch in batches:
+            for tensor in tensors_of(batch):
+                tensor.record_stream(current)  # else its memory goes to a next copy before the step has read it
+        return batches
 
 
 _NOTHING = ([0, 0], [0, 0])  # a document that bears no loss, for a rank that has run out of bins

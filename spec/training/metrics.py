@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from spec import ranks
 from spec.storage import Store
-from spec.training.batch import Batch
 from spec.training.result import StepResult
 
 FILE = "metrics.jsonl"
@@ -22,45 +21,31 @@ _GIB = 2**30
 
 
 class Sums:
-    """Sums over batches and then over ranks, from which means by draft position follow."""
+    """Sums over batches and then over ranks, from which means by draft position follow. They stay on the device."""
 
     def __init__(self, positions: int, device: torch.device):
         self.values = torch.zeros(3, positions, dtype=torch.float64, device=device)  # loss sum, correct, count
         self.terms: dict[str, torch.Tensor] = {}  # the same of the loss's parts, where it has several: [positions] each
-        self.tokens = self.loss_tokens = 0
 
     def add(self, result: StepResult) -> None:
         self.values += torch.stack((result.loss_sum.double(), result.correct.double(), result.count.double()))
         if len(result.terms) > 1:
-            self._add_terms(result.terms)
-
-    def _add_terms(self, terms: dict[str, torch.Tensor]) -> None:
-        self.terms = {name: self.terms.get(name, 0) + term.double() for name, term in terms.items()}
-
-    def count_tokens(self, batches: list[Batch]) -> None:
-        self.tokens += sum(sum(batch.documents.lengths) for batch in batches)
-        self.loss_tokens += sum(int(batch.loss_mask.sum()) for batch in batches)
-
-    def add_up_ranks(self, flag: bool = False) -> bool:
-        """Make these the sums over all ranks, in one exchange; whether any rank raised its `flag`."""
-        scalars = torch.tensor([self.tokens, self.loss_tokens, flag], dtype=torch.float64, device=self.values.device)
-        own = torch.stack((*self.values, *self.terms.values()))  # [3 + terms, positions]
-        everything = ranks.total(torch.cat((own.flatten(), scalars)))
-        totals = everything[:-3].view_as(own)
-        self.values, self.terms = totals[:3], dict(zip(self.terms, totals[3:], strict=True))
-        self.tokens, self.loss_tokens, flags = (int(value) for value in everything[-3:].tolist())
-        return flags > 0
+            self.terms = {name: self.terms.get(name, 0) + term.double() for name, term in result.terms.items()}
 
     def means(self, mean_loss: MeanLoss) -> dict[str, Any]:
-        """Loss and accuracy by draft position, and the method's own mean; a position without rows counts as 0."""
-        loss_sum, correct, count = self.values.cpu()
+        """Loss and accuracy by draft position, and the method's own mean; a position without rows counts as 0.
+
+        Adds up the ranks' sums and waits for the device: every rank calls it.
+        """
+        own = torch.stack((*self.values, *self.terms.values()))  # [3 + terms, positions]
+        loss_sum, correct, count, *terms = ranks.total(own).cpu()
         loss = mean_loss(loss_sum, count)
         count = count.clamp(min=1)
         return {
             "loss": loss,
             "loss_by_position": (loss_sum / count).tolist(),
             "accuracy_by_position": (correct / count).tolist(),
-            **{f"{name}_by_position": (term.cpu() / count).tolist() for name, term in self.terms.items()},
+            **{f"{name}_by_position": (term / count).tolist() for name, term in zip(self.terms, terms, strict=True)},
         }
 
 
@@ -74,27 +59,29 @@ class Window:
 
     def _begin(self) -> None:
         self.sums = Sums(self.positions, self.device)
-        self.seconds = 0.0
+        self.seconds, self.tokens, self.loss_tokens = 0.0, 0, 0
 
-    def add(self, sums: Sums, *, lr: float, grad_norm: float, seconds: float, waited: float) -> None:
-        """One step: its sums over ranks, the seconds it took, and all the seconds waited for data so far."""
-        self.sums.values += sums.values
-        self.sums._add_terms(sums.terms)
-        self.sums.tokens += sums.tokens
-        self.sums.loss_tokens += sums.loss_tokens
+    def add(
+        self, *, tokens: int, loss_tokens: int, lr: float, grad_norm: torch.Tensor, seconds: float, waited: float
+    ) -> None:
+        """One step beside its `sums`: tokens of all ranks, the host's seconds, and all those waited for data so far."""
+        self.tokens += tokens
+        self.loss_tokens += loss_tokens
         self.seconds += seconds
         self.lr, self.grad_norm, self.waited = lr, grad_norm, waited
 
     def flush(self, mean_loss: MeanLoss) -> dict[str, Any]:
-        """The window's row of metrics; the next window begins."""
+        """The window's row of metrics; the next window begins. Every rank calls it, and waits for its device."""
+        began = time.perf_counter()
+        means = self.sums.means(mean_loss)
         waited = self.waited - self.waited_before
-        seconds = self.seconds + waited
-        row = self.sums.means(mean_loss) | {
+        seconds = self.seconds + waited + time.perf_counter() - began  # a device is behind its host until here
+        row = means | {
             "lr": self.lr,
-            "grad_norm": self.grad_norm,
+            "grad_norm": float(self.grad_norm),
             "seconds": seconds,
-            "tokens_per_s": self.sums.tokens / seconds,
-            "loss_tokens_per_s": self.sums.loss_tokens / seconds,
+            "tokens_per_s": self.tokens / seconds,
+            "loss_tokens_per_s": self.loss_tokens / seconds,
             "peak_memory_gib": peak_memory_gib(self.device),
             "data_wait_share": waited / seconds,
         }

@@ -78,11 +78,14 @@ class BlockTraining:
     def share_target(self, draft: BlockDraft, target: FrozenTarget) -> None:
         draft.share_target(target.embed_weight, target.head_weight)
 
+    def prepare(self, batch: Batch, epoch: int | None) -> Blocks:
+        return self._draw(batch.documents, batch.loss_mask, batch.row_ids, epoch)
+
     def look(self, draft: BlockDraft, target: FrozenTarget, batch: Batch) -> Observation:
         return observe(draft, target, batch, keep_last=self._compares)
 
     def observe(self, draft: BlockDraft, look: Observation, batch: Batch, epoch: int | None) -> Drawn:
-        blocks = self._draw(batch.documents, batch.loss_mask.cpu(), batch.row_ids, epoch)
+        blocks = batch.rows or self.prepare(batch.to("cpu"), epoch)
         return Drawn(look, blocks.to(look.input_ids.device))
 
     def weights(self, count: torch.Tensor) -> torch.Tensor:

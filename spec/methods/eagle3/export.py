@@ -60,7 +60,9 @@ def trained_answer(draft: EagleDraft, dtype: torch.dtype) -> torch.Tensor:
         {name: w.to(dtype) if w.is_floating_point() else w for name, w in draft.state_dict().items()}
     )
     embeddings, aux = probe.inputs(draft.config.hidden_size, draft.config.target_hidden_size)
-    every = Queries(((0, 0, probe.FEATURES),), torch.tensor([0, probe.FEATURES], dtype=torch.int32), probe.FEATURES)
+    every = Queries.of_runs(
+        ((0, 0, probe.FEATURES),), torch.tensor([0, probe.FEATURES], dtype=torch.int32), probe.FEATURES
+    )
     keys: list[torch.Tensor] = []
     values: list[torch.Tensor] = []
 

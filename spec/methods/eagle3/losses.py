@@ -5,16 +5,22 @@ every step that drafts its token, so a chunk holds target positions, and compute
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 
-# Logits in a chunk: wide products are the fast ones. On CPU more gain nothing, and below 32 MiB the allocator gives a
-# chunk's pages to the next one; on a GPU the matrix units are full.
-CHUNK = {"cpu": 8_000_000, "cuda": 1 << 26}
+from spec.attention.kernels import add_product, linear, product
 
-WIDTH = 8000  # tokens of the target's vocabulary at a time
+# Logits in a chunk. Wide products are the fast ones, but on a CPU more than these gain nothing, and below 32 MiB the
+# allocator gives a chunk's pages to the next one.
+CHUNK = {"cpu": 8_000_000}
+# Where no number is given for a device: products of so many rows keep a GPU's matrix units busy, and what they take is
+# this share of what was free when the first step began. A logit in fp32, its gradient in bf16, and a temporary one.
+GPU_ROWS, GPU_SHARE, LOGIT_BYTES = 4096, 1 / 4, 10
+
+WIDTH = {"cpu": 8000}  # tokens of the target's vocabulary at a time; else all
 BLOCK = 256  # logits whose largest is found at once
 
 SMALLEST_ACCEPTANCE = 1e-30  # below it the logarithm's slope is cut off: exp underflows in fp32 there
@@ -25,9 +31,9 @@ class Wanted:
     """The target's distributions at J positions, and the draft's rows that should match them."""
 
     hidden: torch.Tensor  # [J, H_target] after the target's final norm
-    lse: torch.Tensor  # [J] fp32, of the logits over the target's whole vocabulary
+    lse: torch.Tensor | None  # [J] fp32, of the logits over the target's whole vocabulary, where the objective needs it
     choice: torch.Tensor  # [J] int64, the target's argmax as a draft token
-    rows: torch.Tensor  # [K, J] int64, the row of step k that drafts position j's token; any row where none does
+    rows: torch.Tensor  # [K, J] int64, the row of step k that drafts position j's token, among the K * A of all steps
     bears: torch.Tensor  # [K, J] bool, whether one does
 
 
@@ -80,6 +86,8 @@ def _max(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     That one compares numbers one by one on a CPU and costs as much as a softmax. Here it only searches one block.
     """
+    if logits.device.type != "cpu":
+        return logits.max(-1)  # type: ignore[return-value]
     whole = logits.shape[-1] // BLOCK
     blocks = logits[..., : whole * BLOCK].unflatten(-1, (whole, BLOCK)).amax(-1)  # [.., whole]
     if left := logits.shape[-1] % BLOCK:
@@ -98,23 +106,29 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 @torch.no_grad()
-def argmax_and_lse(hidden: torch.Tensor, head: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The argmax (int64) and log-sum-exp (fp32) of `hidden [J, H] @ head.T [H, V]`, both `[J]`, by chunks of both."""
-    width = min(len(head), WIDTH)
+def argmax_and_lse(
+    hidden: torch.Tensor, head: torch.Tensor, *, with_lse: bool = True
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The argmax (int64) and log-sum-exp (fp32) of `hidden [J, H] @ head.T [H, V]`, both `[J]`, by chunks of both.
+
+    Without `with_lse` the second is None: it costs passes over all the logits.
+    """
+    width = min(len(head), WIDTH.get(hidden.device.type, len(head)))
     best, lses = [], []
-    for rows in hidden.split(_equal(len(hidden), _rows_of_chunk(width, hidden.device))):
-        top = rows.new_full(rows.shape[:1], float("-inf"), dtype=torch.float32)
+    for rows in hidden.split(_chunk(len(hidden), width, hidden.device)):
+        top = rows.new_full(rows.shape[:1], float("-inf"), dtype=_wide_type(rows))
         argmax = torch.zeros_like(top, dtype=torch.int64)
         lse = top.clone()
         for start in range(0, len(head), width):
-            logits = _wide(linear(rows, head[start : start + width]))
+            logits = linear(rows, head[start : start + width])
             value, index = _max(logits)
             argmax = torch.where(value > top, index + start, argmax)
             top = torch.maximum(top, value)
-            lse = torch.logaddexp(lse, value + logits.sub_(value[:, None]).exp_().sum(-1).log())
+            if with_lse:
+                lse = torch.logaddexp(lse, value + logits.sub_(value[:, None]).exp_().sum(-1).log())
         best.append(argmax)
         lses.append(lse)
-    return torch.cat(best), torch.cat(lses)
+    return torch.cat(best), torch.cat(lses) if with_lse else None
 
 
 def drafting_loss(
@@ -143,11 +157,13 @@ class _DraftingLoss(torch.autograd.Function):
         steps = len(hiddens)
         loss_sum = torch.zeros(steps, dtype=_wide_type(head), device=head.device)
         correct = torch.zeros_like(loss_sum, dtype=torch.int64)
-        grads = [torch.zeros_like(x, dtype=_wide_type(x)) for x in (norm, head, *hiddens)] if with_gradient else []
-        for part in _split(wanted, _rows_of_chunk(steps * len(head), head.device)):
-            _add_chunk(part, target_head, weights, objective, eps, norm, head, hiddens, loss_sum, correct, grads)
+        hidden = torch.cat(hiddens)  # [K * A, H]
+        grads = [torch.zeros_like(x, dtype=_wide_type(x)) for x in (norm, head, hidden)] if with_gradient else []
+        for part in _split(wanted, _chunk(len(wanted.hidden), steps * len(head), head.device, steps)):
+            _add_chunk(part, target_head, weights, objective, eps, norm, head, hidden, loss_sum, correct, grads)
         if with_gradient:
-            ctx.save_for_backward(*(g.to(x.dtype) for g, x in zip(grads, (norm, head, *hiddens), strict=True)))
+            ctx.save_for_backward(*(g.to(x.dtype) for g, x in zip(grads, (norm, head, hidden), strict=True)))
+            ctx.steps = steps
         loss = (weights * loss_sum).sum()
         ctx.mark_non_differentiable(loss_sum, correct)
         return loss, loss_sum, correct
@@ -156,76 +172,74 @@ class _DraftingLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad, *_):
         # In place: the gradients are as large as the head, and autograd refuses a second backward through them.
-        return None, None, None, None, None, None, *(saved.mul_(grad) for saved in ctx.saved_tensors)
+        norm, head, hidden = (saved.mul_(grad) for saved in ctx.saved_tensors)
+        return None, None, None, None, None, None, norm, head, *hidden.chunk(ctx.steps)
 
 
 def _add_chunk(
-    part: Wanted, target_head, weights, objective, eps, norm, head, hiddens, loss_sum, correct, grads
+    part: Wanted, target_head, weights, objective, eps, norm, head, hidden, loss_sum, correct, grads
 ) -> None:
     """Add a chunk of target positions to `loss_sum [K]` and `correct [K]`, and to `grads` where there are any.
 
     A function, so that a chunk's logits are gone before the next one's are made.
     """
-    x = torch.stack([hidden[rows] for hidden, rows in zip(hiddens, part.rows, strict=True)])  # [K, J, H]
+    rows = part.rows.flatten()  # [K * J]
+    x = hidden.index_select(0, rows).view(*part.rows.shape, -1)  # [K, J, H]
     inverse = (_wide(x).square().mean(-1, keepdim=True) + eps).rsqrt()
     normed = _wide(x) * inverse
     y = (normed * norm).to(head.dtype)
-    logits = _wide(linear(y.flatten(0, 1), head)).view(*part.rows.shape, -1)  # [K, J, draft_vocab]
-    losses, grad_logits, choices = objective(logits, part, _wide(linear(part.hidden, target_head)))
+    logits = linear(y.flatten(0, 1), head).view(*part.rows.shape, -1)  # [K, J, draft_vocab]
+    losses, grad_logits, choices = objective(logits, part, linear(part.hidden, target_head))
     correct += ((choices == part.choice) & part.bears).sum(1)
     loss_sum += torch.where(part.bears, losses, 0).sum(1)
     if not grads:
         return
-    grad_norm, grad_head, *grad_hiddens = grads
+    grad_norm, grad_head, grad_hidden = grads
     grad_logits = grad_logits.to(head.dtype).flatten(0, 1)
     scale = (weights[:, None] * part.bears)[..., None]  # [K, J, 1], of the narrow factors instead of the logits
-    scaled = (y * scale).to(head.dtype).flatten(0, 1)
-    if grad_head.dtype == y.dtype:
-        grad_head.addmm_(grad_logits.T, scaled)
-    else:  # half precision: products of it, summed in fp32
-        grad_head += grad_logits.T @ scaled
-    grad_y = _wide(grad_logits @ head).view(x.shape) * scale  # not by `linear`, which is no faster this way round
+    add_product(grad_head, grad_logits.T, (y * scale).to(head.dtype).flatten(0, 1))
+    grad_y = product(grad_logits, head).view(x.shape) * scale  # not by `linear`, which is no faster this way round
     grad_norm += (grad_y * normed).sum((0, 1))
     grad_normed = grad_y * norm
     grad_x = inverse * (grad_normed - normed * (grad_normed * normed).mean(-1, keepdim=True))
-    for grad_hidden, rows, grad in zip(grad_hiddens, part.rows, grad_x, strict=True):
-        grad_hidden.index_add_(0, rows, grad)
+    grad_hidden.index_add_(0, rows, grad_x.flatten(0, 1))
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """`x [M, K] @ weight.T [K, N]`, without a gradient.
+def _chunk(total: int, logits: int, device: torch.device, rows: int = 1) -> int:
+    """How many of `total` positions a chunk holds, each of `logits` in `rows` rows of a product.
 
-    In fp32 on a CPU by oneDNN. Where one side is a vocabulary it is faster than the BLAS behind `@` on AMD's processors
-    (4% of a step), and a tenth slower on Intel's (`python -m bench.products`). PyTorch reaches it only through the
-    operator that torch.compile uses.
+    All chunks are as equal as can be: a narrow product is a slow one.
     """
-    if x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return x @ weight.T
+    if total == 0:
+        return 1
+    if device.type in CHUNK:
+        count = math.ceil(total / max(1, CHUNK[device.type] // logits))
+    else:
+        count = max(1, total * rows // GPU_ROWS, math.ceil(total * logits * LOGIT_BYTES / _room(device)))
+        count = min(count, total)
+    return math.ceil(total / count)
 
 
-def _rows_of_chunk(logits: int, device: torch.device) -> int:
-    """How many rows of so many logits a chunk holds."""
-    return max(1, CHUNK.get(device.type, CHUNK["cuda"]) // logits)
+@cache
+def _room(device: torch.device) -> float:
+    """Bytes that a chunk may take. Asked once: chunks of other sizes in a later step would round otherwise."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return math.inf  # tensors without data, on which a step is planned
+    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return GPU_SHARE * (torch.cuda.mem_get_info(device)[0] + reserved)
 
 
-def _equal(total: int, size: int) -> int:
-    """The size of chunks of at most `size`, as equal as can be: a narrow product is a slow one."""
-    return math.ceil(total / math.ceil(total / size)) if total else 1
-
-
-def _split(wanted: Wanted, size: int):
-    """`wanted` by chunks of at most `size` target positions."""
-    total = len(wanted.hidden)
-    size = _equal(total, size)
-    for at in range(0, total, size):
+def _split(wanted: Wanted, size: int) -> Iterator[Wanted]:
+    """`wanted` by chunks of `size` target positions."""
+    for at in range(0, len(wanted.hidden), size):
         part = slice(at, at + size)
-        yield Wanted(
-            wanted.hidden[part],
-            wanted.lse[part],
-            wanted.choice[part],
-            wanted.rows[:, part],
-            wanted.bears[:, part],
+        yield replace(
+            wanted,
+            hidden=wanted.hidden[part],
+            lse=None if wanted.lse is None else wanted.lse[part],
+            choice=wanted.choice[part],
+            rows=wanted.rows[:, part],
+            bears=wanted.bears[:, part],
         )
 
 

@@ -16,8 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from spec.attention.block0 import Queries
 from spec.attention.merged import ttt_attention
+from spec.attention.to_device import to_device
 from spec.methods.eagle3.draft import EagleDraft, Midlayer
 from spec.methods.eagle3.losses import OBJECTIVES, Wanted, argmax_and_lse, drafting_loss
+from spec.methods.eagle3.rows import drafted_rows
 from spec.training.batch import Batch
 from spec.training.result import StepResult
 
@@ -28,8 +30,7 @@ Objective = Literal["ce", "lk", "hard"]
 class Observation:
     """What the frozen target says of a batch: all that a step needs of both. No gradient reaches it.
 
-    N are the batch's tokens without padding. A (`queries.rows`) are those at which any step bears loss: a later step's
-    key is read by its own position alone, so the other positions are needed for block 0's keys and nothing else.
+    N are the batch's tokens without padding, A those at which any step drafts (`spec.methods.eagle3.rows`).
     """
 
     input_ids: torch.Tensor  # [N] int64
@@ -60,52 +61,34 @@ def draft_loss(
     **how: bool,
 ) -> StepResult:
     """The whole step in one call, weighted by `decay ** k`: `observe`, then `step_loss`, `how` being its settings."""
-    observation = observe(draft, target, batch, steps=steps)
+    observation = observe(draft, target, batch, steps=steps, objective=objective)
     weights = decay_weights(steps, decay, batch.input_ids.device)
     return step_loss(draft, observation, weights, objective=objective, **how)
 
 
 @torch.no_grad()
-def observe(draft: EagleDraft, target, batch: Batch, *, steps: int = 7) -> Observation:
-    """Runs the frozen target over `batch` and finds the rows that bear loss at each step."""
-    documents = batch.documents
-    features = target.features(batch.input_ids, documents, draft.config.feature_layers)
-    tokens = documents.tokens  # [N]
-    positions = documents.position_ids.flatten()[tokens]
-    answers = batch.loss_mask.flatten()[tokens] & (positions >= 2)  # nothing drafts a document's first two tokens
-    seen = answers.nonzero().squeeze(1) - 1  # where the target chooses a token that bears loss
-    hidden = features.last.flatten(0, 1)[tokens[seen]]  # [seen, H_target]
-    choice, lse = argmax_and_lse(hidden, target.head_weight)
-    draftable = draft.t2d[choice]
-    seen, hidden, choice, lse = seen[draftable], hidden[draftable], choice[draftable], lse[draftable]  # J of them
+def observe(draft: EagleDraft, target, batch: Batch, *, steps: int = 7, objective: Objective = "ce") -> Observation:
+    """Runs the frozen target over `batch` and finds the rows that bear loss at each step.
 
-    shift = torch.arange(1, steps + 1, device=seen.device)[:, None]  # step k drafts from k + 1 positions before
-    bears = positions[seen] >= shift  # [K, J]
-    at = (seen - shift).clamp_min(0)  # [K, J], an index into the N tokens
-    needed = torch.zeros_like(answers)
-    needed[at[bears]] = True
-    slot = (needed.cumsum(0) - 1).clamp_min(0)  # of each of the N tokens among the A rows
+    Waits for nothing on a GPU where `batch.rows` has `drafted_rows`, as the loader makes them; else they are made here,
+    on the host. Only "lk" needs the log-sum-exps.
+    """
+    documents = batch.documents
+    rows = batch.rows or to_device(drafted_rows(batch.to("cpu"), steps), batch.input_ids.device)
+    features = target.features(batch.input_ids, documents, draft.config.feature_layers)
+    hidden = features.last.flatten(0, 1)[rows.seen]  # [J, H_target]
+    choice, lse = argmax_and_lse(hidden, target.head_weight, with_lse=objective == "lk")
     wanted = Wanted(
         hidden=hidden,
         lse=lse,
-        choice=(draft.t2d.cumsum(0) - 1)[choice],
-        rows=torch.where(bears, slot[at], 0),
-        bears=bears,
+        choice=(draft.t2d.cumsum(0) - 1).clamp_min(0)[choice],  # some draft token where the target's is none
+        rows=rows.rows,
+        bears=rows.bears & draft.t2d[choice],
     )
-    queries = Queries(_runs(needed, documents.lengths), documents.cu_seqlens, max(documents.lengths))
     aux = features.aux.flatten(0, 1)
-    return Observation(batch.input_ids.flatten()[tokens], positions, aux[tokens], queries, wanted)
-
-
-def _runs(needed: torch.Tensor, lengths: tuple[int, ...]) -> tuple[tuple[int, int, int], ...]:
-    """The runs of `needed [N]` bool as (their document's first token, start, end)."""
-    runs, first, flags = [], 0, needed.cpu()
-    for length in lengths:
-        edges = torch.diff(flags[first : first + length].int(), prepend=torch.zeros(1), append=torch.zeros(1))
-        starts, ends = ((edges == sign).nonzero().squeeze(1).add(first).tolist() for sign in (1, -1))
-        runs += [(first, start, end) for start, end in zip(starts, ends, strict=True)]
-        first += length
-    return tuple(runs)
+    if len(documents.tokens) < len(aux):
+        aux = aux[documents.tokens]
+    return Observation(rows.input_ids, rows.positions, aux, rows.queries, wanted)
 
 
 def step_loss(

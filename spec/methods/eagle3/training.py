@@ -14,6 +14,7 @@ from spec.errors import BadInput
 from spec.methods.eagle3 import initialise
 from spec.methods.eagle3.draft import DraftConfig, EagleDraft
 from spec.methods.eagle3.losses import Wanted, argmax_and_lse
+from spec.methods.eagle3.rows import Rows, drafted_rows
 from spec.methods.eagle3.step import Observation, decay_weights, observe, step_loss
 from spec.samples.vocabulary import DraftVocabulary
 from spec.target.frozen import Features, FrozenTarget
@@ -61,8 +62,11 @@ class Eagle3Training:
     def share_target(self, draft: EagleDraft, target: FrozenTarget) -> None:
         draft.share_target(target.embed_weight, target.head_weight)
 
+    def prepare(self, batch: Batch, epoch: int | None) -> Rows:
+        return drafted_rows(batch, self.positions)
+
     def look(self, draft: EagleDraft, target: FrozenTarget, batch: Batch) -> Observation:
-        return observe(draft, target, batch, steps=self.positions)
+        return observe(draft, target, batch, steps=self.positions, objective=self.cfg.objective)
 
     def observe(self, draft: EagleDraft, look: Observation, batch: Batch, epoch: int | None) -> Observation:
         return look  # every epoch trains on all of it
@@ -89,7 +93,7 @@ class Eagle3Training:
         rows, length = documents.position_ids.shape
         tokens = rows * length
         hidden = features.last.flatten(0, 1)[torch.zeros(tokens, dtype=torch.int64)]
-        choice, lse = argmax_and_lse(hidden, head)
+        choice, lse = argmax_and_lse(hidden, head, with_lse=self.cfg.objective == "lk")
         wanted = Wanted(
             hidden=hidden,
             lse=lse,
@@ -98,9 +102,9 @@ class Eagle3Training:
             bears=torch.ones(self.positions, tokens, dtype=torch.bool),
         )
         runs = tuple((at, at, at + length) for at in range(0, tokens, length))
-        queries = Queries(runs, torch.zeros(rows + 1, dtype=torch.int32), length)
+        queries = Queries.of_runs(runs, torch.zeros(rows + 1, dtype=torch.int32), length)
         ids = torch.zeros(tokens, dtype=torch.int64)
-        aux = features.aux.flatten(0, 1)[ids]
+        aux = features.aux.flatten(0, 1)
         return Observation(ids, torch.zeros_like(ids), aux, queries, wanted)
 
     def full_observation(self, draft: EagleDraft, look: Observation, documents: Documents) -> Observation:

@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spec.attention import block0
+from spec.attention import block0, kernels
 from spec.attention.block0 import Queries
 from spec.attention.documents import Documents
 from spec.attention.merged import ttt_attention
+from spec.attention.to_device import to_device
 from tests import dense_flash
 
 
 def some_queries(lengths, runs) -> Queries:
     documents = Documents.from_lengths([lengths], sum(lengths))
-    return Queries(tuple(runs), documents.cu_seqlens, max(lengths))
+    return Queries.of_runs(runs, documents.cu_seqlens, max(lengths))
 
 
 # Two documents of 9 and 14 tokens; queries in the middle, to the end, and in two runs of one document.
@@ -66,7 +67,7 @@ def kernel(request, monkeypatch):
     elif request.param == "cuda":
         monkeypatch.setattr(block0, "_cpu_forward", block0._flash_forward)
         monkeypatch.setattr(block0, "_cpu_backward", block0._flash_backward)
-        monkeypatch.setattr(block0, "aten", dense_flash)
+        monkeypatch.setattr(kernels, "aten", dense_flash)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
@@ -145,7 +146,7 @@ def test_cuda_is_as_near_to_double_as_bf16_allows(heads, kv_heads):
     queries = some_queries(LENGTHS, RUNS)
     exact = random_inputs(queries, steps=7, heads=heads, kv_heads=kv_heads)
     rounded = [x.detach().to("cuda", torch.bfloat16).requires_grad_() for x in exact]
-    there = Queries(queries.runs, queries.cu_seqlens.cuda(), queries.longest)
+    there = to_device(queries, torch.device("cuda"))
     out, wanted = attend(there, *rounded), dense(queries, *exact)
     torch.testing.assert_close(out.double().cpu(), wanted, rtol=0.03, atol=0.03)
     got = torch.autograd.grad(out.double().square().sum(), rounded)

@@ -19,7 +19,7 @@ class Looks:
 
     def __call__(self, draft, target, batch):
         self.count += 1
-        return observe(draft, target, batch, steps=3)
+        return observe(draft, target, batch, steps=3, objective="lk")
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def half_bearing(length: int, rows: int = 2) -> Observation:
             bears=torch.ones(STEPS, answers, dtype=torch.bool),
         )
         runs = tuple((first, start, start + TURN) for first, start in starts)
-        queries = Queries(runs, torch.zeros(rows + 1, dtype=torch.int32), length)
+        queries = Queries.of_runs(runs, torch.zeros(rows + 1, dtype=torch.int32), length)
         return Observation(ids, torch.zeros_like(ids), torch.zeros(rows * length, 3 * 512), queries, wanted)
 
 
