@@ -30,8 +30,8 @@ class Documents:
         cls, lengths: Sequence[Sequence[int]], width: int, device: torch.device | str = "cpu"
     ) -> "Documents":
         """Documents packed from the left: `lengths[row]` are that row's, `width` is T; ValueError if they overflow."""
-        position_ids = torch.zeros(len(lengths), width, dtype=torch.int64)
-        document_ids = torch.full((len(lengths), width), -1, dtype=torch.int64)
+        position_ids = torch.zeros(len(lengths), width, dtype=torch.int64, device="cpu")
+        document_ids = torch.full((len(lengths), width), -1, dtype=torch.int64, device="cpu")
         spans: list[tuple[int, int, int]] = []
         for row, row_lengths in enumerate(lengths):
             start = 0
@@ -39,7 +39,7 @@ class Documents:
                 end = start + length
                 if length < 1 or end > width:
                     raise ValueError(f"row {row}: documents of lengths {list(row_lengths)} do not fit {width} slots")
-                position_ids[row, start:end] = torch.arange(length)
+                position_ids[row, start:end] = torch.arange(length, device="cpu")
                 document_ids[row, start:end] = len(spans)
                 spans.append((row, start, end))
                 start = end
@@ -61,4 +61,5 @@ class Documents:
 
 
 def _cu_seqlens(spans: Sequence[tuple[int, int, int]]) -> torch.Tensor:
-    return torch.tensor((0, *(end - start for _, start, end in spans))).cumsum(0).int()
+    lengths = (end - start for _, start, end in spans)
+    return torch.tensor((0, *lengths), device="cpu").cumsum(0).int()

@@ -86,14 +86,21 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """`a [M, K] @ b [K, N]` in fp32 or wider, without a gradient.
 
     Half precision: the device's matrix units sum in fp32 anyway, and `out_dtype` keeps their sums. A CPU has no such
-    product; there the columns are made wide a few at a time.
+    product; there the longer of K and N, a vocabulary, is made wide a part at a time.
     """
     if not _is_half(a):
         return a @ b
-    if a.device.type == "cpu":
+    if a.device.type != "cpu":
+        return torch.mm(a, b, out_dtype=torch.float32)
+    out = torch.zeros(len(a), b.shape[1])
+    if len(b) > b.shape[1]:
+        for left, right in zip(a.split(_AT_ONCE, 1), b.split(_AT_ONCE), strict=True):
+            out.addmm_(left.float(), right.float())
+    else:
         wide = a.float()
-        return torch.cat([wide @ columns.float() for columns in b.split(_COLUMNS, 1)], 1)
-    return torch.mm(a, b, out_dtype=torch.float32)
+        for some, right in zip(out.split(_AT_ONCE, 1), b.split(_AT_ONCE, 1), strict=True):
+            some.copy_(wide @ right.float())
+    return out
 
 
 def add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
@@ -101,13 +108,13 @@ def add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
     if not _is_half(a):
         total.addmm_(a, b)
     elif a.device.type == "cpu":
-        for rows, some in zip(total.split(_COLUMNS), a.split(_COLUMNS), strict=True):
+        for rows, some in zip(total.split(_AT_ONCE), a.split(_AT_ONCE), strict=True):
             rows.addmm_(some.float(), b.float())
     else:
         torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
 
 
-_COLUMNS = 8000  # of a vocabulary, made wide at once
+_AT_ONCE = 512  # tokens of a vocabulary that a CPU makes wide
 
 
 def _is_half(x: torch.Tensor) -> bool:
