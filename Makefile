@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-RUN ?= runs/demo
+METHOD ?= eagle3
+RUN ?= runs/demo$(if $(filter-out eagle3,$(METHOD)),-$(METHOD))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-unit test-server lint types ci bench lock clean
@@ -25,8 +26,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 lock:  ## Pin every package that pyproject.toml leads to, in constraints.txt
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --extra server-cpu --extra demo --extra dev pyproject.toml -o constraints.txt
 
-demo: install  ## Real prompts and a real model in, a proven and published draft out (20 minutes, 2 cores)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/demo.py --run $(RUN)
+demo: install  ## Real prompts and a real model in, a proven and published draft out (METHOD=eagle3, dflash, dspark; 20 minutes)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/demo.py --run $(RUN) --method $(METHOD)
 
 test: install test-unit test-server  ## All tests that need no cluster (under 15 minutes)
 

@@ -41,13 +41,20 @@ CONTENDERS: dict[str, Contender] = {
 
 
 def measure(contender: str, work: Work, timed: int) -> dict[str, Any]:
+    """What `timed_steps` says of `contender`'s step, and of ours the operations it needs."""
+    device, dtype = device_and_dtype()
+    prepare_step(contender, replace(work, length=256, batch=1, target_vocab=512, draft_vocab=256), device, dtype)()
+    return {
+        **timed_steps(prepare_step(contender, work, device, dtype), timed, device),
+        **(_share_of_peak(work, device, dtype) if contender == "fast" else {}),
+    }
+
+
+def timed_steps(step: Callable[[], tuple[float, float, list[int]]], timed: int, device: torch.device) -> dict[str, Any]:
     """Seconds of `timed` steps after a first one, the peak of memory over all of them, and what they computed.
 
     Without timed steps the first one counts, which finds no memory that a step before it has left.
     """
-    device, dtype = device_and_dtype()
-    prepare_step(contender, replace(work, length=256, batch=1, target_vocab=512, draft_vocab=256), device, dtype)()
-    step = prepare_step(contender, work, device, dtype)
     peak = Peak(device)
     seconds, cpu_seconds = [], []
     for _ in range(timed + 1):
@@ -65,7 +72,6 @@ def measure(contender: str, work: Work, timed: int) -> dict[str, Any]:
         "correct": correct,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        **(_share_of_peak(work, device, dtype) if contender == "fast" else {}),
     }
 
 

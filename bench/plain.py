@@ -11,7 +11,8 @@ same loss.
 import torch
 from torch.nn import functional as F
 
-from spec.methods.eagle3.draft import EagleDraft, rotate
+from spec.methods.eagle3.draft import EagleDraft
+from spec.methods.layers import rotate
 from spec.training.batch import Batch
 
 

@@ -1,11 +1,12 @@
-"""Preparing samples against bare tokenisation of the same text, the vocabulary map against a plain loop, and packing.
+"""Preparing samples, of a server's tokens and of text, against bare tokenisation; the vocabulary map; packing.
 
     python3 -m bench.preparation --conversations 5000
 
 The corpus (`bench.corpus`) is made for the real Llama 3 tokenizer; `--target` takes any other. Both contenders load the
 tokenizer and use the same number of processes. Bare tokenisation is one `encode_batch_fast` a chunk, of texts that are
 rendered already; preparing reads the answers, renders them, tokenises, masks, checks every count against
-the server's, writes the arrays, chooses the vocabulary and packs. Its memory is that of all its processes.
+the server's, writes the arrays, chooses the vocabulary and packs. Its memory is that of all its processes. The same
+answers with the tokens that a server gives need none of the rendering and tokenising: `exact`.
 """
 
 import json
@@ -62,11 +63,11 @@ def measure_preparation(conversations: int, processes: int, repeats: int, target
         with ProcessPoolExecutor(1) as apart:  # what it leaves in memory is not in this process then
             apart.submit(write_corpus, folder, target, conversations).result()
         load_tokenizer(target)  # importing the libraries is neither's work
-        store, samples = open_store(folder / "run"), folder / "run/samples"
 
-        def prepared() -> dict[str, Any]:
+        def prepared(run: str) -> dict[str, Any]:
+            samples = folder / run / "samples"
             shutil.rmtree(samples, ignore_errors=True)
-            marker, _ = prepare(store, str(target), Settings(max_length=LENGTH), processes=processes)
+            marker, _ = prepare(open_store(folder / run), str(target), Settings(max_length=LENGTH), processes=processes)
             pack(Samples.open(samples / "train").lengths, LENGTH)
             return marker.facts
 
@@ -76,8 +77,16 @@ def measure_preparation(conversations: int, processes: int, repeats: int, target
             chunks = iter(lambda: list(islice(texts, 64)), [])
             return sum(ordered_map(lambda chunk: _tokens_of(backend, chunk), chunks, processes))
 
-        seconds, results = _alternating({"prepared": lambda: peak_of_all(prepared), "bare": bare}, repeats)
+        contenders = {
+            "prepared": lambda: peak_of_all(lambda: prepared("run")),
+            "exact": lambda: peak_of_all(lambda: prepared("exact")),
+            "bare": bare,
+        }
+        seconds, results = _alternating(contenders, repeats)
     memory, facts = results["prepared"]
+    memory_exact, facts_exact = results["exact"]
+    if facts_exact["train"]["tokens"] != facts["train"]["tokens"] or facts_exact["exact"] != conversations:
+        raise ValueError("the two ways came to other tokens")
     return {
         "conversations": conversations,
         "processes": processes,
@@ -85,8 +94,11 @@ def measure_preparation(conversations: int, processes: int, repeats: int, target
         "mean_length": round(results["bare"] / conversations),
         "loss_share": facts["train"]["loss_share"],
         "memory": memory,
+        "memory_exact": memory_exact,
         **{f"seconds_{name}": its for name, its in seconds.items()},
         "tokens_per_s_prepared": round(results["bare"] / seconds["prepared"]["median"]),
+        "tokens_per_s_exact": round(results["bare"] / seconds["exact"]["median"]),
+        "speed_ratio_exact": round(seconds["prepared"]["median"] / seconds["exact"]["median"], 3),
         "ratio": round(seconds["prepared"]["median"] / seconds["bare"]["median"], 3),
     }
 

@@ -1,4 +1,4 @@
-"""Measure the draft step, packing and preparation against their plain counterparts.
+"""Measure the drafts' steps, packing and preparation against their plain counterparts.
 
     python3 -m bench.run                        # everything: about an hour on two cores
     python3 -m bench.run --only step --rounds 5

@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 
+from bench.blocks import BlockWork
 from bench.memory import available
 from bench.rounds import Json, alternate, child, console, ratio
 from bench.work import Work
 
 LENGTHS = (512, 1024, 2048, 4096, 8192)
+BLOCKS = ((2048, 128, 8), (4096, 512, 16))  # tokens, anchors, rows of a block
+MARKOV_RANKS = {"DFlash": 0, "DSpark": 256}
 VOCABULARIES = ((32_000, 8_000), (32_000, 32_000), (152_000, 8_000), (152_000, 32_000))  # target's, draft's
 
 
@@ -86,7 +89,19 @@ def preparation(effort: Effort) -> Json:
     return child("bench.preparation", *count, "--processes", str(effort.threads), threads=effort.threads)
 
 
-SECTIONS = {its.__name__: its for its in (step, growth, vocabularies, compiled, packing, preparation)}
+def blocks(effort: Effort) -> Json:
+    """The step of a block draft against the plain one, DFlash's and DSpark's."""
+    sizes = {}
+    for length, anchors, rows in BLOCKS:
+        for method, rank in MARKOV_RANKS.items():
+            work = BlockWork(length=length, anchors=anchors, block_size=rows, markov_rank=rank)
+            sizes[f"{method}, {length} tokens, {anchors} x {rows}"] = _compared(
+                work, ("fast", "plain", "recompute"), effort, "bench.blocks"
+            )
+    return {"sizes": sizes}
+
+
+SECTIONS = {its.__name__: its for its in (step, blocks, growth, vocabularies, compiled, packing, preparation)}
 
 
 def machine(effort: Effort) -> Json:
@@ -101,12 +116,13 @@ def machine(effort: Effort) -> Json:
     }
 
 
-def _compared(work: Work, names: tuple[str, ...], effort: Effort) -> Json:
+def _compared(work: Work | BlockWork, names: tuple[str, ...], effort: Effort, module: str = "bench.contender") -> Json:
     asked = {name: {"contender": name, "timed": effort.timed, "work": asdict(work)} for name in names}
-    contenders = alternate("bench.contender", asked, effort.rounds, effort.threads)
+    contenders = alternate(module, asked, effort.rounds, effort.threads)
     fast = contenders["fast"]
-    fast["tokens_per_s"] = round(work.batch * work.length / fast["seconds"]["median"], 1)
-    fast["share_of_peak"] = round(fast["flops"] / fast["seconds"]["median"] / fast["peak_flops_per_s"], 3)
+    if isinstance(work, Work):
+        fast["tokens_per_s"] = round(work.batch * work.length / fast["seconds"]["median"], 1)
+        fast["share_of_peak"] = round(fast["flops"] / fast["seconds"]["median"] / fast["peak_flops_per_s"], 3)
     found: dict[str, Any] = {"work": asdict(work), "contenders": contenders}
     if "plain" in contenders:
         plain = contenders["plain"]

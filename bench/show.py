@@ -14,6 +14,8 @@ def show(results: Json) -> None:
     """Print every section that was measured."""
     if "step" in results:
         _steps("The draft step", {"as asked": results["step"]})
+    if "blocks" in results:
+        _steps("The block draft's step", results["blocks"]["sizes"])
     if "growth" in results:
         _steps("By length", results["growth"]["lengths"])
         console.print(

@@ -120,12 +120,16 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         seen = [self._observe(batch, self.progress.epoch) for batch in batches]
         counts = ranks.total(torch.stack([observation.count for observation in seen]).sum(0))  # [P]
         weights = self.method.weights(counts)
-        sums = Sums(self.method.positions, self.device)
+        sums, row_weights = Sums(self.method.positions, self.device), []
         for index, observation in enumerate(seen):
             self.draft.set_requires_gradient_sync(index == len(seen) - 1)
             result = self.method.loss(self.draft, observation, weights)
             result.loss.backward()
             sums.add(result)
+            if result.weight is not None:
+                row_weights.append(result.weight)
+        if row_weights:
+            self._divide_gradients(ranks.total(torch.stack(row_weights).sum()))
         lr, grad_norm = get_lr(self.optimizer), self._clip_gradients()
         self.optimizer.step()
         self.scheduler.step()
@@ -211,6 +215,12 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         """What the draft trains on of a batch in `epoch`; the target looks at it then or, cached, in the first one."""
         look = self.features.look if self.features else self.method.look
         return self.method.observe(self.draft, look(self.draft, self.target, batch), batch, epoch)
+
+    def _divide_gradients(self, weight: torch.Tensor) -> None:
+        """By the sum of all rows' weights `[]`, where that was not known before the step."""
+        gradients = [p.grad for p in self.draft.parameters() if p.grad is not None]
+        own = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in gradients]
+        torch._foreach_div_(own, weight.clamp(min=torch.finfo(weight.dtype).tiny))
 
     def _clip_gradients(self) -> float:
         """The gradient's norm over all ranks, after which it is at most `clip_grad_norm`. Stops at NaN or infinity."""

@@ -31,7 +31,7 @@ def prepared_run(
             for length in lengths:
                 ids = rng.integers(0, vocab_size, length, dtype=np.int32)
                 mask = (np.arange(length) >= length // 2).astype(np.uint8)
-                writer.append(ids, mask, np.array([length]))
+                writer.append(ids, mask, np.array([length]), rng.integers(0, 2**63, 1).astype(np.uint64))
     # Random documents say nothing about what the target would answer: a map drawn at random is as good as any.
     counts = count_tokens(rng.integers(0, vocab_size, 1000), np.ones(1000, np.uint8), vocab_size)
     choose_vocabulary(counts, draft_vocab_size).save(folder / "vocab_map.safetensors")

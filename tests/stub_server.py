@@ -5,6 +5,7 @@
 
 It runs in a thread of the test. The answer is a function of the messages, so a test knows what to expect (`answer_to`).
 `behave(body)` may answer in its place: a `Reply`, an exception to drop the connection, or None for the usual.
+With `ids` it gives token ids where it is asked for them, as SGLang 0.5.23 does: one a byte of a ChatML rendering.
 Error bodies are those of SGLang 0.5.23.
 """
 
@@ -47,6 +48,27 @@ class Reply:
     error: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     reasoning: str | None = None
+    tool_calls: list[Json] | None = None
+    written: str | None = None  # what the model wrote, where parsers took it apart; default: `content`
+    counted: tuple[int, int] | None = None  # tokens of the prompt and the answer; default: words
+
+
+END = 256  # the token that ends a turn
+
+
+def prompt_ids(messages: list[Json], template: Json | None = None) -> list[int]:
+    """What the stub's model is given: an answer that stands in the history reads back as the tokens it was."""
+    ids = [] if not template else written_ids(json.dumps(template, sort_keys=True))
+    for message in messages:
+        content = message.get("content") or ""
+        said = content if isinstance(content, str) else " ".join(part["text"] for part in content)
+        calls = json.dumps(message["tool_calls"]) if message.get("tool_calls") else ""
+        ids += [*written_ids(f"{message['role']}\n{said}{calls}"), END]
+    return [*ids, *written_ids("assistant\n")]
+
+
+def written_ids(text: str) -> list[int]:
+    return list(text.encode())
 
 
 def answer_to(messages: list[Json]) -> str:
@@ -67,12 +89,17 @@ class StubServer:
         context: int | None = 8192,
         delay: tuple[float, float] = (0.0, 0.0),
         behave: Callable[[Json], Reply | Exception | None] = lambda body: None,
+        ids: bool = False,
+        usage: bool = True,
     ):
         self.model = model
         self.architectures = ["LlamaForCausalLM"]
         self.context = context
         self.delay = delay
         self.behave = behave
+        self.ids = ids
+        self.usage = usage
+        self.tokenizes = True
         self.healthy = True
         self.asked: list[Asked] = []
         self.probes = 0
@@ -121,6 +148,7 @@ class StubServer:
         app.router.add_get("/health", self._health)
         app.router.add_get("/server_info", self._server_info)
         app.router.add_get("/model_info", self._model_info)
+        app.router.add_post("/v1/tokenize", self._tokenize)
         app.router.add_post("/v1/chat/completions", self._chat)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await self._runner.setup()
@@ -147,6 +175,12 @@ class StubServer:
     async def _model_info(self, _: web.Request) -> web.Response:
         return web.json_response({"model_path": self.model, "architectures": self.architectures})
 
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        if not (self.ids and self.tokenizes):
+            raise web.HTTPNotFound
+        ids = written_ids((await request.json())["prompt"])
+        return web.json_response({"tokens": ids, "count": len(ids), "max_model_len": self.context})
+
     async def _chat(self, request: web.Request) -> web.Response:
         asked = Asked(await request.json(), request.headers.get("Authorization", ""), time.monotonic())
         self.asked.append(asked)
@@ -167,11 +201,19 @@ class StubServer:
             error = {"object": "error", "message": reply.error, "type": "BadRequestError", "code": reply.status}
             return web.json_response(error, status=reply.status, headers=reply.headers)
         content = answer_to(asked.messages) if reply.content is None else reply.content
-        message = {"role": "assistant", "content": content, "reasoning_content": reply.reasoning, "tool_calls": None}
-        prompt = sum(len(message["content"].split()) for message in asked.messages)
-        completion = len(content.split()) + 1
-        usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        message = {"role": "assistant", "content": content, "reasoning_content": reply.reasoning}
+        message["tool_calls"] = reply.tool_calls
         choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason, "matched_stop": None}
-        return web.json_response(
-            {"id": "1", "object": "chat.completion", "model": asked.body["model"], "choices": [choice], "usage": usage}
-        )
+        if self.ids and asked.body.get("return_token_ids"):
+            written = content if reply.written is None else reply.written
+            choice["prompt_token_ids"] = prompt_ids(asked.messages, asked.body.get("chat_template_kwargs"))
+            choice["response_token_ids"] = written_ids(written) + [END] * (reply.finish_reason != "length")
+            prompt, completion = len(choice["prompt_token_ids"]), len(choice["response_token_ids"])
+        else:
+            prompt = sum(len(message["content"].split()) for message in asked.messages)
+            completion = len(content.split()) + 1
+        prompt, completion = reply.counted or (prompt, completion)
+        usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        usage["reasoning_tokens"] = len(written_ids(reply.reasoning or ""))
+        said = {"id": "1", "object": "chat.completion", "model": asked.body["model"], "choices": [choice]}
+        return web.json_response(said | ({"usage": usage} if self.usage else {}))

@@ -61,8 +61,9 @@ def train(
     interruption: Interruption | None = None,
     **settings: Any,
 ) -> Outcome:
-    """Run the recipe on `TINY` settings with `settings` over them; ranks write to files below `logs`."""
+    """Run the recipe on `TINY` settings with `settings` over them (None takes one away); ranks write below `logs`."""
     given = TINY | {"run_dir": str(run), "target": str(target)} | settings
+    given = {name: value for name, value in given.items() if value is not None or TINY.get(name) is None}
     logs.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     context = multiprocessing.get_context("fork")

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from spec import cli
 from spec.errors import PassingFault, SpecError
+from spec.methods import method_named
 from spec.server import start as serving
 from spec.storage import Store, open_store
 from spec.storage.markers import Marker, digest_of, find_marker, read_marker, write_marker
@@ -31,21 +32,28 @@ MARKER = "demo.json"
 BUCKET = "drafts"
 HELD_OUT = 32  # conversations that training never sees
 COPIES = 2  # of the model in the server, 3 GB each
-NAME = "smollm2-135m-instruct-eagle3"
+NAME = "smollm2-135m-instruct"
+CONFIGS = {"eagle3": "eagle", "dflash": "dflash", "dspark": "dspark"}  # as their files are named
+BARS = {"eagle3": 1.6, "dflash": 1.2, "dspark": 1.3}  # block drafts want more answers than the demo has
 console = Console()
 
 
 def main(
     run: Annotated[Path, typer.Option(help="The run directory")] = Path("runs/demo"),
+    method: Annotated[str, typer.Option(help="eagle3, dflash or dspark")] = "eagle3",
     rows: Annotated[int, typer.Option(help="Prompts to regenerate answers for, at most 1902")] = 900,
     answer_tokens: Annotated[int, typer.Option(help="Tokens an answer may have")] = 64,
     processes: Annotated[int, typer.Option(help="Trainer processes")] = 2,
-    min_accept_length: Annotated[float, typer.Option(help="The gate: a draft below it is not published")] = 1.6,
+    min_accept_length: Annotated[
+        float | None, typer.Option(help="The gate: a draft below it is not published. Default: the method's")
+    ] = None,
 ) -> None:
-    """Filter, prepare, train, extract, evaluate and publish an EAGLE-3 draft of SmolLM2-135M-Instruct."""
+    """Filter, prepare, train, extract, evaluate and publish a draft of SmolLM2-135M-Instruct."""
+    method_named(method)
+    min_accept_length = min_accept_length or BARS[method]
     os.chdir(ROOT)
     started, store = time.monotonic(), open_store(run)
-    settings = {"rows": rows, "answer_tokens": answer_tokens, "min_accept_length": min_accept_length}
+    settings = {"method": method, "rows": rows, "answer_tokens": answer_tokens, "min_accept_length": min_accept_length}
     if done := find_marker(store, MARKER, "demo", settings, {}):
         return show(done.facts, f"already done: {store.url}")
     inputs = run.parent / "demo-inputs"
@@ -65,7 +73,11 @@ def main(
         step("prepare", *prepare, "--draft-vocab-size", 4096, "--max-length", 256)
         step("baseline", *evaluate, "--baseline-url", url)
 
-    recipe = ["spec/eagle_full_finetune_distributed.py", "--config", "spec/configs/smollm2/135M_eagle.yaml"]
+    recipe = [
+        "spec/eagle_full_finetune_distributed.py",
+        "--config",
+        f"spec/configs/smollm2/135M_{CONFIGS[method]}.yaml",
+    ]
     step("train", "tune", "run", "--nproc_per_node", processes, *recipe, f"run_dir={run}", f"target={model}")
     step("extract", "tools/extract_draft_model.py", "--checkpoint_dir", run / "checkpoints", "--target", model)
     step("offline", *evaluate)
@@ -73,7 +85,7 @@ def main(
         step("evaluate", *evaluate, "--base-url", url)
 
     with s3_endpoint(logs / "s3.log"):
-        published = f"s3://{BUCKET}/{NAME}"
+        published = f"s3://{BUCKET}/{NAME}-{method}"
         step("publish", "tools/publish_draft.py", run, published)
         step("publish", "tools/publish_draft.py", run, run / "published")
         step("fetch", "tools/fetch_draft.py", published, run / "fetched")

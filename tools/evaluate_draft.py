@@ -36,7 +36,9 @@ def main(
     min_accept_length: Annotated[float | None, Option(min=1.0, help="The bar: below it, this ends with 3.")] = None,
     prompts: Annotated[int, Option(min=1, help="Held-out prompts to ask, at most.")] = 32,
     max_new_tokens: Annotated[int, Option(min=2, help="Tokens an answer may have.")] = 128,
-    num_steps: Annotated[int, Option(min=1, help="Drafts in a chain: --speculative-num-steps of the server.")] = 3,
+    drafts: Annotated[
+        int, Option("--drafts", "--num-steps", min=1, help="Drafts a round, as the server was started with.")
+    ] = Settings.drafts,
     concurrency: Annotated[int, Option(min=1, help="Requests at once to a server.")] = 8,
     without: Annotated[
         list[str] | None, Option(help="A part that the report does without: offline, baseline or speculative.")
@@ -49,7 +51,7 @@ def main(
     """Measure what a run's draft is worth."""
     if unknown := set(without or ()) - set(NAMES):
         raise BadInput(f"--without {min(unknown)}: the parts are {', '.join(NAMES)}")
-    settings = Settings(prompts, max_new_tokens, num_steps, concurrency, frozenset(without or ()))
+    settings = Settings(prompts, max_new_tokens, drafts, concurrency, frozenset(without or ()))
     evaluation = Evaluation(open_store(run), target, settings, overwrite=overwrite)
 
     def needed(part: str) -> bool:

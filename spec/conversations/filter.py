@@ -50,6 +50,7 @@ async def filter_shard(
                 dataset=source.lineage,
                 sampling=asdict(server.sampling),
                 server=version,
+                tokenizer=server.tokenizer,
                 overwrite=overwrite,
             )
             _check_other_shards(store, shard, overwrite)

@@ -26,6 +26,11 @@ def read_run(store: Store) -> dict[str, Any]:
     return run
 
 
+def tokenizer_of(run: dict[str, Any]) -> str | None:
+    """What the tokenizer of the server that answered is known by (`token_ids.fingerprint`), if it said."""
+    return run.get("versions", {}).get("tokenizer")
+
+
 def record_run(
     store: Store,
     *,
@@ -33,20 +38,26 @@ def record_run(
     dataset: dict[str, Any],
     sampling: dict[str, Any],
     server: str | None,
+    tokenizer: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write `run.json`, or find it with the same target, dataset and sampling; gives these three.
 
-    Raises `BadInput` naming the first difference where the run is another one, unless `overwrite`.
+    `tokenizer` is what the server's is known by. Raises `BadInput` naming the first difference where the run is another
+    one or was begun with another tokenizer, unless `overwrite`.
     """
     asked = {"target": target, "dataset": dataset, "sampling": sampling}
     there = read_run(store)
     different = first_difference({name: there.get(name) for name in _DECIDES}, asked) if there else ""
+    known = tokenizer_of(there)
+    if not different and None not in (known, tokenizer) and known != tokenizer:
+        different = f"the server's tokenizer: {known} there, {tokenizer} asked"
     if different and not overwrite:
         raise BadInput(
             f"{store.url} is another run: {different}; take another --output, or --overwrite to replace its answers"
         )
     if not there or different:
         versions = {"sgl-spec": version("sgl-spec"), "datasets": version("datasets"), "server": server}
+        versions |= {"tokenizer": tokenizer} if tokenizer else {}
         store.write(RUN, (json.dumps({**asked, "versions": versions}, indent=1) + "\n").encode())
     return asked

@@ -10,6 +10,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from spec.conversations import token_ids
 from spec.conversations.results import Results
 from spec.conversations.rows import Message, Reject, Said, turns_to_answer
 from spec.conversations.server import Answer
@@ -48,7 +51,7 @@ async def answer_all(
 
 
 async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = False) -> dict[str, Any]:
-    """The row's one line: `{"id", "messages", "turns"}` or `{"id", "reject", "detail"}`.
+    """The row's one line: `{"id", "messages", "turns"}` or `{"id", "reject", "detail"}`; see `_turn` for the turns.
 
     Each turn's history holds the answers that `chat` gave to the turns before. A row with any turn unanswered is
     rejected as a whole; so is one with an answer cut off at its limit, unless `keep_truncated`, with which the row ends
@@ -56,19 +59,15 @@ async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = F
     """
     messages: list[Message] = []
     turns: list[dict[str, Any]] = []
+    before: Answer | None = None
     try:
         for turn in turns_to_answer(question.conversation):
             messages += turn
             answer = await chat(messages)
             _check(answer, keep_truncated)
             messages.append(answer.message)
-            turns.append(
-                {
-                    "prompt_tokens": answer.prompt_tokens,
-                    "completion_tokens": answer.completion_tokens,
-                    "finish_reason": answer.finish_reason,
-                }
-            )
+            turns.append(_turn(answer, before))
+            before = answer
             if answer.finish_reason == "length":
                 break  # no later turn was ever asked after half an answer
     except Reject as reject:
@@ -77,12 +76,38 @@ async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = F
     return {"id": question.id, "messages": messages, "turns": turns}
 
 
+def _turn(answer: Answer, before: Answer | None) -> dict[str, Any]:
+    """What a row keeps of an answer: its tokens, where the server gives them, and how many there were.
+
+    Of the prompt only the tokens from the first on that the turn before did not have: `shared` of them it did, in its
+    prompt and answer. Where these are all of the turn before, this turn continues it.
+    """
+    turn: dict[str, Any] = {
+        "prompt_tokens": answer.prompt_tokens,
+        "completion_tokens": answer.completion_tokens,
+        "finish_reason": answer.finish_reason,
+    }
+    if answer.reasoning_tokens:
+        turn["reasoning_tokens"] = answer.reasoning_tokens
+    if answer.prompt_ids is None or answer.response_ids is None:
+        return turn
+    shared = 0
+    if before is not None and before.prompt_ids is not None and before.response_ids is not None:
+        shared = token_ids.shared_prefix(np.concatenate([before.prompt_ids, before.response_ids]), answer.prompt_ids)
+    return turn | {
+        "shared": shared,
+        "prompt_ids": token_ids.encode(answer.prompt_ids[shared:]),
+        "response_ids": token_ids.encode(answer.response_ids),
+    }
+
+
 def _check(answer: Answer, keep_truncated: bool) -> None:
     if answer.finish_reason == "length" and not keep_truncated:
         raise Reject("truncated", f"cut off after {answer.completion_tokens} tokens")
-    if answer.finish_reason not in ("stop", "length"):
+    if answer.finish_reason not in ("stop", "length", "tool_calls"):
         raise Reject("refused_by_server", f"finish_reason {answer.finish_reason}")
-    if not answer.message["content"].strip():
+    said = answer.message
+    if not (said["content"].strip() or said.get("reasoning_content") or said.get("tool_calls")):
         raise Reject("empty", f"{answer.completion_tokens} tokens and no text")
 
 

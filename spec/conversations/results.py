@@ -6,6 +6,7 @@ from typing import Any
 
 from spec.conversations.ids import RowIndex
 from spec.conversations.parts import Parts
+from spec.conversations.shards import EXACT, TOTALS, is_exact
 from spec.errors import BadInput
 
 Line = dict[str, Any]  # an answer or a reject, as `spec.conversations.shards` describes them
@@ -32,8 +33,7 @@ class Results:
 
     @property
     def rejects(self) -> dict[str, int]:
-        totals = ("rows", "answers", "prompt_tokens", "completion_tokens")
-        return {name: count for name, count in sorted(self.counts.items()) if name not in totals}
+        return {name: count for name, count in sorted(self.counts.items()) if name not in TOTALS}
 
     def restore(self, index: RowIndex) -> None:
         """Take over what earlier processes finished. Raises `BadInput` for a line that is no row."""
@@ -77,6 +77,8 @@ class Results:
     def _count(self, row: Line) -> None:
         self.counts["rows"] += 1
         self.counts[row.get("reject", "answers")] += 1
+        if is_exact(row):
+            self.counts[EXACT] += 1
         for turn in row.get("turns", ()):
             self.counts["prompt_tokens"] += turn["prompt_tokens"]
             self.counts["completion_tokens"] += turn["completion_tokens"]

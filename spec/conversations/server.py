@@ -6,7 +6,10 @@ What SGLang 0.5.23 does, and what is made of it here:
   token count exceeds the model's maximum context length" (prompt and `max_tokens` together);
 - a prompt that its chat template refuses is 400 too; a full queue is 503; an aborted request is 200 with
   `finish_reason` "abort", and no answer;
-- `usage` has `prompt_tokens` and `completion_tokens` (the end-of-turn token included).
+- `usage` has `prompt_tokens` and `completion_tokens` (the end-of-turn token included), and `reasoning_tokens` where it
+  runs with a reasoning parser;
+- with `return_token_ids` each choice has `prompt_token_ids` and `response_token_ids`, as the model read and wrote them,
+  whatever its parsers made of the text. Other servers ignore the field, or refuse it by name.
 """
 
 import asyncio
@@ -14,14 +17,17 @@ import itertools
 import json
 import random
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
 import aiohttp
+import numpy as np
 from yarl import URL
 
+from spec.conversations import token_ids
 from spec.conversations.rows import Message, Reject
 from spec.errors import BadInput, PassingFault
 
@@ -59,6 +65,9 @@ class Answer:
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    reasoning_tokens: int = 0  # of the completion's, where the server tells them apart
+    prompt_ids: np.ndarray | None = None  # [prompt_tokens] int32; None where the server gives no ids
+    response_ids: np.ndarray | None = None  # [completion_tokens] int32, the token that ended the answer included
 
 
 class _Fault(Exception):
@@ -92,6 +101,7 @@ class Server:
             raise BadInput(f"--base-url {base_url}: not a URL; it reads like http://127.0.0.1:30000")
         self.sampling = sampling
         self.model = model  # None until `connect` has asked
+        self.tokenizer: str | None = None  # what `connect` found it to be known by
         self.in_flight = 0
         self._patience = patience
         self._request_timeout = request_timeout
@@ -99,6 +109,8 @@ class Server:
         self._answered_at = time.monotonic()
         self._failing_since: float | None = None
         self._proven = False  # it has answered once: what looks wrong for good is more likely a fault on the way
+        self._ask_ids = True  # until it refuses the field
+        self._told_no_ids = False
 
     async def __aenter__(self) -> "Server":
         connector = aiohttp.TCPConnector(limit=0, socket_factory=_watched_socket)
@@ -129,6 +141,7 @@ class Server:
                 "halves of each head, and only the whole model's loader orders the weights for that): serve the whole "
                 "checkpoint, Llama4ForConditionalGeneration"
             )
+        self.tokenizer = await self._tokenizer()
         info = await self._told("/server_info")
         version = info.get("version")
         target = {"model": self.model, "revision": info.get("revision")}
@@ -181,14 +194,47 @@ class Server:
             wanted["seed"] = sampling.seed
         if sampling.chat_template_kwargs is not None:
             wanted["chat_template_kwargs"] = sampling.chat_template_kwargs
+        if self._ask_ids:
+            wanted["return_token_ids"] = True
         self.in_flight += 1
         try:
             status, headers, body = await self._send("POST", "/v1/chat/completions", wanted)
         finally:
             self.in_flight -= 1
+        if status in (400, 422) and self._ask_ids and "return_token_ids" in _message_in(body):
+            self._ask_ids = False
+            return await self._complete(messages, max_tokens)
         if status != 200:
             self._refuse(status, headers, body)
-        return _read_answer(body)
+        answer = self._read_answer(body)
+        if answer.response_ids is None and not self._told_no_ids:
+            self._told_no_ids = True
+            print(
+                f"{self.url} gives no token ids (SGLang 0.5.23 does): its answers are kept as text, and preparing "
+                f"renders them again with the chat template",
+                file=sys.stderr,
+            )
+        return answer
+
+    def _read_answer(self, body: bytes) -> Answer:
+        try:
+            reply = json.loads(body)
+            choice, usage = reply["choices"][0], reply.get("usage")
+            said = choice["message"]
+            message = {"role": "assistant", "content": said["content"] or ""}
+            if said.get("reasoning_content"):
+                message["reasoning_content"] = said["reasoning_content"]
+            if usage is None and not choice.get("response_token_ids"):
+                raise BadInput(
+                    f"{self.url} says neither how many tokens its answers have (`usage`) nor which "
+                    f"(`response_token_ids`), so nothing can be checked: serve the target with SGLang 0.5.23"
+                )
+            answer = Answer(message, choice["finish_reason"], **_counted(choice, usage))
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise _Fault(f"200 without a chat completion: {body[:200]!r}", maybe_the_row=True) from error
+        if answer.finish_reason == "abort":
+            raise _Fault("the server aborted the request")
+        return answer
 
     def _refuse(self, status: int, headers: Any, body: bytes) -> NoReturn:
         said = _message_in(body)
@@ -229,6 +275,16 @@ class Server:
         except (_Fault, ValueError):
             return {}
         return info if isinstance(info, dict) else {}
+
+    async def _tokenizer(self) -> str | None:
+        """What the server's tokenizer is known by; None from servers that do not tokenise on demand."""
+        asked = {"model": self.model, "prompt": token_ids.PROBE, "add_special_tokens": False}
+        try:
+            status, _, body = await self._send("POST", "/v1/tokenize", asked, timeout=30)
+            tokens = json.loads(body)["tokens"] if status == 200 else None
+            return None if tokens is None else token_ids.fingerprint([int(token) for token in tokens])
+        except (_Fault, ValueError, LookupError, TypeError):
+            return None
 
     async def _answers_others(self) -> bool:
         """Whether the server answers the plainest request, so that a failure is the row's own."""
@@ -288,20 +344,24 @@ def _is_url(text: str) -> bool:
     return url.scheme in ("http", "https") and bool(url.host)
 
 
-def _read_answer(body: bytes) -> Answer:
-    try:
-        reply = json.loads(body)
-        choice, usage = reply["choices"][0], reply["usage"]
-        said = choice["message"]
-        message = {"role": "assistant", "content": said["content"] or ""}
-        if said.get("reasoning_content"):
-            message["reasoning_content"] = said["reasoning_content"]
-        answer = Answer(message, choice["finish_reason"], usage["prompt_tokens"], usage["completion_tokens"])
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise _Fault(f"200 without a chat completion: {body[:200]!r}", maybe_the_row=True) from error
-    if answer.finish_reason == "abort":
-        raise _Fault("the server aborted the request")
-    return answer
+_IDS = {"prompt_ids": "prompt_token_ids", "response_ids": "response_token_ids"}
+
+
+def _counted(choice: dict[str, Any], usage: dict[str, Any] | None) -> dict[str, Any]:
+    """The counts of an answer and, where the choice has them, its ids; then these are what is counted."""
+    ids: dict[str, Any] = {name: choice.get(key) for name, key in _IDS.items()}
+    reasoning = (usage or {}).get("reasoning_tokens") or 0
+    if not all(ids.values()):
+        counts = usage or {}
+        return {name: counts[name] for name in ("prompt_tokens", "completion_tokens")} | {"reasoning_tokens": reasoning}
+    prompt, response = (token_ids.as_ids(its) for its in ids.values())
+    return {
+        "prompt_tokens": len(prompt),
+        "completion_tokens": len(response),
+        "reasoning_tokens": min(reasoning, len(response)),
+        "prompt_ids": prompt,
+        "response_ids": response,
+    }
 
 
 def _message_in(body: bytes) -> str:

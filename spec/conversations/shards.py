@@ -3,6 +3,7 @@
     RUN/answers/shard-00003-of-00016/part-*.jsonl, shard.json
 
 A line is an answer, `{"id", "messages", "turns"}`, or a reject, `{"id", "reject", "detail"}`: one for each source row.
+A turn holds its counts and, where the server gave them, its tokens; see `is_exact`.
 """
 
 import json
@@ -23,7 +24,8 @@ from spec.storage.markers import Marker, fetch, read_marker
 MARKER = "shard.json"
 _ID = re.compile(rb'\{"id": "([^"\\]{1,48})"')  # how the filter begins each line
 _PLACE = np.dtype([("id", "S48"), ("part", "i4"), ("bytes", "i4"), ("offset", "i8")])  # of a row
-_TOTALS = ("rows", "answers", "prompt_tokens", "completion_tokens")
+EXACT = "exact"  # the count of answers that hold the server's own token ids
+TOTALS = ("rows", "answers", EXACT, "prompt_tokens", "completion_tokens")  # all other counts are of rejects
 
 
 def folder_of(shard: Shard) -> str:
@@ -107,9 +109,15 @@ def _lines_of(store: Store, shard: Shard, marker: Marker) -> Iterator[bytes]:
             yield _read(parts[part], size, offset)
 
 
+def is_exact(row: dict[str, Any]) -> bool:
+    """Whether an answer row holds the tokens of all its turns, as `regenerate` writes and `token_ids` reads them."""
+    turns = row.get("turns", ())
+    return bool(turns) and all("response_ids" in turn for turn in turns)
+
+
 def read_counts(store: Store) -> dict[str, int]:
-    """`rows`, `answers`, `prompt_tokens`, `completion_tokens` and one count per reject bucket, over all shards."""
-    total = dict.fromkeys(_TOTALS, 0)
+    """`rows`, `answers`, `exact`, `prompt_tokens`, `completion_tokens` and a count a reject bucket, over all shards."""
+    total = dict.fromkeys(TOTALS, 0)
     for marker in find_shards(store).values():
         for name, count in marker.counts.items():
             total[name] = total.get(name, 0) + count

@@ -30,7 +30,7 @@ MARKER = "report.json"
 class Settings:
     prompts: int = 32
     max_new_tokens: int = 128
-    num_steps: int = 3  # drafts in a chain
+    drafts: int = 3  # a round
     concurrency: int = 8  # requests at once to a server
     without: frozenset[str] = frozenset()  # parts that the report is to do without
 
@@ -46,12 +46,21 @@ class Evaluation:
         self.parts = Parts(self.report, _measured_on(self.asked, settings, self.draft))
         self.written = None
         if self.draft:
+            self._check_drafts(self.draft.facts["config"])
             self.written = find_marker(self.report, MARKER, STEP, *self._identity(), overwrite=overwrite)
 
     @property
     def missing(self) -> list[str]:
         """The parts that the report still needs."""
         return [name for name in NAMES if name not in self.parts and name not in self.settings.without]
+
+    def _check_drafts(self, config: dict[str, Any]) -> None:
+        most = self.method.most_drafts(config)
+        if most is not None and self.settings.drafts > most:
+            raise BadInput(
+                f"--drafts {self.settings.drafts}: the draft was trained for blocks of {most} drafts a round; what it "
+                "would say beyond them it has never learnt"
+            )
 
     @property
     def method(self) -> Method:
@@ -61,7 +70,7 @@ class Evaluation:
     def measure_offline(self, device: str) -> None:
         """Speculation on this machine's `device`, without a server."""
         with self._verified_draft() as folder:
-            steps = self.settings.num_steps
+            steps = self.settings.drafts
             found = offline.measure(self.method, self.target, folder, self.asked, steps=steps, device=device)
             self.parts.keep("offline", found)
 
@@ -75,7 +84,7 @@ class Evaluation:
 
     def measure_speculative(self, url: str) -> None:
         """A server with the draft."""
-        server, steps = SglangServer(url), self.settings.num_steps
+        server, steps = SglangServer(url), self.settings.drafts
         with self._verified_draft(context_length=server.context_length):
             pass
         assert self.draft is not None
@@ -103,7 +112,7 @@ class Evaluation:
         settings = {
             "prompts": len(self.asked.prompts),
             "max_new_tokens": self.settings.max_new_tokens,
-            "num_steps": self.settings.num_steps,
+            "num_steps": self.settings.drafts,
             "concurrency": self.settings.concurrency,
             "without": sorted(self.settings.without),
         }
@@ -137,5 +146,5 @@ class Evaluation:
 def _measured_on(asked: Asked, settings: Settings, draft: Marker | None) -> dict[str, Any]:
     """What each part depends on. The answers without a draft are the same for every draft."""
     served_as = asked.identity | {"concurrency": settings.concurrency}
-    drafted = {"draft": draft.identity if draft else None, "num_steps": settings.num_steps}
+    drafted = {"draft": draft.identity if draft else None, "num_steps": settings.drafts}
     return {"offline": asked.identity | drafted, "baseline": served_as, "speculative": served_as | drafted}

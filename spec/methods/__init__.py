@@ -1,10 +1,11 @@
 """The methods of drafting, in one table. Imports neither torch nor transformers."""
 
 from spec.errors import BadInput
+from spec.methods.block.method import DFlash, DSpark
 from spec.methods.eagle3.method import Eagle3
 from spec.methods.method import Json, Method
 
-METHODS: dict[str, Method] = {method.name: method for method in (Eagle3(),)}
+METHODS: dict[str, Method] = {method.name: method for method in (Eagle3(), DFlash(), DSpark())}
 FIRST = "eagle3"  # the method of runs from before there were others, whose settings do not name it
 
 

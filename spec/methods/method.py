@@ -86,6 +86,10 @@ class Method(ABC):
     def describe(self, config: Json) -> Rows:
         """What a draft of this config is, as (name, value) rows of card and report."""
 
+    @abstractmethod
+    def most_drafts(self, config: Json) -> int | None:
+        """Drafts a round that a draft of this config was trained for; None: any number."""
+
     # ---- what computes
     @abstractmethod
     def training(self, cfg: "DictConfig", target: "PretrainedConfig") -> "Training":
@@ -117,6 +121,8 @@ class Training(Protocol):
 
     config: Any  # of the draft; `to_json()` is what `Method.read_draft` reads
     positions: int  # P
+    head_rows: int  # of the target's head that the draft keeps a copy of
+    cache: int  # numbers of a draft's keys and values for each token of a context
 
     def read_samples(self, folder: Path, url: str) -> None:
         """Take from the prepared samples what the draft needs. `BadInput` if they are another target's or setting's."""
@@ -148,7 +154,7 @@ class Training(Protocol):
     def full_look(self, features: "Features", documents: "Documents", head: "torch.Tensor") -> Any:
         """A `look` on the meta device at a batch full of tokens that all bear loss: what the planner rehearses."""
 
-    def full_observation(self, draft: Any, look: Any) -> Any:
+    def full_observation(self, draft: Any, look: Any, documents: "Documents") -> Any:
         """`observe` of a `full_look`."""
 
 
@@ -158,10 +164,6 @@ class Drafter(Protocol):
     @property
     def layers(self) -> tuple[int, ...]:
         """The target's layers whose outputs it reads, 0-based, ascending."""
-
-    @property
-    def most_drafts(self) -> int | None:
-        """Drafts a round; None: any number."""
 
     def untrained(self, seed: int = 0) -> "Drafter":
         """One of the same shape that has learnt nothing: what chance accepts."""

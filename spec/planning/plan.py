@@ -47,6 +47,8 @@ class Sizes:
     active: tuple[int, ...]  # those of each layer that one token passes through
     outside: int  # of the target's embedding, norm and head, whole on every rank
     draft: int
+    head_rows: int  # of the target's head that the draft keeps once more
+    cache: int  # numbers that the server keeps for the draft of each token in its context
     rehearsal: Rehearsal
 
     @property
@@ -114,6 +116,8 @@ def measure(cfg: DictConfig, target: PretrainedConfig) -> Sizes:
         active=tuple(_active(layer, target) for layer in model.model.layers),
         outside=sum(p.numel() for p in model.parameters()) - sum(layers),
         draft=draft,
+        head_rows=method.head_rows,
+        cache=method.cache,
         rehearsal=rehearse(cfg, target, method),
     )
 
@@ -137,7 +141,7 @@ def memory(cfg: DictConfig, sizes: Sizes, machines: Machines) -> dict[str, dict[
     width, compute = DTYPES[cfg.target_dtype].itemsize, DTYPES[cfg.dtype].itemsize
     share = -(-draft // machines.world)
     observed = rehearsal.observed * cfg.gradient_accumulation_steps
-    head = cfg.draft_vocab_size * sizes.target.hidden_size  # its rows for the draft's vocabulary, once more
+    head = sizes.head_rows * sizes.target.hidden_size
     held = {
         "target": (sum(sizes.layers) // sharers + sizes.outside + head) * width,
         "draft, fp32 share": 4 * share,

@@ -36,12 +36,14 @@ class Rehearsal:
 
 def rehearse(cfg: DictConfig, target: PretrainedConfig, method: Training) -> Rehearsal:
     """`cfg` complete, `target` the text model's config."""
-    looking, look = _look(cfg, target, method)
-    stepping, flops = _step(cfg, target, method, look)
+    with torch.device("meta"):
+        documents = Documents.from_lengths([[cfg.max_length]] * cfg.batch_size, cfg.max_length, "meta")
+    looking, look = _look(cfg, target, method, documents)
+    stepping, flops = _step(cfg, target, method, look, documents)
     return Rehearsal(looking, _size(look), stepping, flops)
 
 
-def _look(cfg: DictConfig, config: PretrainedConfig, method: Training) -> tuple[int, Any]:
+def _look(cfg: DictConfig, config: PretrainedConfig, method: Training, documents: Documents) -> tuple[int, Any]:
     shallow = copy.deepcopy(config)
     shallow.num_hidden_layers = _LAYERS
     model = empty_model(shallow, FAMILIES[config.model_type], DTYPES[cfg.target_dtype])
@@ -50,19 +52,20 @@ def _look(cfg: DictConfig, config: PretrainedConfig, method: Training) -> tuple[
     rows, length = cfg.batch_size, cfg.max_length
     layers = range(len(method.config.feature_layers))
     with torch.device("meta"), torch.no_grad(), LiveBytes() as memory:
-        documents = Documents.from_lengths([[length]] * rows, length, "meta")
         features = target.features(torch.zeros(rows, length, dtype=torch.int64), documents, layers)
         look = method.full_look(features, documents, target.head_weight)
     return memory.peak, look
 
 
-def _step(cfg: DictConfig, config: PretrainedConfig, method: Training, look: Any) -> tuple[int, int]:
+def _step(
+    cfg: DictConfig, config: PretrainedConfig, method: Training, look: Any, documents: Documents
+) -> tuple[int, int]:
     with torch.device("meta"):
         draft = method.build("meta").to(DTYPES[cfg.dtype])
         of_target = torch.empty(config.vocab_size, config.hidden_size, dtype=DTYPES[cfg.target_dtype])
         draft.share_target(of_target, of_target)
         with FlopCounterMode(display=False) as flops, LiveBytes() as memory:
-            seen = method.full_observation(draft, look)
+            seen = method.full_observation(draft, look, documents)
             result = method.loss(draft, seen, method.weights(seen.count))
             result.loss.backward()
     return memory.peak, flops.get_total_flops()

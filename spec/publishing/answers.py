@@ -16,9 +16,10 @@ import jinja2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from spec.conversations import token_ids
 from spec.conversations.ids import Shard
 from spec.conversations.lineage import RUN, read_run
-from spec.conversations.shards import MARKER, find_shards, folder_of, read_counts, read_rows
+from spec.conversations.shards import MARKER, TOTALS, find_shards, folder_of, read_counts, read_rows
 from spec.errors import BadInput
 from spec.publishing import versions
 from spec.publishing.manifest import Manifest
@@ -30,10 +31,17 @@ Say = Callable[[str], None]
 
 SHARDS = "shards.json"  # the shards' markers, without their files
 _TEXT, _COUNT = pa.string(), pa.int64()
-_MESSAGE = pa.struct({"role": _TEXT, "content": _TEXT, "reasoning_content": _TEXT})
-_TURN = pa.struct({"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "finish_reason": _TEXT})
+_IDS = ("prompt_ids", "response_ids")  # lists of numbers here, text in a run's lines
+_JSON = ("parts", "tool_calls")  # what has no fixed shape
+_MESSAGE = pa.struct(
+    dict.fromkeys(("role", "content", "parts", "reasoning_content", "tool_calls", "tool_call_id", "name"), _TEXT)
+)
+_TURN = pa.struct(
+    {"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "finish_reason": _TEXT, "reasoning_tokens": _COUNT}
+    | {"shared": _COUNT, **dict.fromkeys(_IDS, pa.list_(pa.int32()))}
+)
 _SCHEMAS = {
-    "data": pa.schema({"id": _TEXT, "messages": pa.list_(_MESSAGE), "turns": pa.list_(_TURN)}),
+    "data": pa.schema({"id": _TEXT, "messages": pa.list_(_MESSAGE), "turns": pa.list_(_TURN), "variant": _COUNT}),
     "rejects": pa.schema({"id": _TEXT, "reject": _TEXT, "detail": _TEXT}),
 }
 _ROWS_AT_ONCE = 1000  # and in one row group
@@ -74,8 +82,7 @@ def fetch(source: str, run: Store, *, version: str | None = None, say: Say = pri
 
 def card(run: Row, counts: dict[str, int], shards: int) -> str:
     """The data set's README.md: what it is, how it was made, how to use it."""
-    totals = ("rows", "answers", "prompt_tokens", "completion_tokens")
-    rejects = {name: count for name, count in sorted(counts.items()) if name not in totals}
+    rejects = {name: count for name, count in sorted(counts.items()) if name not in TOTALS}
     return _CARD.render(run=run, counts=counts, rejects=rejects, shards=shards, size=_size_category(counts["rows"]))
 
 
@@ -107,7 +114,7 @@ def _write_tables(folder: Path, shard: Shard, rows: Iterator[Row]) -> None:
 def _to_table(kind: str, rows: list[Row]) -> pa.Table:
     """`rows` as a table that gives exactly the same rows back; `BadInput` for a row that it could not hold."""
     try:
-        table = pa.Table.from_pylist(rows, schema=_SCHEMAS[kind])
+        table = pa.Table.from_pylist([_published(row) for row in rows], schema=_SCHEMAS[kind])
     except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeError) as error:
         raise BadInput(f"a row among {rows[0]['id']} .. {rows[-1]['id']} does not fit into Parquet: {error}") from error
     for row, again in zip(rows, _from_table(table), strict=True):
@@ -117,11 +124,44 @@ def _to_table(kind: str, rows: list[Row]) -> pa.Table:
 
 
 def _from_table(table: pa.Table | pa.RecordBatch) -> Iterable[Row]:
-    for row in table.to_pylist():
-        for message in row.get("messages", ()):
-            if message["reasoning_content"] is None:
-                del message["reasoning_content"]
-        yield row
+    return map(_unpublished, table.to_pylist())
+
+
+def _published(row: Row) -> Row:
+    """A run's row as the table holds it."""
+    if "reject" in row:
+        return row
+    messages = [
+        {name: json.dumps(value) if name in _JSON else value for name, value in _parts_apart(message).items()}
+        for message in row["messages"]
+    ]
+    turns = [
+        {name: token_ids.decode(value) if name in _IDS else value for name, value in turn.items()}
+        for turn in row["turns"]
+    ]
+    return row | {"messages": messages, "turns": turns}
+
+
+def _parts_apart(message: Row) -> Row:
+    """Content is text in its column; a list of parts has one of its own."""
+    content = message.get("content")
+    return message if not isinstance(content, list) else {**message, "content": None, "parts": content}
+
+
+def _unpublished(row: Row) -> Row:
+    """The row of a run again; what is not there has no value in the table."""
+    row = {name: value for name, value in row.items() if value is not None}
+    for message in row.get("messages", ()):
+        for name in [name for name, value in message.items() if value is None and name != "content"]:
+            del message[name]
+        message |= {name: json.loads(message[name]) for name in _JSON if name in message}
+        if "parts" in message:
+            message["content"] = message.pop("parts")
+    for turn in row.get("turns", ()):
+        for name in [name for name, value in turn.items() if value is None]:
+            del turn[name]
+        turn |= {name: token_ids.encode(turn[name]) for name in _IDS if name in turn}
+    return row
 
 
 def _table(kind: str, shard: Shard) -> str:

@@ -7,6 +7,7 @@ forbids itself scripts and anything from outside.
 import jinja2
 from markupsafe import Markup
 
+from spec.conversations.shards import TOTALS
 from spec.methods import method_of
 from spec.report import charts, lineage, tables
 from spec.report.command import NUM_STEPS, serving_command, target_of
@@ -222,7 +223,7 @@ def _samples(evidence: Evidence) -> Json:
 
 def _rejects(evidence: Evidence) -> list[Json]:
     """What became of every row, at filter and at prepare; buckets that stayed empty are left out."""
-    totals = ("rows", "answers", "prompt_tokens", "completion_tokens", "train", "held_out")
+    totals = (*TOTALS, "train", "held_out")
     steps = [("filter", evidence.answers), ("prepare", evidence.samples.counts if evidence.samples else {})]
     return [
         {"step": step, "name": name, "count": count}

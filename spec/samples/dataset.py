@@ -1,8 +1,9 @@
-"""Prepared rows on disk: three flat arrays that a reader maps into memory and a writer only ever appends to.
+"""Prepared rows on disk: flat arrays that a reader maps into memory and a writer only ever appends to.
 
 input_ids.npy   int32 [total]     the rows' tokens, one after the other
 loss_mask.npy   uint8 [total]     1 where a token bears loss
 offsets.npy     int64 [rows + 1]  where each row begins, and the total at the end
+row_ids.npy     uint64 [rows]     what a row is known by, however the run is prepared; not in older samples
 """
 
 from pathlib import Path
@@ -12,27 +13,33 @@ import numpy as np
 
 from spec.errors import BadInput
 
-FILES = ("input_ids.npy", "loss_mask.npy", "offsets.npy")
+ROW_IDS = "row_ids.npy"
+FILES = ("input_ids.npy", "loss_mask.npy", "offsets.npy", ROW_IDS)
 
 
 class Samples:
     """The rows in a folder, memory-mapped: opening costs nothing, and processes on one machine share the pages."""
 
-    def __init__(self, input_ids: np.ndarray, loss_mask: np.ndarray, offsets: np.ndarray):
+    def __init__(
+        self, input_ids: np.ndarray, loss_mask: np.ndarray, offsets: np.ndarray, row_ids: np.ndarray | None = None
+    ):
         self.input_ids = input_ids  # [total] int32
         self.loss_mask = loss_mask  # [total] uint8
         self.offsets = offsets  # [rows + 1] int64
+        self.row_ids = row_ids  # [rows] uint64, or None
         self.lengths = np.diff(offsets)  # [rows] int64, tokens of each row
 
     @classmethod
     def open(cls, folder: Path) -> "Samples":
-        """Raises `BadInput` where there are none, or where the three arrays do not belong together."""
+        """Raises `BadInput` where there are none, or where the arrays do not belong together."""
+        names = [name for name in FILES if name != ROW_IDS or (folder / name).exists()]
         try:
-            arrays = [np.load(Path(folder) / name, mmap_mode="r") for name in FILES]
+            arrays = [np.load(folder / name, mmap_mode="r") for name in names]
         except (FileNotFoundError, EOFError, ValueError) as error:
             raise BadInput(f"{folder}: no prepared samples ({error}); run tools/prepare_data.py") from error
         samples = cls(*arrays)
-        if not len(samples.input_ids) == len(samples.loss_mask) == samples.offsets[-1]:
+        rows = len(samples) if samples.row_ids is None else len(samples.row_ids)
+        if not (len(samples.input_ids) == len(samples.loss_mask) == samples.offsets[-1] and len(samples) == rows):
             raise BadInput(f"{folder}: arrays of different lengths; run tools/prepare_data.py --overwrite")
         return samples
 
@@ -54,14 +61,16 @@ class SamplesWriter:
         self._mask = _GrowingArray(folder / FILES[1], np.uint8)
         self._offsets = _GrowingArray(folder / FILES[2], np.int64)
         self._offsets.append(np.zeros(1, np.int64))
+        self._row_ids = _GrowingArray(folder / ROW_IDS, np.uint64)
         self.tokens = 0
         self.rows = 0
 
-    def append(self, input_ids: np.ndarray, loss_mask: np.ndarray, lengths: np.ndarray) -> None:
-        """Some rows at once: their tokens [total] and masks [total] one after the other, and their lengths [rows]."""
+    def append(self, input_ids: np.ndarray, loss_mask: np.ndarray, lengths: np.ndarray, row_ids: np.ndarray) -> None:
+        """Some rows at once: tokens [total] and masks [total] one after the other, lengths [rows] and ids [rows]."""
         self._ids.append(input_ids)
         self._mask.append(loss_mask)
         self._offsets.append(self.tokens + np.cumsum(lengths, dtype=np.int64))
+        self._row_ids.append(row_ids)
         self.tokens += len(input_ids)
         self.rows += len(lengths)
 
@@ -71,7 +80,7 @@ class SamplesWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for array in (self._ids, self._mask, self._offsets):
+        for array in (self._ids, self._mask, self._offsets, self._row_ids):
             array.close()
 
 

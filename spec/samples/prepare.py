@@ -18,7 +18,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from spec.conversations.shards import find_shards, folder_of, read_answers, read_lines
+from spec.conversations import token_ids
+from spec.conversations.lineage import read_run, tokenizer_of
+from spec.conversations.shards import EXACT, find_shards, folder_of, read_answers, read_lines
 from spec.errors import BadInput
 from spec.progress import RowProgress
 from spec.samples import statistics
@@ -28,7 +30,7 @@ from spec.samples.held_out import held_out_below
 from spec.samples.parallel import ordered_map
 from spec.samples.target import fingerprint, load_tokenizer, target_folder, vocabulary_size
 from spec.samples.template import RETOKENISED
-from spec.samples.vocabulary import check_size, choose_vocabulary, count_tokens
+from spec.samples.vocabulary import check_size, choose_vocabulary, count_tokens, tokens_present
 from spec.storage import Store
 from spec.storage.directory import writing
 from spec.storage.markers import Json, Marker, describe_files, digest_of, find_marker, write_marker
@@ -48,7 +50,7 @@ _CHUNK = 64  # conversations that a process takes at once
 class Settings:
     """What decides the samples, beside the answers and the tokenizer."""
 
-    chat_template_kwargs: Json = field(default_factory=dict)  # as the server was asked with
+    chat_template_kwargs: Json | list[Json] = field(default_factory=dict)  # as the server was asked with; all variants
     max_length: int = 2048  # tokens of a row
     truncate: bool = False  # cut longer rows at their end; else their conversation is rejected
     held_out: float = 0.05  # below 1 a share of the prompts, from 1 a number of conversations
@@ -92,15 +94,21 @@ def prepare(
     started = time.monotonic()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a process
     tokenizer = load_tokenizer(model)
-    answers = sum(marker.counts["answers"] for marker in shards.values())
+    _check_tokenizer(tokenizer, tokenizer_of(read_run(run)), target)
+    answers, exact = (sum(marker.counts.get(name, 0) for marker in shards.values()) for name in ("answers", EXACT))
     processes = min(processes, 1 + answers // (2 * _CHUNK))  # forking does not pay for less
     with _local_folder(store) as folder, writing(folder):
-        converted = _write(_converted(run, tokenizer, settings, processes), folder, answers)
+        converted = _write(_converted(run, tokenizer, settings, processes, exact < answers), folder, answers)
         _check(converted, tolerance or Tolerance())
-        facts = _finish(folder, tokenizer, vocab_size, converted.special, settings)
+        facts = _finish(folder, tokenizer, vocab_size, converted, settings)
         seconds = time.monotonic() - started
         tokens = sum(facts[split]["tokens"] for split in _SPLITS)
-        facts |= {"why": converted.why, "seconds": round(seconds, 1), "tokens_per_s": round(tokens / seconds)}
+        facts |= {
+            EXACT: converted.exact,
+            "why": converted.why,
+            "seconds": round(seconds, 1),
+            "tokens_per_s": round(tokens / seconds),
+        }
         marker = Marker(
             step=STEP,
             digest=digest_of(STEP, decides, inputs),
@@ -116,11 +124,22 @@ def prepare(
     return write_marker(store, MARKER, marker), True
 
 
-def _converted(run: Store, tokenizer: Any, settings: Settings, processes: int) -> Iterator[Converted]:
+def _check_tokenizer(tokenizer: Any, known: str | None, target: str) -> None:
+    """Raise `BadInput` where the server that answered had another tokenizer, as far as `run.json` says."""
+    here = token_ids.fingerprint(tokenizer.encode(token_ids.PROBE, add_special_tokens=False))
+    if known not in (None, here):
+        raise BadInput(
+            f"{target}: another tokenizer ({here}) than the server's ({known}); give --tokenizer the target's"
+        )
+
+
+def _converted(run: Store, tokenizer: Any, settings: Settings, processes: int, rendering: bool) -> Iterator[Converted]:
     """The run's answers as rows, some conversations at a time."""
     below = held_out_below(settings.held_out, lambda: read_answers(run))
     limits = Limits(settings.max_length, settings.truncate, below)
-    converter = Converter(tokenizer, settings.chat_template_kwargs, limits)
+    asked = settings.chat_template_kwargs
+    variants = (asked if isinstance(asked, list) else [asked]) if rendering else []
+    converter = Converter(tokenizer, variants, limits)
     lines = read_lines(run)
 
     def convert(some: list[bytes]) -> Converted:
@@ -164,6 +183,9 @@ def _write(results: Iterable[Converted], folder: Path, answers: int) -> Converte
                     prompts.add(key)
             total.counts += done.counts
             total.special |= done.special
+            total.exact += done.exact
+            for split, kinds in done.kinds.items():
+                total.kinds[split] += kinds
             total.why = done.why | total.why
             rejects = {name: total.counts[name] for name in REJECTS if total.counts[name]}
             progress.update(total.counts.total(), train.tokens + held_out.tokens, rejects=rejects)
@@ -191,19 +213,24 @@ def _check(converted: Converted, tolerance: Tolerance) -> None:
         raise BadInput(f"nothing is left to train on: {came_to}; see --max-length, --held-out and the filter's rejects")
 
 
-def _finish(folder: Path, tokenizer: Any, vocab_size: int, special: set[int], settings: Settings) -> Json:
+def _finish(folder: Path, tokenizer: Any, vocab_size: int, converted: Converted, settings: Settings) -> Json:
     """Choose and write the draft's vocabulary; gives the facts of the samples."""
     samples = {split: Samples.open(folder / split) for split in _SPLITS}
     counts = {split: count_tokens(its.input_ids, its.loss_mask, vocab_size) for split, its in samples.items()}
-    always = {*special, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])}
+    present = [tokens_present(its.input_ids, vocab_size) for its in samples.values()]
+    always = {*converted.special, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])}
     vocabulary = choose_vocabulary(counts[TRAIN], settings.draft_vocab_size, always)
     vocabulary.save(folder / VOCABULARY)
     return {
-        **{split: statistics.of_split(samples[split], counts[split], vocabulary) for split in _SPLITS},
+        **{
+            split: statistics.of_split(samples[split], counts[split], converted.kinds[split], vocabulary)
+            for split in _SPLITS
+        },
         "lengths": statistics.length_histogram(samples[TRAIN]),
         "vocabulary": {
             "size": settings.draft_vocab_size,
             "seen": int((counts[TRAIN] > 0).sum()),
+            "present": int((present[0] | present[1]).sum()),  # in prompts too
             "always": sorted(always),
         },
         "examples": statistics.examples(samples[TRAIN], tokenizer),

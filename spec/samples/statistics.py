@@ -5,14 +5,17 @@ from typing import Any
 import numpy as np
 
 from spec.samples.dataset import Samples
+from spec.samples.tokens import KINDS
 from spec.samples.vocabulary import DraftVocabulary
 
 _BARS = 16
 _EXAMPLES = 3
 
 
-def of_split(samples: Samples, loss_counts: np.ndarray, vocabulary: DraftVocabulary) -> dict[str, Any]:
-    """Facts of one split; `loss_counts` is `[vocab_size]`, how often each token bears loss in it.
+def of_split(
+    samples: Samples, loss_counts: np.ndarray, kinds: np.ndarray, vocabulary: DraftVocabulary
+) -> dict[str, Any]:
+    """Facts of one split; `loss_counts` is `[vocab_size]`, how often each token bears loss in it, `kinds` `[kinds]`.
 
     `vocabulary_coverage` is the share of the loss-bearing tokens that the draft can say at all: no draft is accepted
     more often than that.
@@ -23,6 +26,7 @@ def of_split(samples: Samples, loss_counts: np.ndarray, vocabulary: DraftVocabul
         "tokens": tokens,
         "loss_tokens": loss_tokens,
         "loss_share": _share(loss_tokens, tokens),
+        "loss_by_kind": {name: int(count) for name, count in zip(KINDS, kinds, strict=True) if count},
         "vocabulary_coverage": _share(int(loss_counts[vocabulary.t2d].sum()), loss_tokens),
     }
 

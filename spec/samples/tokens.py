@@ -5,6 +5,7 @@ tokenizer, another template or an answer that reads back as other tokens would t
 never saw, and nothing later would show it.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +16,16 @@ from spec.samples.offsets import Encoded, Encoder
 from spec.samples.template import RETOKENISED, Answer, Row
 
 Turn = dict[str, Any]  # {"prompt_tokens", "completion_tokens", "finish_reason"}, as the server counted
+Encode = Callable[[str], list[int]]
+
+# What a token that bears loss is; 0 bears none.
+RENDERED, TEXT, REASONING, TOOL_CALLS = 1, 2, 3, 4  # rendered by the chat template: nobody says which of the others
+KINDS = ("rendered", "text", "reasoning", "tool_calls")
 
 
 class Sample(NamedTuple):
     input_ids: np.ndarray  # [T] int32
-    loss_mask: np.ndarray  # [T] uint8, 1 where the target wrote this token, the end-of-turn token included
+    loss: np.ndarray  # [T] uint8, not 0 where the target wrote this token, the token that ended it included
 
 
 class Tokens:
@@ -51,9 +57,9 @@ class Tokens:
         for answer in row.answers:
             end = self._end(row, answer, encoded, turns[answer.turn])
             for start, stop in answer.bears:
-                mask[_token_at(encoded, start, answer) : min(_token_at(encoded, stop, answer), end)] = 1
+                mask[_token_at(encoded, start, answer) : min(_token_at(encoded, stop, answer), end)] = RENDERED
             if answer.bears:
-                mask[end - 1] = 1  # a template's own marks may leave the end-of-turn token out
+                mask[end - 1] = RENDERED  # a template's own marks may leave the end-of-turn token out
         return Sample(encoded.ids, mask)
 
     def _end(self, row: Row, answer: Answer, encoded: Encoded, turn: Turn) -> int:

@@ -52,6 +52,14 @@ def count_tokens(input_ids: np.ndarray, loss_mask: np.ndarray, vocab_size: int) 
     return counts
 
 
+def tokens_present(input_ids: np.ndarray, vocab_size: int) -> np.ndarray:
+    """`[vocab_size]` bool: which tokens occur at all, in prompts too, in `[total]` ids that may be memory-mapped."""
+    present = np.zeros(vocab_size, dtype=bool)
+    for start in range(0, len(input_ids), _TOKENS_AT_ONCE):
+        present[input_ids[start : start + _TOKENS_AT_ONCE]] = True
+    return present
+
+
 def choose_vocabulary(counts: np.ndarray, size: int, always: Collection[int] = ()) -> DraftVocabulary:
     """The `size` most counted target tokens, `always` among them; the lower id where counts are equal.
 

@@ -31,7 +31,7 @@ def sglang_on_cpu(
     environment: dict[str, str] | None = None,
     patience: float = 600,
 ) -> Iterator[str]:
-    """Serve `model`, with EAGLE-3 if there is a `draft`; gives the URL once a token was generated.
+    """Serve `model`, with speculation if there is a `draft`; gives the URL once a token was generated.
 
     `port` None takes a free one. `flags` go to `sglang.launch_server`. Raises `PassingFault` with the log's last line
     if the server ends, or is not ready within `patience` seconds.

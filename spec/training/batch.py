@@ -14,16 +14,20 @@ class Batch:
     input_ids: torch.Tensor  # [B, T] int64, 0 on padding
     loss_mask: torch.Tensor  # [B, T] bool: this token is an assistant's
     documents: Documents
+    row_ids: tuple[int, ...]  # of each document: what it is known by in any batch, epoch or preparation
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(self.input_ids.to(device), self.loss_mask.to(device), self.documents.to(device))
+        return Batch(self.input_ids.to(device), self.loss_mask.to(device), self.documents.to(device), self.row_ids)
 
 
-def collate(bins: Sequence[Sequence[tuple[Any, Any]]], length: int | None = None) -> Batch:
+def collate(
+    bins: Sequence[Sequence[tuple[Any, Any]]], length: int | None = None, row_ids: Sequence[int] | None = None
+) -> Batch:
     """One row of the batch per bin; a bin is the documents packed into it, each as (token ids, loss mask).
 
-    A batch that is not packed has one document a bin. `length` is T (default: the fullest bin); ValueError if a bin
-    does not fit: cutting documents is packing's business, where it is counted.
+    `row_ids` are the documents' (default: 0, 1, ..). A batch that is not packed has one document a bin. `length` is T
+    (default: the fullest bin); ValueError if a bin does not fit: cutting documents is packing's business, where it is
+    counted.
     """
     lengths = [[len(ids) for ids, _ in documents] for documents in bins]
     width = length if length is not None else max(sum(row) for row in lengths)
@@ -34,4 +38,4 @@ def collate(bins: Sequence[Sequence[tuple[Any, Any]]], length: int | None = None
     for (row, start, end), (ids, mask) in zip(documents.spans, rows, strict=True):
         input_ids[row, start:end] = torch.tensor(ids)  # a copy: memory-mapped rows are read-only
         loss_mask[row, start:end] = torch.tensor(mask).bool()
-    return Batch(input_ids, loss_mask, documents)
+    return Batch(input_ids, loss_mask, documents, tuple(row_ids if row_ids is not None else range(len(rows))))

@@ -70,6 +70,7 @@ def train_loader(cfg: DictConfig, inputs: Inputs, ranks: Ranks) -> Loader:
         rank=ranks.rank,
         world=ranks.world,
         seed=cfg.seed,
+        row_ids=rows.row_ids,
         device=ranks.device,
     )
 
@@ -85,6 +86,7 @@ def held_out_loader(cfg: DictConfig, inputs: Inputs, ranks: Ranks) -> Loader:
         rank=ranks.rank,
         world=ranks.world,
         shuffle=False,
+        row_ids=rows.row_ids,
         device=ranks.device,
     )
 

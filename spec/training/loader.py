@@ -39,12 +39,17 @@ class Loader:
         world: int = 1,
         seed: int = 0,
         shuffle: bool = True,
+        row_ids: Sequence[int] | np.ndarray | None = None,
         device: torch.device | str = "cpu",
     ):
-        """`bins`: the rows (by index) packed into each row of a batch; `width`: T, or None for the fullest bin's."""
+        """`bins`: the rows (by index) packed into each row of a batch; `width`: T, or None for the fullest bin's.
+
+        `row_ids`: what each row is known by, however it is prepared (default: its index).
+        """
         self.rows, self.bins, self.width = rows, bins, width
         self.batch_size, self.accumulation, self.rank, self.world = batch_size, accumulation, rank, world
         self.seed, self.shuffle, self.device = seed, shuffle, torch.device(device)
+        self.row_ids = row_ids if row_ids is not None else range(max(map(max, bins), default=-1) + 1)
         self.waited = 0.0  # seconds that the consumer has waited for data so far
 
     @property
@@ -106,8 +111,9 @@ class Loader:
         return batches
 
     def _batch(self, bins: np.ndarray) -> Batch:
+        ids = [int(self.row_ids[row]) for index in bins for row in self.bins[index]]
         documents = [[self.rows[row] for row in self.bins[index]] for index in bins]
-        batch = collate(documents or [[_NOTHING]], self.width)
+        batch = collate(documents, self.width, ids) if documents else collate([[_NOTHING]], self.width)
         if self.device.type == "cuda":
             return batch.to(self.device)
         return batch

@@ -26,10 +26,16 @@ class Sums:
 
     def __init__(self, positions: int, device: torch.device):
         self.values = torch.zeros(3, positions, dtype=torch.float64, device=device)  # loss sum, correct, count
+        self.terms: dict[str, torch.Tensor] = {}  # the same of the loss's parts, where it has several: [positions] each
         self.tokens = self.loss_tokens = 0
 
     def add(self, result: StepResult) -> None:
         self.values += torch.stack((result.loss_sum.double(), result.correct.double(), result.count.double()))
+        if len(result.terms) > 1:
+            self._add_terms(result.terms)
+
+    def _add_terms(self, terms: dict[str, torch.Tensor]) -> None:
+        self.terms = {name: self.terms.get(name, 0) + term.double() for name, term in terms.items()}
 
     def count_tokens(self, batches: list[Batch]) -> None:
         self.tokens += sum(sum(batch.documents.lengths) for batch in batches)
@@ -38,8 +44,10 @@ class Sums:
     def add_up_ranks(self, flag: bool = False) -> bool:
         """Make these the sums over all ranks, in one exchange; whether any rank raised its `flag`."""
         scalars = torch.tensor([self.tokens, self.loss_tokens, flag], dtype=torch.float64, device=self.values.device)
-        everything = ranks.total(torch.cat((self.values.flatten(), scalars)))
-        self.values = everything[:-3].view_as(self.values)
+        own = torch.stack((*self.values, *self.terms.values()))  # [3 + terms, positions]
+        everything = ranks.total(torch.cat((own.flatten(), scalars)))
+        totals = everything[:-3].view_as(own)
+        self.values, self.terms = totals[:3], dict(zip(self.terms, totals[3:], strict=True))
         self.tokens, self.loss_tokens, flags = (int(value) for value in everything[-3:].tolist())
         return flags > 0
 
@@ -52,6 +60,7 @@ class Sums:
             "loss": loss,
             "loss_by_position": (loss_sum / count).tolist(),
             "accuracy_by_position": (correct / count).tolist(),
+            **{f"{name}_by_position": (term.cpu() / count).tolist() for name, term in self.terms.items()},
         }
 
 
@@ -70,6 +79,7 @@ class Window:
     def add(self, sums: Sums, *, lr: float, grad_norm: float, seconds: float, waited: float) -> None:
         """One step: its sums over ranks, the seconds it took, and all the seconds waited for data so far."""
         self.sums.values += sums.values
+        self.sums._add_terms(sums.terms)
         self.sums.tokens += sums.tokens
         self.sums.loss_tokens += sums.loss_tokens
         self.seconds += seconds

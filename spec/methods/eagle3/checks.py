@@ -101,5 +101,5 @@ def check_server(info: Json, drafts: int, url: str) -> None:
             flag = "--" + name.replace("_", "-")
             raise BadInput(
                 f"{url} serves with {flag} {info.get(name)}; measured here are chains of {drafts} drafts: "
-                f"serve with {flag} {value}, or change --num-steps"
+                f"serve with {flag} {value}, or change --drafts"
             )

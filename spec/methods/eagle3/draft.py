@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import LlamaConfig, PretrainedConfig
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers import PretrainedConfig
 
 from spec.errors import BadInput
 from spec.methods.eagle3.layout import feature_layers
 from spec.methods.files import default_context
+from spec.methods.layers import Mlp, Rope, rotate
 
 # (query [.., heads, D], key [.., kv_heads, D], value [.., kv_heads, D]), all rotated -> [.., heads, D]
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -105,38 +105,6 @@ class DraftConfig:
             raise BadInput(f"not a draft's config, as training writes it beside its checkpoints: {error}") from error
 
 
-class Rope:
-    """Half-rotation RoPE in the Hugging Face layout, with transformers' own frequencies for every scaling type.
-
-    Deliberately no module: a draft cast to bf16 must not round its frequencies.
-    """
-
-    def __init__(self, config: DraftConfig):
-        rotary = LlamaRotaryEmbedding(
-            LlamaConfig(
-                hidden_size=config.num_attention_heads
-                * config.head_dim,  # else heads that do not divide it are refused
-                num_attention_heads=config.num_attention_heads,
-                head_dim=config.head_dim,
-                max_position_embeddings=config.max_position_embeddings,
-                rope_parameters=dict(config.rope_parameters),
-            )
-        )
-        self.inv_freq = rotary.inv_freq  # [D / 2] fp32
-        self.scaling = rotary.attention_scaling
-
-    def tables(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines `[.., 1, D / 2]` of `positions [..]`, computed in fp32, for rows of `[.., heads, D]`."""
-        angles = positions[..., None, None].float() * self.inv_freq.to(positions.device)
-        return (angles.cos() * self.scaling).to(dtype), (angles.sin() * self.scaling).to(dtype)
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotates `x [.., heads, D]`: element d pairs with element d + D / 2."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-
 class SelfAttention(nn.Module):
     def __init__(self, config: DraftConfig):
         super().__init__()
@@ -145,17 +113,6 @@ class SelfAttention(nn.Module):
         self.k_proj = nn.Linear(width, config.num_key_value_heads * config.head_dim, bias=False)
         self.v_proj = nn.Linear(width, config.num_key_value_heads * config.head_dim, bias=False)
         self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
-
-
-class Mlp(nn.Module):
-    def __init__(self, config: DraftConfig):
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Midlayer(nn.Module):

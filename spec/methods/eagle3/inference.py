@@ -39,7 +39,6 @@ class InferenceDraft:
         d2t = weights["d2t"]
         self.to_target = torch.arange(len(d2t), device=d2t.device) + d2t  # [draft_vocab] target ids
         self.layers = tuple(config.eagle_config["eagle_aux_hidden_state_layer_ids"])
-        self.most_drafts: int | None = None  # a chain may be of any length
 
     @classmethod
     def load(

@@ -88,6 +88,9 @@ class Eagle3(Method):
             ),
         ]
 
+    def most_drafts(self, config: Json) -> int | None:
+        return None  # a chain may be of any length
+
     def training(self, cfg: "DictConfig", target: "PretrainedConfig") -> Training:
         from spec.methods.eagle3.training import Eagle3Training
 

@@ -28,6 +28,8 @@ class Eagle3Training:
         overrides = {str(name): value for name, value in cfg.draft.items()}
         self.config = DraftConfig.for_target(target, cfg.draft_vocab_size, **overrides)
         self.cfg, self.positions = cfg, cfg.steps
+        self.head_rows = cfg.draft_vocab_size
+        self.cache = 2 * self.config.num_key_value_heads * self.config.head_dim
         self.vocabulary: tuple[torch.Tensor, torch.Tensor] | None = None  # d2t [draft_vocab] int64, t2d [V] bool
 
     def read_samples(self, folder: Path, url: str) -> None:
@@ -101,7 +103,7 @@ class Eagle3Training:
         aux = features.aux.flatten(0, 1)[ids]
         return Observation(ids, torch.zeros_like(ids), aux, queries, wanted)
 
-    def full_observation(self, draft: EagleDraft, look: Observation) -> Observation:
+    def full_observation(self, draft: EagleDraft, look: Observation, documents: Documents) -> Observation:
         return look
 
     def _decay(self, device: torch.device) -> torch.Tensor:

@@ -72,6 +72,24 @@ async def test_a_row_with_any_turn_unanswered_is_rejected_by_name(second, bucket
     assert "messages" not in row
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": "", "reasoning_content": "two and two"},
+        {
+            "content": "",
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}],
+        },
+    ],
+)
+async def test_reasoning_or_calls_alone_are_an_answer(message):
+    async def chat(messages):
+        return Answer({"role": "assistant", **message}, "tool_calls" if "tool_calls" in message else "stop", 7, 3)
+
+    row = await answer_row(Question("id", TWO_TURNS[:2]), chat)
+    assert row["messages"][-1] == {"role": "assistant", **message}
+
+
 async def test_a_row_without_a_prompt_is_not_asked():
     async def chat(messages):
         raise AssertionError

@@ -5,10 +5,11 @@ import time
 
 import pytest
 
+from spec.conversations import token_ids
 from spec.conversations.rows import Reject
 from spec.conversations.server import Sampling, Server
 from spec.errors import BadInput, PassingFault
-from tests.stub_server import Asked, Reply, StubServer, answer_to, too_long
+from tests.stub_server import END, Asked, Reply, StubServer, answer_to, prompt_ids, too_long, written_ids
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -32,6 +33,53 @@ async def test_an_answer_and_what_it_cost(stub):
     assert (answer.finish_reason, answer.prompt_tokens, answer.completion_tokens) == ("stop", 1, 3)
 
 
+async def test_the_servers_own_tokens_are_kept_and_are_what_is_counted(stub):
+    stub.ids = True
+    answer = await ask(stub)
+    assert answer.prompt_ids.tolist() == prompt_ids(HELLO)
+    assert answer.response_ids.tolist() == [*written_ids(answer_to(HELLO)), END]
+    assert (answer.prompt_tokens, answer.completion_tokens) == (len(answer.prompt_ids), len(answer.response_ids))
+
+
+async def test_with_tokens_no_usage_is_needed(stub):
+    stub.ids, stub.usage = True, False
+    assert (await ask(stub)).completion_tokens == len(answer_to(HELLO)) + 1
+
+
+async def test_neither_usage_nor_tokens_is_said_at_once(stub):
+    stub.usage = False
+    with pytest.raises(BadInput, match="neither how many tokens .* nor which"):
+        await ask(stub)
+    assert len(stub.asked) == 1
+
+
+async def test_a_server_without_tokens_is_named_once(stub, capsys):
+    async with Server(stub.url, Sampling()) as server:
+        await server.connect()
+        for _ in range(3):
+            assert (await server.chat(HELLO)).response_ids is None
+    assert capsys.readouterr().err.count("gives no token ids") == 1
+
+
+async def test_a_server_that_refuses_the_field_is_asked_without(stub):
+    said = "Unrecognized request argument supplied: return_token_ids"
+    stub.behave = lambda body: Reply(status=400, error=said) if "return_token_ids" in body else None
+    async with Server(stub.url, Sampling()) as server:
+        await server.connect()
+        for _ in range(2):
+            assert (await server.chat(HELLO)).message["content"] == answer_to(HELLO)
+    assert len(stub.asked) == 3
+
+
+async def test_what_the_tokenizer_is_known_by_is_asked_of_the_server(stub):
+    async with Server(stub.url, Sampling()) as server:
+        await server.connect()
+        assert server.tokenizer is None
+        stub.ids = True
+        await server.connect()
+        assert server.tokenizer == token_ids.fingerprint(written_ids(token_ids.PROBE))
+
+
 async def test_reasoning_is_kept_apart(stub):
     stub.behave = lambda body: Reply("four", reasoning="two and two")
     answer = await ask(stub)
@@ -49,6 +97,7 @@ async def test_the_sampling_asked_for_is_the_sampling_sent(stub):
         "max_tokens": 99,
         "seed": 5,
         "chat_template_kwargs": {"enable_thinking": False},
+        "return_token_ids": True,
     }
 
 

@@ -54,7 +54,8 @@ def test_answers_come_in_the_order_of_ids_without_rejects(store):
 def test_counts_are_those_of_all_shards(store):
     finish(store, Shard(0, 2), FIRST)
     finish(store, Shard(1, 2), SECOND)
-    assert read_counts(store) == {"rows": 6, "answers": 4, "empty": 2, "prompt_tokens": 0, "completion_tokens": 0}
+    counted = {"rows": 6, "answers": 4, "empty": 2, "exact": 0, "prompt_tokens": 0, "completion_tokens": 0}
+    assert read_counts(store) == counted
 
 
 def test_a_row_that_twins_both_finished_comes_once(store):

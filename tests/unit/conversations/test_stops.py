@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from spec.conversations import token_ids
 from spec.conversations.shards import read_answers, read_counts
 from spec.storage import open_store
-from tests.stub_server import StubServer
+from tests.stub_server import END, StubServer, prompt_ids, written_ids
 from tests.unit.conversations.conftest import TOOL
 from tests.waiting import wait_for
 
@@ -29,7 +30,7 @@ ROWS = [{"prompt": prompt} for prompt in PROMPTS]
 @pytest.fixture
 def slow_stub():
     """Answers take 0 to 0.3 s, so that they come out of order and a kill hits many in flight."""
-    with StubServer(delay=(0.0, 0.3)) as server:
+    with StubServer(delay=(0.0, 0.3), ids=True) as server:
         yield server
 
 
@@ -57,7 +58,12 @@ def check_every_row_once(store):
     answers = list(read_answers(store))
     assert len({row["id"] for row in answers}) == 300
     assert Counter(row["messages"][0]["content"] for row in answers) == Counter(PROMPTS)
-    assert read_counts(store)["rows"] == 300
+    counts = read_counts(store)
+    assert counts["rows"] == counts["exact"] == 300
+    for row in answers:
+        (turn,), (asked, said) = row["turns"], row["messages"]
+        assert token_ids.decode(turn["prompt_ids"]).tolist() == prompt_ids([asked])
+        assert token_ids.decode(turn["response_ids"]).tolist() == [*written_ids(said["content"]), END]
 
 
 def test_killed_at_any_moment_and_begun_again(filter_data, slow_stub, jsonl, tmp_path):

@@ -35,9 +35,9 @@ def full_rows(run):
     folder, rng = run / "samples", np.random.default_rng(0)
     for name, rows in (("train", 8), ("held_out", 1)):
         with SamplesWriter(folder / name) as writer:
-            for _ in range(rows):
+            for row in range(rows):
                 ids = rng.integers(0, VOCAB, LENGTH, dtype=np.int32)
-                writer.append(ids, np.ones(LENGTH, np.uint8), np.array([LENGTH]))
+                writer.append(ids, np.ones(LENGTH, np.uint8), np.array([LENGTH]), np.array([row], np.uint64))
     choose_vocabulary(np.ones(VOCAB, np.int64), VOCAB).save(folder / "vocab_map.safetensors")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     marker = Marker(step="prepare", digest="", settings={}, inputs={}, files=describe_files(folder, names))

@@ -103,9 +103,9 @@ def test_damaged_answers_are_not_published(run, tmp_path: Path):
 @pytest.mark.parametrize(
     "row",
     [
-        {"id": row_id("x"), "messages": [{"role": "user", "content": "a", "tool_calls": "b"}], "turns": []},
+        {"id": row_id("x"), "messages": [{"role": "user", "content": "a", "mood": "b"}], "turns": []},
         {"id": row_id("x"), "messages": [], "turns": [], "extra": 1},
-        {"id": row_id("x"), "messages": [{"role": "user", "content": ["a"]}], "turns": []},
+        {"id": row_id("x"), "messages": [{"role": "user", "content": 1}], "turns": []},
         {"id": row_id("x"), "reject": "empty", "detail": "", "messages": []},
         {"id": row_id("x"), "messages": [{"role": "user", "content": "\ud83d"}], "turns": []},
     ],

@@ -12,10 +12,12 @@ def test_rows_come_back_as_they_were_appended(tmp_path):
     rng = np.random.default_rng(0)
     rows = [(rng.integers(0, 1000, n, dtype=np.int32), rng.integers(0, 2, n).astype(np.uint8)) for n in (3, 1, 7, 4)]
     with SamplesWriter(tmp_path) as writer:
-        for some in (rows[:2], rows[2:3], rows[3:]):
+        for some, names in ((rows[:2], [9, 8]), (rows[2:3], [7]), (rows[3:], [2**64 - 1])):
             ids, masks = zip(*some, strict=True)
-            writer.append(np.concatenate(ids), np.concatenate(masks), np.array([len(row) for row in ids]))
+            lengths, names = np.array([len(row) for row in ids]), np.array(names, np.uint64)
+            writer.append(np.concatenate(ids), np.concatenate(masks), lengths, names)
     samples = Samples.open(tmp_path)
+    assert samples.row_ids.tolist() == [9, 8, 7, 2**64 - 1] and samples.row_ids.dtype == np.uint64
     assert samples.lengths.tolist() == [3, 1, 7, 4]
     assert len(samples) == 4
     for row, (ids, mask) in enumerate(rows):
@@ -33,6 +35,13 @@ def test_the_files_are_plain_npy(tmp_path):
     write(tmp_path, [3, 4])
     assert np.load(tmp_path / "offsets.npy").tolist() == [0, 3, 7]
     assert np.load(tmp_path / "input_ids.npy").tolist() == list(range(7))
+
+
+def test_samples_of_before_rows_had_ids_are_read(tmp_path):
+    write(tmp_path, [3, 4])
+    (tmp_path / "row_ids.npy").unlink()
+    samples = Samples.open(tmp_path)
+    assert samples.row_ids is None and samples.lengths.tolist() == [3, 4]
 
 
 def test_no_rows(tmp_path):
@@ -68,4 +77,5 @@ def test_reading_needs_no_torch():
 
 def write(folder, lengths):
     with SamplesWriter(folder) as writer:
-        writer.append(np.arange(sum(lengths)), np.ones(sum(lengths)), np.array(lengths, np.int64))
+        names = np.arange(len(lengths), dtype=np.uint64)
+        writer.append(np.arange(sum(lengths)), np.ones(sum(lengths)), np.array(lengths, np.int64), names)

@@ -202,9 +202,9 @@ def test_a_template_that_marks_its_answers(answer):
 
 
 def convert(tokenizer, conversation, template: dict[str, Any] | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
-    converted = Converter(tokenizer, template or {}, Limits(2048, False, 0))([conversation])
+    converted = Converter(tokenizer, [template or {}], Limits(2048, False, 0))([conversation])
     assert not converted.why
-    ids, mask, lengths = converted.rows[TRAIN]
+    ids, mask, lengths, _ = converted.rows[TRAIN]
     edges = np.cumsum(lengths)[:-1]
     return list(zip(np.split(ids, edges), np.split(mask, edges), strict=True))
 

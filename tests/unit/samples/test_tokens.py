@@ -64,7 +64,7 @@ def test_a_prompt_of_another_length_than_the_servers_is_another_tokenizer_or_tem
         f"row {conversation['id']}, answer 1: its prompt has {count - 1} tokens here and had {count} at the server"
     )
     with pytest.raises(BadInput, match=expected):
-        Converter(tokenizer, {}, LIMITS)([conversation])
+        Converter(tokenizer, [{}], LIMITS)([conversation])
 
 
 def test_a_later_prompt_of_another_length_is_found_too():
@@ -72,21 +72,21 @@ def test_a_later_prompt_of_another_length_is_found_too():
     conversation = answered(tokenizer, chat("a", "b", "c", "d"), ["b<|eot_id|>", "d<|eot_id|>"])
     conversation["turns"][1]["prompt_tokens"] -= 1
     with pytest.raises(BadInput, match="answer 2: its prompt"):
-        Converter(tokenizer, {}, LIMITS)([conversation])
+        Converter(tokenizer, [{}], LIMITS)([conversation])
 
 
 def test_the_settings_of_the_chat_template_count():
     tokenizer = chat_tokenizers.qwen3()
     conversation = answered(tokenizer, chat("Hi", "Hello."), ["Hello.<|im_end|>"], **OFF)
     with pytest.raises(BadInput, match="another tokenizer or chat template"):
-        Converter(tokenizer, {}, LIMITS)([conversation])
+        Converter(tokenizer, [{}], LIMITS)([conversation])
 
 
 def test_counts_of_other_answers_than_there_are():
     conversation = answered(chat_tokenizers.qwen3(), chat("Hi", "Hello."), ["Hello.<|im_end|>"])
     conversation["turns"] *= 2
     with pytest.raises(BadInput, match="1 answers, and the server's counts of 2"):
-        Converter(chat_tokenizers.qwen3(), {}, LIMITS)([conversation])
+        Converter(chat_tokenizers.qwen3(), [{}], LIMITS)([conversation])
 
 
 @pytest.mark.parametrize("change", [-1, 1])
@@ -95,7 +95,7 @@ def test_an_answer_of_another_length_than_the_server_wrote_is_rejected(change):
     good = answered(tokenizer, chat("Hi", "Hello."), ["Hello.<|eot_id|>"])
     other = answered(tokenizer, chat("Ho", "Hello."), ["Hello.<|eot_id|>"])
     other["turns"][0]["completion_tokens"] += change
-    converted = Converter(tokenizer, {}, LIMITS)([other, good])
+    converted = Converter(tokenizer, [{}], LIMITS)([other, good])
     assert converted.counts == {RETOKENISED: 1, TRAIN: 1}
     assert f"row {other['id']}: answer 1" in converted.why[RETOKENISED]
 
@@ -104,14 +104,14 @@ def test_an_answer_that_the_template_trims_is_rejected():
     """The server wrote blanks that Llama 3's template leaves out of the history: other tokens than it wrote."""
     tokenizer = chat_tokenizers.llama3()
     conversation = answered(tokenizer, chat("Hi", "Hello.  \n\n"), ["Hello.  \n\n<|eot_id|>"])
-    assert Converter(tokenizer, {}, LIMITS)([conversation]).counts == {RETOKENISED: 1}
+    assert Converter(tokenizer, [{}], LIMITS)([conversation]).counts == {RETOKENISED: 1}
 
 
 def test_an_answer_whose_first_token_would_take_in_the_prompts_last_is_rejected():
     """`assistant\\n` + `\\nHello` is one token `\\n\\n` when read again; the server had two."""
     tokenizer = chat_tokenizers.qwen3(chat_tokenizers.CHATML_TEMPLATE)
     conversation = answered(tokenizer, chat("Hi", "\nHello."), ["\nHello.<|im_end|>"])
-    converted = Converter(tokenizer, {}, LIMITS)([conversation])
+    converted = Converter(tokenizer, [{}], LIMITS)([conversation])
     assert converted.counts == {RETOKENISED: 1}
     assert "its first characters and the prompt's last are one token" in converted.why[RETOKENISED]
 
@@ -137,18 +137,18 @@ def test_a_conversation_that_the_template_refuses_is_named():
     tokenizer = chat_tokenizers.qwen3("{{ raise_exception('roles must alternate') }}")
     conversation = {"id": "7-0", "messages": chat("Hi", "Hello."), "turns": [{}]}
     with pytest.raises(BadInput, match="row 7-0, the chat template refuses the messages .roles must alternate"):
-        Converter(tokenizer, {}, LIMITS)([conversation])
+        Converter(tokenizer, [{}], LIMITS)([conversation])
 
 
 def test_a_tokenizer_without_a_chat_template():
     tokenizer = chat_tokenizers.qwen3("")
     with pytest.raises(BadInput, match="no chat template"):
-        Converter(tokenizer, {}, LIMITS)
+        Converter(tokenizer, [{}], LIMITS)
 
 
 def convert(tokenizer, conversation):
     template = OFF if "enable_thinking" in tokenizer.chat_template else {}
-    converted = Converter(tokenizer, template, LIMITS)([conversation])
+    converted = Converter(tokenizer, [template], LIMITS)([conversation])
     assert converted.counts == {TRAIN: 1}, converted.why
     return converted.rows[TRAIN]
 

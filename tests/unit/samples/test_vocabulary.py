@@ -89,8 +89,8 @@ def test_the_real_vocabularies_of_128k_and_200k_tokens(family):
     conversation = answered(
         tokenizer, chat("Where is Paris?", "Paris is in France. Paris!"), [f"Paris is in France. Paris!{closing}"]
     )
-    converted = Converter(tokenizer, {}, Limits(2048, False, 0))([conversation])
-    ids, mask, _ = converted.rows[TRAIN]
+    converted = Converter(tokenizer, [{}], Limits(2048, False, 0))([conversation])
+    ids, mask, *_ = converted.rows[TRAIN]
     vocabulary = choose_vocabulary(count_tokens(ids, mask, len(tokenizer)), 64, converted.special)
     in_draft = {token + offset for token, offset in enumerate(vocabulary.d2t.tolist())}
     written = set(tokenizer("Paris is in France. Paris!", add_special_tokens=False).input_ids)

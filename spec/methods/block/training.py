@@ -1,0 +1,135 @@
+"""A block draft's training between the recipe's lines: see `spec.methods.method.Training`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from transformers import PretrainedConfig
+
+from spec.attention.documents import Documents
+from spec.errors import BadInput
+from spec.methods.block import initialise
+from spec.methods.block.anchors import Blocks, draw
+from spec.methods.block.draft import BlockDraft, BlockDraftConfig
+from spec.methods.block.losses import Objective, decay_of, decay_weights
+from spec.methods.block.step import Observation, observe, step_loss
+from spec.samples.dataset import Samples
+from spec.target.frozen import Features, FrozenTarget
+from spec.training.batch import Batch
+from spec.training.result import StepResult
+
+_AT_ONCE = 1 << 24  # tokens of the samples looked through together
+
+
+class Drawn:
+    """What an epoch trains on: the target's look at a batch, and the blocks drawn from it."""
+
+    def __init__(self, look: Observation, blocks: Blocks):
+        self.look, self.blocks, self.count = look, blocks, blocks.count
+
+
+class BlockTraining:
+    def __init__(self, cfg: DictConfig, target: PretrainedConfig):
+        rank, confidence = cfg.get("markov_rank", 0), cfg.get("confidence", 0.0)
+        self.config = BlockDraftConfig.for_target(
+            target,
+            layers=cfg.layers,
+            block_size=cfg.block_size,
+            features=cfg.features,
+            mask_token_id=cfg.mask_token_id,
+            markov_rank=rank,
+            confidence_head=confidence > 0,
+            **{str(name): value for name, value in cfg.draft.items()},
+        )
+        self.cfg, self.positions = cfg, self.config.drafts
+        self.head_rows = 0  # the target's own serves
+        self.cache = 2 * self.config.num_hidden_layers * self.config.num_key_value_heads * self.config.head_dim
+        self.objective = Objective(ce=cfg.ce, l1=cfg.l1, confidence=confidence, weighting=cfg.weighting)
+        self.decay = cfg.decay or decay_of(self.config.block_size, rank)
+
+    def read_samples(self, folder: Path, url: str) -> None:
+        """Nothing is kept; refused are samples in which the mask token is a word, or no answer fills a block."""
+        mask, longest = self.config.mask_token_id, 0
+        for split in ("train", "held_out"):
+            samples = Samples.open(folder / split)
+            for at in range(0, len(samples.input_ids), _AT_ONCE):
+                if np.any(samples.input_ids[at : at + _AT_ONCE] == mask):
+                    raise BadInput(
+                        f"{url}/{split} has token {mask}, which is mask_token_id: a row of the target's embedding that "
+                        "no text uses (a reserved or a padded one) is what a block draft's mask must be"
+                    )
+            longest = max(longest, _longest_answer(samples))
+        if longest <= self.positions:
+            raise BadInput(
+                f"config: a block of {self.positions} drafts, and the longest answer in {url} has {longest} tokens; "
+                f"set block_size to {max(longest - 1, 1)} at most"
+            )
+
+    def build(self, device: torch.device | str) -> BlockDraft:
+        with torch.device(device):
+            return BlockDraft(self.config)
+
+    def initialise(self, draft: BlockDraft, target: FrozenTarget) -> None:
+        if self.cfg.initialise == "target":
+            initialise.from_target(draft, target)
+
+    def share_target(self, draft: BlockDraft, target: FrozenTarget) -> None:
+        draft.share_target(target.embed_weight, target.head_weight)
+
+    def look(self, draft: BlockDraft, target: FrozenTarget, batch: Batch) -> Observation:
+        return observe(draft, target, batch, keep_last=self._compares)
+
+    def observe(self, draft: BlockDraft, look: Observation, batch: Batch, epoch: int | None) -> Drawn:
+        blocks = self._draw(batch.documents, batch.loss_mask.cpu(), batch.row_ids, epoch)
+        return Drawn(look, blocks.to(look.input_ids.device))
+
+    def weights(self, count: torch.Tensor) -> torch.Tensor:
+        """By place in the block alone; the sum of what they weigh is divided out when it is known."""
+        return decay_weights(self.positions, self.decay, count.device)
+
+    def loss(self, draft: BlockDraft, observation: Drawn, weights: torch.Tensor) -> StepResult:
+        return step_loss(
+            draft,
+            observation.look,
+            observation.blocks,
+            weights,
+            objective=self.objective,
+            checkpoint_layers=self.cfg.activation_checkpointing,
+        )
+
+    def mean_loss(self, loss_sum: torch.Tensor, count: torch.Tensor) -> float:
+        weights = decay_weights(self.positions, self.decay).double()
+        return float((weights * loss_sum).sum() / (weights * count).sum().clamp(min=1))
+
+    def full_look(self, features: Features, documents: Documents, head: torch.Tensor) -> Observation:
+        ids = torch.zeros(documents.position_ids.numel(), dtype=torch.int64)
+        last = features.last.flatten(0, 1)[ids] if self._compares else None
+        return Observation(ids, torch.zeros_like(ids), features.aux.flatten(0, 1)[ids], last)
+
+    def full_observation(self, draft: BlockDraft, look: Observation, documents: Documents) -> Drawn:
+        rows, length = documents.position_ids.shape
+        every = torch.ones(rows, length, dtype=torch.bool, device="cpu")
+        blocks = self._draw(documents, every, range(rows), None)
+        return Drawn(look, blocks.to("meta"))
+
+    @property
+    def _compares(self) -> bool:
+        """Whether the loss asks for the target's distribution, and not its tokens alone."""
+        return self.objective.l1 > 0 or self.objective.confidence > 0
+
+    def _draw(self, documents: Documents, loss_mask: torch.Tensor, row_ids: Sequence[int], epoch: int | None) -> Blocks:
+        most, seed = self.cfg.anchors, self.cfg.seed
+        return draw(documents, loss_mask, row_ids, drafts=self.positions, most=most, seed=seed, epoch=epoch)
+
+
+def _longest_answer(samples: Samples) -> int:
+    """The most tokens in a row that bear loss. A row's first token bears none, so no run reaches into the next row."""
+    longest = 0
+    for at in range(0, len(samples.loss_mask), _AT_ONCE):
+        edges = np.flatnonzero(
+            np.diff((samples.loss_mask[at : at + _AT_ONCE] != 0).astype(np.int8), prepend=0, append=0)
+        )
+        longest = max(longest, int((edges[1::2] - edges[::2]).max(initial=0)))
+    return longest

@@ -1,0 +1,113 @@
+"""What the decoder layers of the methods' drafts have in common: rotary positions, norms and the gated MLP."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+
+class LayerSizes(Protocol):
+    """The fields of a draft's config that its layers are made from."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def max_position_embeddings(self) -> int: ...
+    @property
+    def rope_parameters(self) -> dict[str, Any]: ...
+
+
+class Rope:
+    """Half-rotation RoPE in the Hugging Face layout, with transformers' own frequencies for every scaling type.
+
+    Deliberately no module: a draft cast to bf16 must not round its frequencies.
+    """
+
+    def __init__(self, config: LayerSizes):
+        rotary = LlamaRotaryEmbedding(
+            LlamaConfig(
+                hidden_size=config.num_attention_heads
+                * config.head_dim,  # else heads that do not divide it are refused
+                num_attention_heads=config.num_attention_heads,
+                head_dim=config.head_dim,
+                max_position_embeddings=config.max_position_embeddings,
+                rope_parameters=dict(config.rope_parameters),
+            )
+        )
+        self.inv_freq = rotary.inv_freq  # [D / 2] fp32
+        self.scaling = rotary.attention_scaling
+
+    def tables(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines `[.., 1, D / 2]` of `positions [..]`, computed in fp32, for rows of `[.., heads, D]`."""
+        angles = positions[..., None, None].float() * self.inv_freq.to(positions.device)
+        return (angles.cos() * self.scaling).to(dtype), (angles.sin() * self.scaling).to(dtype)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotates `x [.., heads, D]`: element d pairs with element d + D / 2."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+class Mlp(nn.Module):
+    def __init__(self, config: LayerSizes):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class LeanMlp(Mlp):
+    """The same, keeping no more than its input and both projections of it: the product is made again for the backward.
+
+    Recomputation stops before `down_proj`, of which the backward needs the input alone.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gated = checkpoint(
+            self._down, self.gate_proj(x), self.up_proj(x), use_reentrant=False, preserve_rng_state=False
+        )
+        assert isinstance(gated, torch.Tensor)
+        return gated
+
+    def _down(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(F.silu(gate) * up)
+
+
+class LeanNorm(nn.RMSNorm):
+    """`nn.RMSNorm`, keeping its input alone where PyTorch has no fused kernel: on CPU it keeps three tensors more."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if x.is_cuda else _LeanNorm.apply(x, self.weight, self.eps)
+
+
+class _LeanNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        return (wide * inverse).mul_(weight).to(x.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        x, weight, inverse = ctx.saved_tensors
+        normed = x.to(inverse.dtype) * inverse
+        grad_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype)
+        scaled = grad * weight
+        mean = (scaled * normed).mean(-1, keepdim=True)
+        return scaled.sub_(normed.mul_(mean)).mul_(inverse).to(x.dtype), grad_weight, None
