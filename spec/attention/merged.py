@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from spec.attention import block0
+from spec.attention import block0, diagonals
 from spec.attention.block0 import Queries
 
 
@@ -31,14 +31,11 @@ class _TttAttention(torch.autograd.Function):
         out, lse = block0.forward(query, keys[0], values[0], queries)  # [A, heads, D], [A, heads]
         p = lse.new_empty(0, *lse.shape)  # [k, A, heads]: each diagonal's share of the softmax
         if len(keys) > 1:
-            scale = query.shape[-1] ** -0.5
-            diagonals = (_dot(_grouped(query, key), key[:, :, None]).flatten(1) * scale for key in keys[1:])
-            scores = torch.stack([lse, *diagonals])  # [k + 1, A, heads]
+            scores = torch.cat((lse[None], diagonals.scores(query, keys[1:])))  # [k + 1, A, heads]
             lse = scores.logsumexp(0)
             p = (scores - lse).exp()
             merged = out.to(p.dtype) * p[0, ..., None]
-            for value, share in zip(values[1:], p[1:], strict=True):
-                _add_product(merged, share, value)
+            diagonals.add_values(merged, p[1:], values[1:])
             out, p = merged.to(query.dtype), p[1:]
         ctx.queries = queries
         ctx.save_for_backward(query, out, lse, p, *keys, *values)
@@ -51,37 +48,12 @@ class _TttAttention(torch.autograd.Function):
         keys, values = _halves(keys_values)
         grad_query, *block0_grads = block0.backward(grad, query, keys[0], values[0], out, lse, ctx.queries)
         grad_query = grad_query.to(lse.dtype)
-        grad_keys, grad_values = [block0_grads[0]], [block0_grads[1]]
-        delta = _dot(grad, out)  # [A, heads]
-        for key, value, share in zip(keys[1:], values[1:], p, strict=True):
-            grad_share = _dot(_grouped(grad, value), value[:, :, None]).flatten(1)
-            grad_score = share * (grad_share - delta) * query.shape[-1] ** -0.5  # [A, heads]
-            _add_product(grad_query, grad_score, key)
-            grad_keys.append(_sum_groups(grad_score, query, key))
-            grad_values.append(_sum_groups(share, grad, value))
+        delta = diagonals.dot(grad, out)  # [A, heads]
+        later = diagonals.gradients(grad, query, delta, p, keys[1:], values[1:], grad_query)
+        grad_keys, grad_values = ([first, *others] for first, others in zip(block0_grads, later, strict=True))
         return None, grad_query.to(query.dtype), *grad_keys, *grad_values
 
 
 def _halves(keys_values: Sequence[torch.Tensor]) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
     middle = len(keys_values) // 2
     return keys_values[:middle], keys_values[middle:]
-
-
-def _grouped(x: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """`[A, heads, ..]` as `[A, kv_heads, groups, ..]`: query head h reads key head `h // groups`. A view."""
-    return x.unflatten(1, (key.shape[1], -1))
-
-
-def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Dot products along the last dimension, summed in fp32 or wider."""
-    return (a * b).sum(-1, dtype=torch.promote_types(a.dtype, torch.float32))
-
-
-def _add_product(total: torch.Tensor, factor: torch.Tensor, key: torch.Tensor) -> None:
-    """Adds `factor [A, heads]` times each query head's key of `[A, kv_heads, D]` to `total [A, heads, D]`."""
-    _grouped(total, key).addcmul_(_grouped(factor, key)[..., None], key[:, :, None].to(total.dtype))
-
-
-def _sum_groups(factor: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """`factor [A, heads]` times `query [A, heads, D]`, summed over the heads that read one key: `[A, kv_heads, D]`."""
-    return (_grouped(factor, key)[..., None] * _grouped(query, key)).sum(2).to(key.dtype)

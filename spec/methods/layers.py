@@ -48,17 +48,17 @@ class Rope:
         self.scaling = rotary.attention_scaling
 
     def tables(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines `[.., 1, D / 2]` of `positions [..]`, computed in fp32, for rows of `[.., heads, D]`."""
+        """Cosines and signed sines `[.., 1, D]` of `positions [..]`, for rows of `[.., heads, D]`; computed in fp32."""
         if self.inv_freq.device != positions.device:  # once: copied in every step, a GPU would be waited for
             self.inv_freq = self.inv_freq.to(positions.device, non_blocking=True)
         angles = positions[..., None, None].float() * self.inv_freq
-        return (angles.cos() * self.scaling).to(dtype), (angles.sin() * self.scaling).to(dtype)
+        cos, sin = (angles.cos() * self.scaling).to(dtype), (angles.sin() * self.scaling).to(dtype)
+        return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotates `x [.., heads, D]`: element d pairs with element d + D / 2."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    """Rotates `x [.., heads, D]` by `Rope.tables`: element d pairs with element d + D / 2."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 class Mlp(nn.Module):

@@ -146,13 +146,16 @@ class Midlayer(nn.Module):
         return F.linear(self.input_layernorm(embeds), weight)
 
     def qkv(
-        self, embed_half: torch.Tensor, hidden: torch.Tensor, weight: torch.Tensor, positions: torch.Tensor
+        self,
+        embed_half: torch.Tensor,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        tables: tuple[torch.Tensor, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """q `[.., heads, D]` and k, rotated by `positions [..]`, and v, both `[.., kv_heads, D]`."""
+        """q `[.., heads, D]` and k, rotated by the `tables` of their positions, and v, both `[.., kv_heads, D]`."""
         x = embed_half + F.linear(self.hidden_norm(hidden), weight)
         x = x.unflatten(-1, (-1, self.head_dim))
-        query, key, value = x.tensor_split((self.heads, self.heads + self.kv_heads), dim=-2)
-        tables = self.rope.tables(positions, x.dtype)
+        query, key, value = x.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
         return rotate(query, *tables), rotate(key, *tables), value.contiguous()  # a view would keep all of x
 
     def after_attention(self, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
@@ -165,7 +168,8 @@ class Midlayer(nn.Module):
     ) -> torch.Tensor:
         """`embeds [.., H]`, `hidden [.., H]`, `positions [..]` -> the next hidden `[.., H]`."""
         of_embeds, of_hidden = self.qkv_weights()
-        qkv = self.qkv(self.embed_half(embeds, of_embeds), hidden, of_hidden, positions)
+        tables = self.rope.tables(positions, hidden.dtype)
+        qkv = self.qkv(self.embed_half(embeds, of_embeds), hidden, of_hidden, tables)
         return self.after_attention(hidden, attend(*qkv))
 
 

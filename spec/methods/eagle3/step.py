@@ -131,10 +131,14 @@ def _unroll(
     of_embeds, of_hidden = layer.qkv_weights()
     embed_half = layer.embed_half(draft.embed(seen.input_ids), of_embeds)  # [N, qkv], of each token
 
+    places = torch.arange(seen.queries.longest + len(weights), device=embed_half.device)
+    tables = layer.rope.tables(places, embed_half.dtype)  # once, of every position that any step may have
+
     def step(hidden, at, positions, keys, values):
         token = at.clamp_max(len(embed_half) - 1)  # beyond its document's end a row bears no loss: any token will do
         # index_select: its backward adds whole rows, that of `[token]` number by number
-        query, key, value = qkv(layer, embed_half.index_select(0, token), hidden, of_hidden, positions)
+        rotary = tuple(table.index_select(0, positions) for table in tables)
+        query, key, value = qkv(layer, embed_half.index_select(0, token), hidden, of_hidden, rotary)
         if not keys:  # block 0: keys at every token, queries at the rows
             query, hidden = query.index_select(0, rows), hidden.index_select(0, rows)
         attended = ttt_attention(query, [*keys, key], [*values, value], seen.queries)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spec.attention import block0, kernels
+from spec.attention import block0, diagonals, kernels
 from spec.attention.block0 import Queries
 from spec.attention.documents import Documents
 from spec.attention.merged import ttt_attention
@@ -60,6 +60,8 @@ def kernel(request, monkeypatch):
     """Each pair of functions: of PyTorch's CPU kernel, for devices that have none, and of CUDA's kernel, for which a
     dense one of the same arguments stands in.
     """
+    if request.param != "cpu kernel":
+        monkeypatch.setattr(diagonals, "_one_by_one", lambda x: False)
     if request.param == "explicit":
         monkeypatch.setattr(block0, "_cpu_forward", block0._explicit_forward)
         monkeypatch.setattr(block0, "_cpu_backward", block0._explicit_backward)

@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from spec.attention import block0
 from spec.methods.eagle3.draft import EagleDraft
 from spec.methods.eagle3.step import observe, step_loss
+from tests.forked import forked
 from tests.no_waits import FAKE_SUMS
 from tests.tiny_steps import fake_target, tiny_batch, tiny_config, tiny_draft
 
@@ -28,6 +29,7 @@ def some_observation(config):
 
 
 @FAKE_SUMS
+@forked
 def test_the_step_runs_in_bf16():
     config = tiny_config()
     seen = some_observation(config)
@@ -43,6 +45,7 @@ def test_the_step_runs_in_bf16():
     assert result.loss_sum.shape == result.correct.shape == result.count.shape == (7,)
 
 
+@forked
 def test_flash_gives_what_the_cpu_kernel_gives():
     config = tiny_config()
     queries = some_observation(config).queries

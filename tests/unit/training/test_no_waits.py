@@ -16,6 +16,7 @@ from spec.methods.eagle3.draft import DraftConfig, EagleDraft
 from spec.methods.eagle3.rows import drafted_rows
 from spec.methods.eagle3.step import decay_weights, draft_loss, observe, step_loss
 from spec.target.frozen import FrozenTarget
+from tests.forked import forked
 from tests.no_waits import FAKE_SUMS, NoWaits, Waits
 from tests.prepared import prepared_run
 from tests.tiny_models import FAMILIES, save_tiny_target
@@ -38,6 +39,7 @@ LENGTHS, WIDTH = [[12, 9, 14], [20]], 36
         lambda x: x.tolist(),
     ],
 )
+@forked
 def test_the_mode_sees_what_waits(waiting):
     with FakeTensorMode(), NoWaits(), pytest.raises(Waits):
         waiting(torch.empty(3, device="cuda"))
@@ -46,6 +48,7 @@ def test_the_mode_sees_what_waits(waiting):
 @FAKE_SUMS
 @pytest.mark.parametrize("objective", ["ce", "lk", "hard"])
 @pytest.mark.parametrize("family", FAMILIES)
+@forked
 def test_the_targets_forward_and_the_drafts_wait_for_nothing_on_cuda(tmp_path, family, objective, monkeypatch):
     """Fake tensors of that device, which have shapes and no data: asked for some, they raise as well."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))  # of a mixture's grouped_mm

@@ -13,6 +13,7 @@ from spec.methods.block.draft import BlockDraft
 from spec.methods.block.losses import DFLASH, DSPARK, decay_weights
 from spec.methods.block.step import Observation, step_loss
 from spec.planning.live import LiveBytes
+from tests.forked import forked
 from tests.tiny_blocks import some_blocks, tiny_config
 from tests.tiny_steps import tiny_batch
 
@@ -32,6 +33,7 @@ def loss_on(device, config, blocks, tokens, objective, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("rank, objective", [(0, DFLASH), (6, DSPARK)], ids=["DFlash", "DSpark"])
+@forked
 def test_the_step_runs_in_bf16_on_cuda_by_its_flash_calls_and_asks_the_device_for_nothing(rank, objective):
     config = tiny_config(markov_rank=rank)
     batch = tiny_batch([[12, 9, 14], [20]], width=36, bearing=0.9)
