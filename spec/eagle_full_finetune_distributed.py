@@ -29,6 +29,7 @@ from spec.storage.markers import Marker
 from spec.target.frozen import FrozenTarget
 from spec.training.batch import Batch
 from spec.training.checkpoints import Checkpoints, Progress
+from spec.training.compiler import check_compiler
 from spec.training.feature_cache import FeatureCache
 from spec.training.gradients import Gradients, make_optimizer
 from spec.training.inputs import held_out_loader, open_inputs, train_loader
@@ -55,6 +56,8 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         """Check every input, then allocate: a mistake must not cost the minutes that a large target takes to load."""
         cfg = self.cfg
         ranks.together(kernels.check)
+        if cfg.compile:
+            ranks.together(lambda: check_compiler(self.device))
         self.inputs = open_inputs(cfg, self.ranks)
         self.method = ranks.together(self._open_method)
         self.window = Window(self.method.positions, self.device)

@@ -110,6 +110,8 @@ def add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
     elif a.device.type == "cpu":
         for rows, some in zip(total.split(_AT_ONCE), a.split(_AT_ONCE), strict=True):
             rows.addmm_(some.float(), b.float())
+    elif a.is_meta:  # where a step is planned: before 2.13 tensors without data are not added so
+        total += a @ b
     else:
         torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
 

@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from spec.attention import block0
 from spec.methods.eagle3.draft import EagleDraft
 from spec.methods.eagle3.step import observe, step_loss
+from tests.no_waits import FAKE_SUMS
 from tests.tiny_steps import fake_target, tiny_batch, tiny_config, tiny_draft
 
 
@@ -26,6 +27,7 @@ def some_observation(config):
     return observe(draft, fake_target(draft, batch), batch, steps=7)
 
 
+@FAKE_SUMS
 def test_the_step_runs_in_bf16():
     config = tiny_config()
     seen = some_observation(config)

@@ -16,7 +16,7 @@ from spec.methods.eagle3.draft import DraftConfig, EagleDraft
 from spec.methods.eagle3.rows import drafted_rows
 from spec.methods.eagle3.step import decay_weights, draft_loss, observe, step_loss
 from spec.target.frozen import FrozenTarget
-from tests.no_waits import NoWaits, Waits
+from tests.no_waits import FAKE_SUMS, NoWaits, Waits
 from tests.prepared import prepared_run
 from tests.tiny_models import FAMILIES, save_tiny_target
 from tests.tiny_steps import fake_target, tiny_batch, tiny_config, tiny_draft
@@ -43,6 +43,7 @@ def test_the_mode_sees_what_waits(waiting):
         waiting(torch.empty(3, device="cuda"))
 
 
+@FAKE_SUMS
 @pytest.mark.parametrize("objective", ["ce", "lk", "hard"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_targets_forward_and_the_drafts_wait_for_nothing_on_cuda(tmp_path, family, objective, monkeypatch):

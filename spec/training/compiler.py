@@ -1,0 +1,23 @@
+"""Whether this machine has what `compile: true` needs, asked before anything is loaded."""
+
+import os
+import shutil
+
+import torch
+
+from spec.errors import BadInput
+
+
+def check_compiler(device: torch.device) -> None:
+    """`BadInput` where there is no compiler: torch.compile would end the first step with a traceback.
+
+    On a GPU Triton builds its launchers in C, on a CPU inductor writes C++; both take what `CC` or `CXX` names, else
+    these.
+    """
+    variable, usual = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++", "clang++"))
+    named = os.environ.get(variable)
+    if not any(shutil.which(name) for name in ([named] if named else usual)):
+        raise BadInput(
+            f"config: compile=true needs a compiler, and there is no {named or ' or '.join(usual)} here: install one "
+            f"(apt-get install g++), name yours in {variable}, or set compile=false"
+        )
