@@ -81,7 +81,7 @@ def main(
     clock.part(block0, "forward", "attention: block 0, forward")
     clock.part(block0, "backward", "attention: block 0, backward")
     clock.part(losses._DraftingLoss, "forward", "loss: the head's products, forward and backward")
-    clock.part(losses, "_softmax", "loss: softmaxes")
+    clock.part(losses, "softmax", "loss: softmaxes")
     run = prepare_step("fast", work, device, dtype)
     run()
     spent = min((clock.run(run) for _ in range(repeats)), key=lambda its: its.total())

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from spec.attention.kernels import linear
 from spec.methods.block.anchors import Blocks
-from spec.methods.eagle3.losses import _softmax, _wide, _wide_type, linear
+from spec.methods.logits import softmax, wide, wide_type
 
 Weighting = Literal["decay", "dpace"]
 TERMS = ("ce", "l1", "confidence")
@@ -147,12 +148,12 @@ class _Sums:
 
     def __init__(self, weights, inputs, with_gradient):
         hidden = inputs[0]
-        self.loss = torch.zeros((), dtype=_wide_type(hidden), device=hidden.device)
+        self.loss = torch.zeros((), dtype=wide_type(hidden), device=hidden.device)
         self.weight = torch.zeros_like(self.loss)
         self.terms = self.loss.new_zeros(len(TERMS), len(weights))
         self.correct = torch.zeros_like(weights, dtype=torch.int64)
         self.grads = [
-            torch.zeros_like(x, dtype=_wide_type(x)) if with_gradient and x is not None else None for x in inputs
+            torch.zeros_like(x, dtype=wide_type(x)) if with_gradient and x is not None else None for x in inputs
         ]
         self.with_gradient = with_gradient
 
@@ -163,29 +164,29 @@ def _add_chunk(sums, chunk, wanted, target_head, weights, objective, eps, hidden
     rows, labels, previous = wanted.rows[part], wanted.labels[part], wanted.previous[part]
     block, draft, slot = wanted.blocks.block[part], wanted.blocks.draft[part], wanted.blocks.slot[part] - chunk.low
 
-    x = _wide(hidden[rows])  # [m, H]
+    x = wide(hidden[rows])  # [m, H]
     inverse = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
     normed = x * inverse
     y = (normed * own.norm).to(target_head.dtype)
     seen = y if own.w1 is None else torch.cat((y, own.w1[previous].to(y.dtype)), -1)  # [m, H] or [m, H + r]
-    logits = _wide(linear(y, target_head))  # [m, V]
+    logits = wide(linear(y, target_head))  # [m, V]
     if own.w2 is not None:
         _add_product(logits, seen[:, y.shape[1] :], own.w2.T)
 
     of_label = logits.gather(-1, labels[:, None]).squeeze(-1)
-    q, lse, choice = _softmax(logits)  # in place
+    q, lse, choice = softmax(logits)  # in place
     losses = {"ce": lse - of_label}
     weight = weights[draft].to(q.dtype)
     if objective.weighting == "dpace":
         weight = weight * dpace((-losses["ce"]).exp(), block, draft, len(weights), objective.smoothing)
     p = None
     if objective.compares:
-        p = torch.softmax(_wide(linear(wanted.last[wanted.blocks.chosen[chunk.low : chunk.high]], target_head)), -1)
+        p = torch.softmax(wide(linear(wanted.last[wanted.blocks.chosen[chunk.low : chunk.high]], target_head)), -1)
     losses["l1"] = _compare(q, p, slot, objective)  # q is the gradient of each draft's own loss by its logits now
     q.scatter_add_(-1, labels[:, None], q.new_full((), -objective.ce).expand(len(labels), 1))
     guess = kept = None
     if own.confidence is not None:
-        guess = _wide(F.linear(seen, own.confidence, own.bias).squeeze(-1))
+        guess = wide(F.linear(seen, own.confidence, own.bias).squeeze(-1))
         kept = 1 - losses["l1"] / 2
         losses["confidence"] = F.binary_cross_entropy_with_logits(guess, kept, reduction="none")
 
@@ -201,16 +202,16 @@ def _add_chunk(sums, chunk, wanted, target_head, weights, objective, eps, hidden
     # A draft's weight goes to the narrow factors instead of the logits.
     grad_hidden, *others = sums.grads
     grad_own, grad_logits = Head(*others), q.to(target_head.dtype)
-    grad_y = _wide(grad_logits @ target_head)
-    grad_seen = grad_y if own.w2 is None else torch.cat((grad_y, _wide(grad_logits @ own.w2)), -1)
+    grad_y = wide(grad_logits @ target_head)
+    grad_seen = grad_y if own.w2 is None else torch.cat((grad_y, wide(grad_logits @ own.w2)), -1)
     grad_seen *= weight[:, None]
     if own.w2 is not None:
         _add_product(grad_own.w2, grad_logits.T, (seen[:, y.shape[1] :] * weight[:, None]).to(seen.dtype))
     if guess is not None:
         grad_guess = (objective.confidence * weight * (guess.sigmoid() - kept))[:, None]  # [m, 1]
-        grad_own.confidence.addmm_(grad_guess.T, _wide(seen))
+        grad_own.confidence.addmm_(grad_guess.T, wide(seen))
         grad_own.bias.add_(grad_guess.sum(0))
-        grad_seen.addmm_(grad_guess, _wide(own.confidence))
+        grad_seen.addmm_(grad_guess, wide(own.confidence))
     if own.w1 is not None:
         grad_own.w1.index_add_(0, previous, grad_seen[:, y.shape[1] :])
     grad_y = grad_seen[:, : y.shape[1]]

@@ -12,6 +12,7 @@ from functools import cache
 import torch
 
 from spec.attention.kernels import add_product, linear, product
+from spec.methods.logits import largest, softmax, wide, wide_type
 
 # Logits in a chunk. Wide products are the fast ones, but on a CPU more than these gain nothing, and below 32 MiB the
 # allocator gives a chunk's pages to the next one.
@@ -21,7 +22,6 @@ CHUNK = {"cpu": 8_000_000}
 GPU_ROWS, GPU_SHARE, LOGIT_BYTES = 4096, 1 / 4, 10
 
 WIDTH = {"cpu": 8000}  # tokens of the target's vocabulary at a time; else all
-BLOCK = 256  # logits whose largest is found at once
 
 SMALLEST_ACCEPTANCE = 1e-30  # below it the logarithm's slope is cut off: exp underflows in fp32 there
 
@@ -46,7 +46,7 @@ def cross_entropy(logits, wanted, target_logits):
     """Soft cross-entropy against the target's distribution renormalised on the draft's vocabulary (EAGLE-3)."""
     p = torch.softmax(target_logits, -1, out=target_logits)
     agreement = torch.einsum("jv,kjv->kj", p, logits)
-    q, lse, choices = _softmax(logits)
+    q, lse, choices = softmax(logits)
     return lse - agreement, q.sub_(p), choices
 
 
@@ -54,7 +54,7 @@ def hard_cross_entropy(logits, wanted, target_logits):
     """Cross-entropy against the target's own choice."""
     choice = wanted.choice.expand(logits.shape[:2])[..., None]
     agreement = logits.gather(-1, choice).squeeze(-1)
-    q, lse, choices = _softmax(logits)
+    q, lse, choices = softmax(logits)
     return lse - agreement, q.scatter_add_(-1, choice, q.new_full((), -1.0).expand(choice.shape)), choices
 
 
@@ -64,38 +64,10 @@ def negative_log_acceptance(logits, wanted, target_logits):
     p is not renormalised on the draft's vocabulary: what the draft cannot say can never be accepted.
     """
     p = (target_logits - wanted.lse[:, None]).exp_()
-    q, _, choices = _softmax(logits)
+    q, _, choices = softmax(logits)
     alpha = torch.minimum(p, q).sum(-1, keepdim=True).clamp_min(SMALLEST_ACCEPTANCE)
     short = torch.where(q < p, q, 0)  # the tokens whose q a gradient can raise alpha with
     return -alpha.log().squeeze(-1), q.mul_(short.sum(-1, keepdim=True)).sub_(short).div_(alpha), choices
-
-
-def _softmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The softmax along the last dimension, in place of `logits`, and their log-sum-exp and argmax.
-
-    A fresh tensor of a chunk's size costs more, in page faults, than all that is computed in it.
-    """
-    top, choice = _max(logits)
-    q = torch.softmax(logits, -1, out=logits)
-    of_choice = q.gather(-1, choice[..., None]).squeeze(-1)  # exp(top - lse)
-    return q, top - of_choice.log(), choice
-
-
-def _max(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The largest of the last dimension and its index, the first where several are: what `logits.max(-1)` gives.
-
-    That one compares numbers one by one on a CPU and costs as much as a softmax. Here it only searches one block.
-    """
-    if logits.device.type != "cpu":
-        return logits.max(-1)  # type: ignore[return-value]
-    whole = logits.shape[-1] // BLOCK
-    blocks = logits[..., : whole * BLOCK].unflatten(-1, (whole, BLOCK)).amax(-1)  # [.., whole]
-    if left := logits.shape[-1] % BLOCK:
-        blocks = torch.cat((blocks, logits[..., -left:].amax(-1, keepdim=True)), -1)
-    value, block = blocks.max(-1)
-    at = block[..., None] * BLOCK + torch.arange(BLOCK, device=logits.device)
-    inside = logits.gather(-1, at.clamp_max(logits.shape[-1] - 1))  # [.., BLOCK]; the last may stand there twice
-    return value, block * BLOCK + inside.argmax(-1)
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -116,12 +88,12 @@ def argmax_and_lse(
     width = min(len(head), WIDTH.get(hidden.device.type, len(head)))
     best, lses = [], []
     for rows in hidden.split(_chunk(len(hidden), width, hidden.device)):
-        top = rows.new_full(rows.shape[:1], float("-inf"), dtype=_wide_type(rows))
+        top = rows.new_full(rows.shape[:1], float("-inf"), dtype=wide_type(rows))
         argmax = torch.zeros_like(top, dtype=torch.int64)
         lse = top.clone()
         for start in range(0, len(head), width):
             logits = linear(rows, head[start : start + width])
-            value, index = _max(logits)
+            value, index = largest(logits)
             argmax = torch.where(value > top, index + start, argmax)
             top = torch.maximum(top, value)
             if with_lse:
@@ -155,10 +127,10 @@ class _DraftingLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, wanted, target_head, weights, objective, eps, with_gradient, norm, head, *hiddens):
         steps = len(hiddens)
-        loss_sum = torch.zeros(steps, dtype=_wide_type(head), device=head.device)
+        loss_sum = torch.zeros(steps, dtype=wide_type(head), device=head.device)
         correct = torch.zeros_like(loss_sum, dtype=torch.int64)
         hidden = torch.cat(hiddens)  # [K * A, H]
-        grads = [torch.zeros_like(x, dtype=_wide_type(x)) for x in (norm, head, hidden)] if with_gradient else []
+        grads = [torch.zeros_like(x, dtype=wide_type(x)) for x in (norm, head, hidden)] if with_gradient else []
         for part in _split(wanted, _chunk(len(wanted.hidden), steps * len(head), head.device, steps)):
             _add_chunk(part, target_head, weights, objective, eps, norm, head, hidden, loss_sum, correct, grads)
         if with_gradient:
@@ -185,8 +157,8 @@ def _add_chunk(
     """
     rows = part.rows.flatten()  # [K * J]
     x = hidden.index_select(0, rows).view(*part.rows.shape, -1)  # [K, J, H]
-    inverse = (_wide(x).square().mean(-1, keepdim=True) + eps).rsqrt()
-    normed = _wide(x) * inverse
+    inverse = (wide(x).square().mean(-1, keepdim=True) + eps).rsqrt()
+    normed = wide(x) * inverse
     y = (normed * norm).to(head.dtype)
     logits = linear(y.flatten(0, 1), head).view(*part.rows.shape, -1)  # [K, J, draft_vocab]
     losses, grad_logits, choices = objective(logits, part, linear(part.hidden, target_head))
@@ -241,11 +213,3 @@ def _split(wanted: Wanted, size: int) -> Iterator[Wanted]:
             rows=wanted.rows[:, part],
             bears=wanted.bears[:, part],
         )
-
-
-def _wide(x: torch.Tensor) -> torch.Tensor:
-    return x.to(_wide_type(x))
-
-
-def _wide_type(x: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from spec import settings
 from spec.errors import BadInput
+from spec.methods import METHODS
 from spec.methods.eagle3.draft import DraftConfig, EagleDraft
 from spec.planning.plan import read_plan_config
 from tests.architectures import TARGETS
@@ -22,11 +23,21 @@ EXPECTED = {
     "qwen3/30B_A3B_eagle": ([1, 23, 44], 145),
     "qwen3/235B_A22B_eagle": ([1, 46, 90], 441),
 }
+# Of block drafts: feature layers, drafts a round, mask token and parameters in millions.
+BLOCKS = {
+    "llama3/8B_dflash": ([1, 8, 15, 22, 29], 9, 128255, 1174),
+    "llama3/8B_dspark": ([1, 8, 15, 22, 29], 7, 128255, 1240),
+    "qwen3/8B_dflash": ([1, 9, 17, 25, 33], 15, 151669, 1049),
+    "qwen3/8B_dspark": ([1, 9, 17, 25, 33], 7, 151669, 1126),
+    "qwen3/30B_A3B_dspark": ([1, 12, 23, 34, 45], 7, 151669, 382),
+}
 
 
 def test_every_config_is_judged_here():
     there = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.glob("*/*.yaml")}
-    assert there - {"smollm2/135M_eagle"} == set(TARGETS) == set(EXPECTED)
+    demos = {f"smollm2/135M_{method}" for method in ("eagle", "dflash", "dspark")}
+    assert there - demos == set(EXPECTED) | set(BLOCKS)
+    assert set(TARGETS) == set(EXPECTED)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -60,6 +71,17 @@ def test_a_config_builds_its_draft_at_the_targets_true_size(name):
     assert list(config.feature_layers) == layers
     assert round(sum(p.numel() for p in draft.parameters()) / 1e6) == millions
     assert config.max_position_embeddings == min(target.max_position_embeddings, 131072)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_config_builds_its_block_draft_at_the_targets_true_size(name):
+    given = OmegaConf.load(CONFIGS / f"{name}.yaml")
+    cfg = settings.complete(OmegaConf.merge(given, {"run_dir": "RUN", "target": "DIR"}))
+    method = METHODS[cfg.method].training(cfg, TARGETS[name.rpartition("_")[0] + "_eagle"])
+    draft = method.build("meta")
+    layers, drafts, mask, millions = BLOCKS[name]
+    assert (list(method.config.feature_layers), method.positions, method.config.mask_token_id) == (layers, drafts, mask)
+    assert round(sum(p.numel() for p in draft.parameters()) / 1e6) == millions
 
 
 def test_scout_has_the_published_hyperparameters():

@@ -9,6 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spec.attention import block0
+from spec.methods import logits
 from spec.methods.eagle3 import losses, step
 from spec.methods.eagle3.step import decay_weights, draft_loss, observe, step_loss
 from tests.tiny_steps import DRAFT_VOCAB, fake_target, judged, tiny_batch, tiny_config, tiny_draft
@@ -60,7 +61,7 @@ def test_equals_the_reference(layout, heads, kv_heads, dtype):
 @pytest.mark.parametrize("objective", ["ce", "lk", "hard"])
 def test_chunks_of_any_size_equal_the_reference(objective, width, block, rows, dtype, monkeypatch):
     monkeypatch.setitem(losses.WIDTH, "cpu", width)
-    monkeypatch.setattr(losses, "BLOCK", block)
+    monkeypatch.setattr(logits, "BLOCK", block)
     monkeypatch.setitem(losses.CHUNK, "cpu", rows * STEPS * DRAFT_VOCAB)
     draft = tiny_draft(tiny_config(), dtype=dtype)
     assert_equals_reference(draft, tiny_batch([[12, 9, 14], [20, 15]]), objective=objective)
