@@ -1,0 +1,58 @@
+"""The kit for CUDA where there is no GPU: it says so in one line, and its parts run at tiny sizes on the CPU."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.gpu.__main__ import PARTS, _slower, run_part
+
+ROOT = Path(__file__).parents[3]
+
+
+def kit(*arguments):
+    command = [sys.executable, "-m", "bench.gpu", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_in_one_line():
+    done = kit()
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "error: there is no CUDA GPU on this machine; --device cpu --small rehearses the parts"
+    ]
+
+
+def test_an_unknown_part_is_named():
+    done = kit("--only", "atention")
+    assert done.returncode == 2 and "--only atention: the parts are machine, attention" in done.stderr
+
+
+def test_the_parts_run_on_a_cpu_at_tiny_sizes(tmp_path):
+    asked = ("machine", "attention", "documents", "products", "fsdp", "train", "draft", "profile", "flex", "compiled")
+    chosen = [word for name in asked for word in ("--only", name)]
+    done = kit("--device", "cpu", "--small", "--output", tmp_path, *chosen)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert done.returncode == 0, (done.stdout, results)
+    assert {name: its["state"] for name, its in results.items()} == dict.fromkeys(asked, "ok")
+    assert results["train"]["figures"]["chats"]["tokens_per_s"] > 0
+
+
+def test_a_part_that_hangs_costs_its_limit_alone(tmp_path):
+    found = run_part("attention", "cpu", True, 0.01, tmp_path)
+    assert found["state"] == "failed" and "stopped after 0 s" in found["failures"][0]
+
+
+def test_a_time_that_has_grown_on_the_same_card_is_a_failure():
+    before = {"figures": {"card": "H", "fast": {"ms": 100.0}, "gib": 3}}
+    assert _slower(before, {"figures": {"card": "H", "fast": {"ms": 109.0}}}) == []
+    assert _slower(before, {"figures": {"card": "H", "fast": {"ms": 111.0}}}) == ["fast: 111.0 ms, 100.0 before"]
+    assert _slower(before, {"figures": {"card": "L", "fast": {"ms": 400.0}}}) == []
+
+
+def test_every_part_has_a_time_limit_within_the_budget():
+    assert all(seconds <= 130 for _, seconds in PARTS.values())
