@@ -249,6 +249,5 @@ def test_whole_chats_in_a_column_of_text_are_taken_only_by_name(jsonl):
 
 
 def test_parts_of_text_and_other_spellings_of_roles_are_read():
-    assert asked(chat([{"type": "text", "text": "What"}, {"type": "text", "text": "is rain?"}], "User")) == [
-        ("user", "What is rain?")
-    ]
+    parts = [{"type": "text", "text": "What"}, {"type": "text", "text": "is rain?"}]
+    assert asked(chat(parts, "User")) == [("user", parts)]  # whether they are joined, and with what, the server knows
