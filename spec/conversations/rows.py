@@ -19,11 +19,12 @@ _CONVERSATIONS = ("messages", "conversations", "conversation")
 _PROMPTS = ("prompt", "instruction", "question", "query", "text")
 _CHAT = re.compile(  # where an answer begins in a chat that is one text
     r"<\|im_start\|>assistant|<\|start_header_id\|>assistant|<\|header_start\|>assistant|<\|assistant\|>|\[/INST\]"
-    r"|<start_of_turn>model|^(?:### ?)?(?:assistant|response|gpt)\s*:",
+    r"|<start_of_turn>model|(?:^|### ?)(?:assistant|response|gpt)\s*:",
     re.IGNORECASE | re.MULTILINE,
 )
 _SYSTEM = ("system", "system_prompt")  # columns beside the conversation
 BESIDE = (*_SYSTEM, "input", "tools", "functions")  # what is read of a row next to its conversation
+KNOWN = (*_CONVERSATIONS, *_PROMPTS, *BESIDE)
 _ROLES = {
     "system": "system",
     "developer": "system",
