@@ -76,6 +76,10 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.finished = newest is not None and newest[1].facts["finished"]
         if newest and self.finished:
             return self._say(f"training is already done: {store.url}/{newest[0]}")
+        if newest:
+            self.progress = Progress.of(newest[1])
+        self.total_steps = self._count_steps()
+        ranks.together(lambda: settings.check_warmup(cfg, self.total_steps))
 
         self.target = FrozenTarget.load(
             cfg.target, dtype=DTYPES[cfg.target_dtype], device=self.device, shard=cfg.target_shard
@@ -84,9 +88,6 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.draft: Any = self._setup_draft()  # the method's, which fully_shard made an FSDPModule as well
         self.optimizer = make_optimizer(cfg.optimizer, self.draft.parameters(), self.device)
         self.gradients = Gradients(self.draft, self.optimizer, cfg.clip_grad_norm, self.device)
-        if newest:
-            self.progress = Progress.of(newest[1])
-        self.total_steps = self._count_steps()
         self.scheduler = config.instantiate(cfg.lr_scheduler, self.optimizer, num_training_steps=self.total_steps)
         if newest:
             self.load_checkpoint(*newest)

@@ -1,12 +1,13 @@
 """The settings of a training run: a target's YAML and the command line over the defaults, checked."""
 
 import inspect
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torchtune import config
 from torchtune.config._errors import InstantiationError
@@ -156,11 +157,47 @@ def _check_values(cfg: DictConfig) -> None:
             f"config: cache_features=true with target_shard={cfg.target_shard}: a rank that remembers a batch would "
             "leave the others waiting for its share of the target; set target_shard=none or cache_features=false"
         )
-    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+    if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or not 0 <= cfg.seed < 2**32:
         raise BadInput(f"config: seed={cfg.seed!r}; it is a whole number from 0 to {2**32 - 1}")
-    clip = cfg.clip_grad_norm
-    if clip is not None and (not isinstance(clip, int | float) or clip <= 0):
-        raise BadInput(f"config: clip_grad_norm={clip!r}; it is above 0, or null")
+    if cfg.clip_grad_norm is not None and not (_is_number(cfg.clip_grad_norm) and cfg.clip_grad_norm > 0):
+        raise BadInput(f"config: clip_grad_norm={cfg.clip_grad_norm!r}; it is above 0, or null")
+    if not _is_number(cfg.timeout_minutes) or cfg.timeout_minutes <= 0:
+        raise BadInput(f"config: timeout_minutes={cfg.timeout_minutes!r}; it is a number above 0")
+    for name in ("device", "scratch"):
+        if cfg[name] is not None and not isinstance(cfg[name], str):
+            raise BadInput(f"config: {name}={cfg[name]!r}; it is text, or null")
+    _check_optimizer(cfg.optimizer)
+    warmup = cfg.lr_scheduler.get("num_warmup_steps", 0) if cfg.lr_scheduler is not None else 0
+    if not isinstance(warmup, int) or isinstance(warmup, bool) or warmup < 0:
+        raise BadInput(f"config: lr_scheduler.num_warmup_steps={warmup!r}; it is a whole number of steps, from 0 on")
+
+
+def check_warmup(cfg: DictConfig, steps: int) -> None:
+    """Warm-up ends within the run's `steps`: else the learning rate never reaches its own and little is learnt."""
+    warmup = cfg.lr_scheduler.get("num_warmup_steps", 0) if cfg.lr_scheduler is not None else 0
+    if warmup > steps:
+        raise BadInput(
+            f"config: lr_scheduler.num_warmup_steps={warmup}: warm-up does not end within the {steps} steps of this "
+            f"run; lower it, a tenth of the steps is usual, or train for more epochs"
+        )
+
+
+def _check_optimizer(optimizer: DictConfig) -> None:
+    """The numbers that optimizers of every kind have; others are the component's own."""
+    ranges = {"lr": "above 0", "weight_decay": "of at least 0", "eps": "above 0"}
+    for name, wanted in ranges.items():
+        value = optimizer.get(name, 1)
+        if not _is_number(value) or value < 0 or (value == 0 and wanted == "above 0"):
+            hint = ", without quotes" if isinstance(value, str) else ""
+            raise BadInput(f"config: optimizer.{name}={value!r}; it is a number {wanted}{hint}")
+    betas = optimizer.get("betas", [0.0, 0.0])
+    values = list(betas) if isinstance(betas, ListConfig | list) else []
+    if len(values) != 2 or not all(_is_number(value) and 0 <= value < 1 for value in values):
+        raise BadInput(f"config: optimizer.betas={betas!r}; it is two numbers from 0 to below 1, as [0.9,0.95]")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_component(name: str, node: DictConfig) -> None:

@@ -59,11 +59,12 @@ def train(
     ranks: int = 1,
     ranks_a_node: int | None = None,
     interruption: Interruption | None = None,
+    without: tuple[str, ...] = (),
     **settings: Any,
 ) -> Outcome:
-    """Run the recipe on `TINY` settings with `settings` over them (None takes one away); ranks write below `logs`."""
+    """Run the recipe on `TINY` settings with `settings` over them (less those `without`); ranks write below `logs`."""
     given = TINY | {"run_dir": str(run), "target": str(target)} | settings
-    given = {name: value for name, value in given.items() if value is not None or TINY.get(name) is None}
+    given = {name: value for name, value in given.items() if name not in without}
     logs.mkdir(parents=True, exist_ok=True)
     port = _free_port()
     context = multiprocessing.get_context("fork")

@@ -7,7 +7,6 @@ Run the same command again after any end: it goes on where it stopped, and ends 
 
 import asyncio
 import json
-import os
 import re
 import signal
 from typing import Annotated, Any
@@ -85,7 +84,6 @@ def main(
         model=model,
         patience=patience,
         request_timeout=request_timeout,
-        api_key=os.environ.get("SGL_SPEC_API_KEY"),
     )
     part = Shard.parse(shard)
     with at_hand(dataset_name) as name:

@@ -19,11 +19,12 @@ _CONVERSATIONS = ("messages", "conversations", "conversation")
 _PROMPTS = ("prompt", "instruction", "question", "query", "text")
 _CHAT = re.compile(  # where an answer begins in a chat that is one text
     r"<\|im_start\|>assistant|<\|start_header_id\|>assistant|<\|header_start\|>assistant|<\|assistant\|>|\[/INST\]"
-    r"|<start_of_turn>model|^(?:### ?)?(?:assistant|response|gpt)\s*:",
+    r"|<start_of_turn>model|(?:^|### ?)(?:assistant|response|gpt)\s*:",
     re.IGNORECASE | re.MULTILINE,
 )
 _SYSTEM = ("system", "system_prompt")  # columns beside the conversation
 BESIDE = (*_SYSTEM, "input", "tools", "functions")  # what is read of a row next to its conversation
+KNOWN = (*_CONVERSATIONS, *_PROMPTS, *BESIDE)
 _ROLES = {
     "system": "system",
     "developer": "system",
@@ -180,7 +181,7 @@ def _part(part: Any, said: Said) -> dict[str, str]:
 
 
 def _text(said: Said) -> str:
-    content = _joined(said.content)
+    content = said.content
     if not isinstance(content, str):
         raise Reject("not_text", f"a {said.role} turn holds {type(content).__name__}")
     try:
@@ -190,16 +191,6 @@ def _text(said: Said) -> str:
     if _role(said) != "system" and not content.strip():
         raise Reject("no_prompt", f"a {said.role} turn is blank")
     return content
-
-
-def _joined(content: Any) -> Any:
-    """Parts that are all of text as one, with a space between them as SGLang joins them; anything else as it is."""
-    if not isinstance(content, list) or not content:
-        return content
-    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
-    if not all(isinstance(text, str) for text in texts):
-        return content
-    return " ".join(str(text) for text in texts)
 
 
 def _has_user(messages: list[Message]) -> bool:

@@ -25,11 +25,11 @@ from typing import Any, NoReturn
 
 import aiohttp
 import numpy as np
-from yarl import URL
 
 from spec.conversations import token_ids
 from spec.conversations.rows import Message, Reject
 from spec.errors import BadInput, PassingFault
+from spec.server.address import address_of
 
 _FOR_GOOD = {
     401: "it wants a key: set SGL_SPEC_API_KEY",
@@ -107,9 +107,7 @@ class Server:
         request_timeout: float = 1800.0,
         api_key: str | None = None,
     ):
-        self.url = base_url.rstrip("/").removesuffix("/v1")
-        if not _is_url(self.url):
-            raise BadInput(f"--base-url {base_url}: not a URL; it reads like http://127.0.0.1:30000")
+        self.url, self._headers = address_of(base_url, api_key)
         if sampling.samples > 1 and sampling.temperature == 0:
             raise BadInput(
                 f"--samples {sampling.samples} at temperature 0 are equal answers; set --temperature above 0"
@@ -120,7 +118,6 @@ class Server:
         self.in_flight = 0
         self._patience = patience
         self._request_timeout = request_timeout
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._answered_at = time.monotonic()
         self._failing_since: float | None = None
         self._proven = False  # it has answered once: what looks wrong for good is more likely a fault on the way
@@ -352,14 +349,6 @@ class Server:
             f"{self.url} gave no answer for {self._patience:.0f} s (last: {last}); what is finished is kept: "
             f"run this again once the server is back"
         )
-
-
-def _is_url(text: str) -> bool:
-    try:
-        url = URL(text)
-    except ValueError:
-        return False
-    return url.scheme in ("http", "https") and bool(url.host)
 
 
 def _counted(choice: dict[str, Any], usage: dict[str, Any] | None) -> dict[str, Any]:

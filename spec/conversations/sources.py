@@ -3,10 +3,12 @@
 Also what identifies them in `run.json`: the hub's commit, or the SHA-256 of local files.
 """
 
+import gzip
 import hashlib
 import itertools
 import logging
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,15 +20,16 @@ import httpx
 import pyarrow as pa
 import requests
 from datasets.exceptions import DatasetNotFoundError
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, HfFileSystem
 from huggingface_hub.errors import HfHubHTTPError
 
 from spec.conversations.folders import files_of
-from spec.conversations.rows import BESIDE, UNREADABLE, Row, choose_column
-from spec.conversations.tables import KINDS, kind_of, open_table
+from spec.conversations.rows import BESIDE, KNOWN, UNREADABLE, Row, choose_column
+from spec.conversations.tables import KINDS, LINES, kind_of, open_table, read_stream
 from spec.errors import BadInput, PassingFault
 from spec.storage import file_sha256, open_store
 
+_STREAMED = (*LINES, ".parquet")
 _NETWORK = (ConnectionError, TimeoutError, httpx.TransportError, requests.ConnectionError, requests.Timeout)
 
 
@@ -77,21 +80,27 @@ def open_source(
             found = _local(path, split)
         else:
             found = _hub(name, split, config, revision)
-        first = _first_row(name, split, found)
+        first = _first_row(name, split, found, column)
     column = choose_column(first, column)
     lineage = {**found.lineage, "column": column, "limit": limit}
     total = found.total if limit is None or found.total is None else min(limit, found.total)
     return Source(lineage, total, column, lambda: itertools.islice(found.rows((column, *BESIDE)), limit))
 
 
-def _first_row(name: str, split: str, found: _Found) -> Row:
-    """The first row that can be read; `BadInput` where the first hundred cannot."""
-    why = None
-    for row in itertools.islice(found.rows(None), 100):
-        if UNREADABLE not in row:
-            return row
-        why = why or row[UNREADABLE][0]
-    raise BadInput(f"{name}: {why or f'no rows in split {split}; wanted one row a line'}")
+def _first_row(name: str, split: str, found: _Found, column: str | None) -> Row:
+    """The first row that can be read; `BadInput` where the first hundred cannot.
+
+    Columns that nobody may read are not decoded here either, unless there are no others: then they are named.
+    """
+    for columns in ((*KNOWN, *((column,) if column else ())), None):
+        why = None
+        for number, row in enumerate(itertools.islice(found.rows(columns), 100), start=1):
+            if UNREADABLE not in row:
+                return row
+            why = why or f"line {number} is {row[UNREADABLE][0]}"
+        if why:
+            raise BadInput(f"{name}: {why}")
+    raise BadInput(f"{name}: no rows in split {split}; wanted one row a line")
 
 
 @contextmanager
@@ -113,10 +122,22 @@ def _hub(name: str, split: str, config: str | None, revision: str | None) -> _Fo
     if datasets.config.HF_HUB_OFFLINE:
         raise BadInput(f"{name}: no such file, and HF_HUB_OFFLINE forbids the hub; unset it, or name a local copy")
     commit = HfApi().dataset_info(name, revision=revision).sha
-    rows = datasets.load_dataset(name, config, split=split, revision=commit, streaming=True)
-    info = (rows.info.splits or {}).get(split)
+    builder = datasets.load_dataset_builder(name, config, revision=commit)
+    info = (builder.info.splits or {}).get(split)
     lineage = {"name": name, "config": config, "split": split, "revision": commit}
-    return _Found(lineage, info.num_examples if info else None, lambda columns: rows)
+    total = info.num_examples if info else None
+    urls = [str(url) for url in (builder.config.data_files or {}).get(split, ())]
+    if urls and all(kind_of(Path(url)) in _STREAMED for url in urls):
+        return _Found(lineage, total, lambda columns: _streamed(urls, columns))
+    rows = datasets.load_dataset(name, config, split=split, revision=commit, streaming=True).decode(False)
+    return _Found(lineage, total, lambda columns: rows)
+
+
+def _streamed(urls: list[str], columns: tuple[str, ...] | None) -> Iterator[Row]:
+    """Rows of `hf://` URLs, which hold their commit: `datasets` itself would type JSON by block."""
+    for url in urls:
+        with HfFileSystem().open(url, "rb") as file:
+            yield from read_stream(file, url, columns)
 
 
 def _local(path: Path, split: str) -> _Found:
@@ -173,6 +194,8 @@ def _told(name: str) -> Iterator[None]:
         raise kind(f"{name}: the hub answers {status}: {_line(error)}") from error
     except _NETWORK as error:
         raise PassingFault(f"{name}: not a file here, and the hub cannot be reached: {_line(error)}") from error
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise BadInput(f"{name}: damaged: {_line(error)}; fetch it again") from error
     except (datasets.exceptions.DatasetsError, pa.ArrowException, FileNotFoundError, ValueError, KeyError) as error:
         raise BadInput(f"{name}: cannot be read: {_line(error)}") from error
 

@@ -6,6 +6,7 @@ cannot be.
 """
 
 import gzip
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from spec.errors import BadInput
 
 LINES = (".jsonl", ".ndjson", ".jsonl.gz")
 KINDS = (*LINES, ".json", ".parquet", ".arrow")
+_DEEPEST = 200  # lists and objects within one another: Python's own recursion ends not far above
 _ROWS_AT_ONCE = 1000  # of a batch: less memory for long rows
 
 
@@ -52,23 +54,39 @@ def open_table(path: Path) -> Table:
 
 def read_lines(path: Path) -> Iterator[Row]:
     """One row a line; blank lines are none. A line that is no JSON object is a row that says so."""
-    with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield _parsed(line, number)
+    with open(path, "rb") as file:
+        yield from _lines(file, path.name)
+
+
+def read_stream(file: IO[bytes], name: str, columns: tuple[str, ...] | None) -> Iterator[Row]:
+    """The rows of an open file of JSON lines or Parquet that lies elsewhere, as `open_table` gives them."""
+    return _batches(_parquet(file, columns), columns) if name.endswith(".parquet") else _lines(file, name)
+
+
+def _lines(file: IO[bytes], name: str) -> Iterator[Row]:
+    plain = gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file
+    return (_parsed(line) for line in plain if line.strip())
 
 
 def unreadable(what: str, content: str = "") -> Row:
     """A row in place of one that cannot be read; `content` tells it from others."""
-    return {UNREADABLE: [what, content]}
+    return {UNREADABLE: [what, content]}  # without its place: a row's id follows from it
 
 
-def _parsed(line: bytes, number: int) -> Row:
+def _parsed(line: bytes) -> Row:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig")) if _depth(line) <= _DEEPEST else None
     except (ValueError, RecursionError) as error:
-        return unreadable(f"line {number} is not JSON ({error}); cut short?", line.hex())
-    return row if isinstance(row, dict) else unreadable(f"line {number} is not a JSON object", line.hex())
+        return unreadable(f"not JSON ({error}); cut short?", line.strip().hex())
+    return row if isinstance(row, dict) else unreadable("not a JSON object, or nested too deep", line.strip().hex())
+
+
+def _depth(line: bytes) -> int:
+    """How deep lists and objects lie within one another, brackets in strings included; 0 where they are few."""
+    if line.count(b"[") + line.count(b"{") <= _DEEPEST:
+        return 0
+    steps = (1 if byte in b"[{" else -1 for byte in line if byte in b"[]{}")
+    return max(itertools.accumulate(steps))
 
 
 def _array(path: Path) -> Iterator[Row]:
@@ -76,11 +94,11 @@ def _array(path: Path) -> Iterator[Row]:
         rows = json.loads(path.read_text("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not JSON ({error}); cut short? write one row a line, as .jsonl") from error
-    for number, row in enumerate(rows, start=1):
-        yield row if isinstance(row, dict) else unreadable(f"element {number} is not a JSON object", json.dumps(row))
+    for row in rows:
+        yield row if isinstance(row, dict) else unreadable("not a JSON object", json.dumps(row))
 
 
-def _parquet(path: Path, columns: tuple[str, ...] | None) -> Iterator[pa.RecordBatch]:
+def _parquet(path: Path | IO[bytes], columns: tuple[str, ...] | None) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path) as file:
         there = [name for name in file.schema_arrow.names if columns is None or name in columns]
         yield from file.iter_batches(_ROWS_AT_ONCE, columns=there)
@@ -99,35 +117,57 @@ def _arrow(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _batches(batches: Iterable[pa.RecordBatch], columns: tuple[str, ...] | None) -> Iterator[Row]:
-    number = 0
     for batch in batches:
         names = [name for name in batch.schema.names if columns is None or name in columns]
         batch = batch.select(names)
         for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
             some = batch.slice(start, _ROWS_AT_ONCE)
-            yield from _rows_of(some, number + start)
-        number += batch.num_rows
+            cells = [_cells(column) for column in some.columns]
+            yield from (dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True))
 
 
-def _rows_of(batch: pa.RecordBatch, before: int) -> Iterator[Row]:
+def _cells(column: pa.Array) -> list[Any]:
     try:
-        yield from batch.to_pylist()
-        return
+        return column.to_pylist()
     except (ValueError, OverflowError, TypeError, pa.ArrowException):
-        pass  # one row of them holds what Python cannot: half a character, a date beyond its calendar
-    for place in range(batch.num_rows):
+        return [_cell(value) for value in column]  # one of them holds what Python cannot
+
+
+def _cell(value: pa.Scalar) -> Any:
+    """Text that is no UTF-8 keeps its bytes, as halves of characters that let its row be rejected and told from others;
+    a date beyond Python's calendar is None.
+    """
+    for kind in (value.type, _as_bytes(value.type)):
         try:
-            (row,) = batch.slice(place, 1).to_pylist()
-        except (ValueError, OverflowError, TypeError, pa.ArrowException) as error:
-            row = unreadable(f"row {before + place + 1} cannot be decoded ({error})", str(before + place))
-        yield row
+            return _decoded(value.cast(kind).as_py())
+        except (ValueError, OverflowError, TypeError, pa.ArrowException):
+            pass
+    return None
+
+
+def _as_bytes(kind: pa.DataType) -> pa.DataType:
+    """`kind` with bytes in place of text, at any depth."""
+    if pa.types.is_string(kind):
+        return pa.binary()
+    if pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_as_bytes(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_as_bytes(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_as_bytes(kind.value_type)))
+    return kind
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode(errors="surrogateescape")
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    return {name: _decoded(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def _begins(path: Path) -> bytes:
     with open(path, "rb") as file:
         return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-
-
-def _open(path: Path) -> IO[bytes]:
-    opened: Any = (gzip.open if path.name.endswith(".gz") else open)(path, "rb")
-    return opened

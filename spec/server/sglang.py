@@ -8,7 +8,6 @@ with the prompt. The fields are missing where there was no forward: without spec
 import contextlib
 import http.client
 import json
-import os
 import random
 import time
 import urllib.error
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spec.errors import BadInput, PassingFault
+from spec.server.address import address_of
 
 _TRIES = 4
 _FOR_GOOD = {
@@ -48,12 +48,10 @@ class SglangServer:
     """One server. Every method raises `PassingFault` where it does not answer, `BadInput` for what no retry mends."""
 
     def __init__(self, url: str, *, timeout: float = 600.0):
-        self.url = url.rstrip("/").removesuffix("/v1")
-        if not self.url.startswith(("http://", "https://")):
-            raise BadInput(f"{url}: not a URL; it reads like http://127.0.0.1:30000")
+        self.url, authorization = address_of(url)
         self.timeout = timeout  # seconds for one answer
-        key = os.environ.get("SGL_SPEC_API_KEY")
-        self.headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
+        self.headers = {"Content-Type": "application/json", **authorization}
+        self._direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self.info = self._ask("/server_info")
         self.model_info = self._ask("/model_info")
         models = self._ask("/v1/models")["data"]
@@ -143,5 +141,5 @@ class SglangServer:
     def _send(self, path: str, body: dict[str, Any] | None) -> bytes:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, self.headers)
-        with urllib.request.urlopen(request, timeout=self.timeout) as response:
+        with self._direct.open(request, timeout=self.timeout) as response:
             return response.read()

@@ -76,11 +76,13 @@ def free_port(wanted: int | None = None) -> int:
 
 def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path, patience: float) -> None:
     deadline = time.monotonic() + patience
+    session = requests.Session()
+    session.trust_env = False  # no proxy: it is on this machine
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise PassingFault(f"the server ended with {server.returncode}: {_last_line(log)} (all of it: {log})")
         try:
-            if requests.get(f"{url}/health_generate", timeout=25).ok:
+            if session.get(f"{url}/health_generate", timeout=25).ok:
                 return
         except requests.RequestException:
             pass  # not listening yet, or busy with its first token

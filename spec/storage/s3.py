@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 from boto3.exceptions import Boto3Error, S3UploadFailedError
@@ -58,8 +60,8 @@ class S3Store:
         with self._told(""):
             attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", 8))
             retries = {"mode": "standard", "total_max_attempts": attempts}
-            config = Config(retries=retries, connect_timeout=10, read_timeout=60)
-            self._client = boto3.session.Session().client("s3", config=config)
+            config = Config(retries=retries, connect_timeout=10, read_timeout=60, **_proxies())
+            self._client = _session().client("s3", config=config)
 
     def read(self, key: str) -> bytes:
         with self._told(key):
@@ -137,6 +139,28 @@ class S3Store:
             raise PassingFault(f"{where}: the store cannot be reached: {_line(error)}") from error
         except (boto.BotoCoreError, ValueError) as error:  # a bucket, endpoint, region or profile that cannot be
             raise BadInput(f"{where}: {_line(error)}") from error
+
+
+def _session() -> boto3.session.Session:
+    """The standard chain's credentials; space around keys of the environment, as a line feed, is no part of them.
+
+    It would stand in a header, which no client sends: a fault that looks as if it might pass, and never does.
+    """
+    keys = {}
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        key = os.environ.get(name, "")
+        if any(not "!" <= character <= "~" for character in key.strip()):
+            raise BadInput(f"{name}: holds a character that no key has, a space or a line feed for one; set it again")
+        keys[name.lower()] = key.strip() or None
+    stripped = any(value and value != os.environ[name.upper()] for name, value in keys.items())
+    return boto3.session.Session(**keys) if stripped else boto3.session.Session()
+
+
+def _proxies() -> dict[str, Any]:
+    """No proxy for a store on this machine, whatever the environment names; elsewhere the environment decides."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    host = urlsplit(endpoint).hostname or ""
+    return {"proxies": {}} if host == "localhost" or host == "::1" or host.startswith("127.") else {}
 
 
 def _answered(where: str, error: boto.ClientError) -> SpecError | FileNotFoundError:

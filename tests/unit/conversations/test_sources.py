@@ -1,4 +1,6 @@
+import gzip
 import json
+from types import SimpleNamespace
 
 import datasets
 import httpx
@@ -81,7 +83,7 @@ def test_a_line_that_was_cut_short_is_one_row_and_its_neighbours_are_whole(tmp_p
     path.write_bytes("".join(json.dumps(row) + "\n" for row in ROWS).encode()[:-4])
     *whole, last = open_source(str(path)).rows()
     assert whole == ROWS[:4]
-    assert "line 5 is not JSON" in last[UNREADABLE][0]
+    assert "not JSON" in last[UNREADABLE][0] and "line 5" not in last[UNREADABLE][0]  # of which its id is made
 
 
 @pytest.mark.parametrize(
@@ -132,12 +134,19 @@ class FakeHub:
         self.error = error
         monkeypatch.setattr(sources, "HfApi", lambda: self)
         monkeypatch.setattr(sources.datasets, "load_dataset", self.load_dataset)
+        monkeypatch.setattr(sources.datasets, "load_dataset_builder", self.load_dataset_builder)
+        monkeypatch.setattr(sources, "HfFileSystem", lambda: type("Files", (), {"open": staticmethod(open)}))
+        self.files = {}
         monkeypatch.setattr(sources.datasets.config, "HF_HUB_OFFLINE", False)
 
     def dataset_info(self, name, revision):
         if self.error:
             raise self.error
         return type("Info", (), {"sha": revision or "c0ffee"})()
+
+    def load_dataset_builder(self, name, config, revision):
+        config = SimpleNamespace(data_files=self.files)
+        return SimpleNamespace(info=datasets.DatasetInfo(), config=config)
 
     def load_dataset(self, *arguments, **options):
         self.calls.append((arguments, options))
@@ -151,6 +160,26 @@ def test_a_hub_dataset_is_pinned_to_the_commit_it_has_now(monkeypatch):
     assert hub.calls == [(("org/chats", None), {"split": "train_sft", "revision": "c0ffee", "streaming": True})]
     assert source.lineage["revision"] == "c0ffee"
     assert open_source("org/chats", revision="abc").lineage["revision"] == "abc"
+
+
+def test_a_hub_datasets_files_are_read_as_files_are(monkeypatch, jsonl, tmp_path):
+    hub = FakeHub(monkeypatch)
+    odd = [{"prompt": "a"}, {"prompt": ["a part"]}, {"prompt": "b"}]
+    datasets.Dataset.from_list(ROWS).to_parquet(tmp_path / "rows.parquet")
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress(jsonl(odd).read_bytes()))
+    for path, rows in ((jsonl(odd), [row["prompt"] for row in odd]), (tmp_path / "rows.parquet", PROMPTS)):
+        hub.files = {"train": [str(path)]}
+        assert prompts(open_source("org/chats")) == rows
+    hub.files = {"train": [str(packed), str(packed)]}
+    assert list(open_source("org/chats").rows()) == [*odd, *odd]
+    assert hub.calls == []  # `datasets` would have typed the rows by column
+
+
+def test_a_packed_file_that_was_cut_short_is_refused(tmp_path):
+    packed = gzip.compress("".join(json.dumps(row) + "\n" for row in ROWS * 99).encode())
+    assert "damaged" in wrong_file(tmp_path, "rows.jsonl.gz", packed[: len(packed) // 2])
+    assert "damaged" in wrong_file(tmp_path, "rows.jsonl.gz", b"no gzip at all")
 
 
 def answered(status):
@@ -208,7 +237,9 @@ def test_a_text_that_is_none_in_parquet_or_arrow_is_one_row(tmp_path):
         writer.write_table(table)
     for name in ("rows.parquet", "rows.arrow"):
         good, odd, fine = open_source(str(tmp_path / name)).rows()
-        assert (good, fine) == ({"prompt": "good"}, {"prompt": "fine"}) and "row 2" in odd[UNREADABLE][0]
+        assert (good, fine) == ({"prompt": "good"}, {"prompt": "fine"})
+        with pytest.raises(Reject, match="not_text"):
+            asked(odd, "prompt")
 
 
 @pytest.mark.parametrize("name", ["part[1]", "al*ne", "wh?t"])
@@ -241,14 +272,20 @@ def test_a_system_column_is_sent_first_unless_the_conversation_has_its_own():
     assert asked({"system": None, **chat("hi")}) == [("user", "hi")]
 
 
-def test_whole_chats_in_a_column_of_text_are_taken_only_by_name(jsonl):
-    rows = jsonl([{"text": "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nTHEIRS<|im_end|>"}])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nTHEIRS<|im_end|>",
+        "### Human: What is rain?### Assistant: THEIRS### Human: And snow?### Assistant: THEIRS",
+    ],
+)
+def test_whole_chats_in_a_column_of_text_are_taken_only_by_name(jsonl, text):
+    rows = jsonl([{"text": text}])
     with pytest.raises(BadInput, match="whole chats.*--column text"):
         open_source(str(rows))
     assert open_source(str(rows), column="text").column == "text"
 
 
 def test_parts_of_text_and_other_spellings_of_roles_are_read():
-    assert asked(chat([{"type": "text", "text": "What"}, {"type": "text", "text": "is rain?"}], "User")) == [
-        ("user", "What is rain?")
-    ]
+    parts = [{"type": "text", "text": "What"}, {"type": "text", "text": "is rain?"}]
+    assert asked(chat(parts, "User")) == [("user", parts)]  # whether they are joined, and with what, the server knows

@@ -1,10 +1,14 @@
 """A user's mistake: one line, exit code 2, the same end on every rank, nothing written."""
 
 import json
+import re
 import resource
 
 import pytest
+from omegaconf import OmegaConf
 
+from spec import settings
+from spec.errors import BadInput
 from tests.prepared import prepared_run
 from tests.tiny_models import save_tiny_target
 from tests.training_runs import train
@@ -186,3 +190,25 @@ def test_a_diverging_run_stops_before_it_ruins_the_draft(target, tmp_path):
     run = prepared_run(tmp_path / "run")
     outcome = train(run, target, logs=tmp_path, ranks=2, optimizer={"lr": 1e30}, clip_grad_norm=None)
     assert "lower optimizer.lr" in refused(outcome)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_warm_up_that_does_not_end(run, target, tmp_path, ranks):
+    line = refused(train(run, target, logs=tmp_path, ranks=ranks, max_steps=4, lr_scheduler={"num_warmup_steps": 9}))
+    assert "num_warmup_steps=9: warm-up does not end within the 4 steps" in line
+    assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *('optimizer.lr="1e-4"', "optimizer.lr=abc", "optimizer.lr=-1", "optimizer.lr=0", "optimizer.lr=null"),
+        *("optimizer.lr=.nan", "optimizer.betas=0.9", "optimizer.betas=[0.9,1.0]", "optimizer.weight_decay=-0.1"),
+        *("lr_scheduler.num_warmup_steps=0.03", "lr_scheduler.num_warmup_steps=-1", "lr_scheduler.num_warmup_steps=a"),
+        *("clip_grad_norm=true", "clip_grad_norm=.inf", "timeout_minutes=soon", "device=7", "scratch=7", "seed=true"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_name(setting):
+    given = OmegaConf.from_dotlist(["run_dir=RUN", "target=DIR", setting])
+    with pytest.raises(BadInput, match=re.escape(f"config: {setting.partition('=')[0]}=")):
+        settings.complete(given)

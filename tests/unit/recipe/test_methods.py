@@ -13,8 +13,7 @@ from tests.training_runs import Interruption, losses, rows, train
 
 MASK = 319  # the tiny target's last token; prepared samples have those before
 BLOCK = {"mask_token_id": MASK, "block_size": 4, "layers": 1, "features": 3, "anchors": 8}
-# The tiny settings are EAGLE-3's; None takes one of them away.
-OTHERS = {"draft_vocab_size": None, "steps": None}
+OTHERS = {"without": ("draft_vocab_size", "steps")}  # of the tiny settings, which are EAGLE-3's
 METHOD = {
     "dflash": {"method": "dflash", **BLOCK, **OTHERS},
     "dspark": {"method": "dspark", **BLOCK, **OTHERS, "markov_rank": 8, "confidence": 0.5, "initialise": "target"},
@@ -78,9 +77,10 @@ def test_the_parts_of_the_loss_are_logged_apart(finished):
     ("settings", "said"),
     [
         ({"method": "medusa"}, "method='medusa'; it is one of eagle3, dflash, dspark"),
-        ({"steps": 3}, "steps is a setting of EAGLE-3; this is DSpark"),
+        ({"decay_of": 3}, "no setting is called 'decay_of'"),
+        ({"objective": "ce"}, "objective is a setting of EAGLE-3; this is DSpark"),
         ({"method": "dflash"}, "markov_rank is a setting of DSpark; this is DFlash"),
-        ({"mask_token_id": None}, "mask_token_id"),
+        ({"without": (*OTHERS["without"], "mask_token_id")}, "mask_token_id is not set"),
         ({"mask_token_id": 320}, "mask_token_id=320"),
         ({"mask_token_id": 5}, "token 5, which is mask_token_id"),
         ({"block_size": 60}, "the longest answer"),
