@@ -27,6 +27,7 @@ from spec.errors import BadInput
 from spec.target.checkpoint_files import check_staged_files, short, tensor_files
 from spec.target.document_attention import NAME as DOCUMENT_ATTENTION
 from spec.target.families import Family, model_class, text_config_of
+from spec.target.norms import fuse_norms
 from spec.target.sharding import local_part
 
 
@@ -43,6 +44,7 @@ def empty_model(config: PretrainedConfig, family: Family, dtype: torch.dtype) ->
     except (KeyError, ValueError, TypeError) as error:  # a word that it does not know, a number that does not fit
         raise BadInput(f"transformers cannot make a model of the target's config.json: {error!r}") from error
     family.adapt(model)
+    fuse_norms(model)
     return model.eval().requires_grad_(False)
 
 
