@@ -132,6 +132,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         tokens = sum(sum(batch.documents.lengths) for batch in batches)
         loss_tokens = sum(batch.loss_tokens for batch in batches)
         of_all_ranks = ranks.HostTotal(tokens, loss_tokens, self.shutdown.requested)
+        self.draft.unshard(async_op=True)  # its gather passes while the target looks
         seen = [self._observe(batch, self.progress.epoch) for batch in batches]
         counts = ranks.total(torch.stack([observation.count for observation in seen]).sum(0))  # [P]
         weights = self.method.weights(counts)

@@ -15,6 +15,7 @@ from spec.errors import BadInput
 from spec.planning.plan import Machines, measure, plan, read_plan_config
 from spec.planning.show import show, table
 
+CONSUMER = Machines(nodes=1, gpus=1, gpu_memory=24.0, tflops=140.0, memory_bandwidth=0.8)  # of the RTX 4090's kind
 CONFIGS = Path(__file__).parents[1] / "spec" / "configs"
 
 
@@ -28,16 +29,29 @@ def main(
     gpus: Annotated[int, Option(min=1, help="GPUs of a node.")] = 8,
     gpu_memory: Annotated[float, Option(min=1, help="GiB of a GPU.")] = 80.0,
     nodes: Annotated[int, Option(min=1, help="Nodes.")] = 1,
-    tflops: Annotated[float, Option(min=1, help="TFLOP/s in bf16 that a GPU reaches.")] = 400.0,
+    tflops: Annotated[float, Option(min=1, help="TFLOP/s that a GPU reaches in large products of bf16.")] = 650.0,
+    memory_bandwidth: Annotated[float, Option(min=0.01, help="TB/s that a pass over a GPU's memory reaches.")] = 2.6,
     node_bandwidth: Annotated[float, Option(min=0.1, help="GB/s of a GPU inside its node.")] = 300.0,
     network_bandwidth: Annotated[float, Option(min=0.1, help="GB/s of a GPU to other nodes.")] = 40.0,
-    show_table: Annotated[bool, Option("--table", help="All configs on one and on two nodes, as Markdown.")] = False,
+    show_table: Annotated[
+        bool,
+        Option("--table", help="All configs, small ones on a consumer card, as Markdown."),
+    ] = False,
 ) -> None:
     """Plan a run of CONFIG on NODES nodes."""
-    machines = Machines(nodes, gpus, gpu_memory, tflops, node_bandwidth, network_bandwidth)
+    machines = Machines(
+        nodes=nodes,
+        gpus=gpus,
+        gpu_memory=gpu_memory,
+        tflops=tflops,
+        memory_bandwidth=memory_bandwidth,
+        node_bandwidth=node_bandwidth,
+        network_bandwidth=network_bandwidth,
+    )
     if show_table:
         configs = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "smollm2")
         print(table(configs, [dataclasses.replace(machines, nodes=count) for count in (1, 2)]))
+        print(table(sorted(CONFIGS.glob("smollm2/*.yaml")), [CONSUMER]))
         return
     if config is None:
         raise BadInput("no config given; there are " + ", ".join(f"{p}" for p in sorted(CONFIGS.glob("*/*.yaml"))))

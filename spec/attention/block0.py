@@ -36,7 +36,7 @@ def forward(query, key, value, queries: Queries) -> tuple[torch.Tensor, torch.Te
     """`query [A, heads, D]`, `key` and `value [N, kv_heads, D]` -> (out, lse) as above."""
     if query.device.type == "cpu":
         return _cpu_forward(query, key, value, queries)
-    if query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16):
+    if query.device.type in ("cuda", "meta") and query.dtype in (torch.bfloat16, torch.float16):
         return _flash_forward(query, key, value, queries)
     return _explicit_forward(query, key, value, queries)
 
@@ -45,7 +45,7 @@ def backward(grad, query, key, value, out, lse, queries: Queries) -> tuple[torch
     """The gradients of query, key and value, given `grad` of the merged `out`, and the merged `lse`."""
     if query.device.type == "cpu":
         return _cpu_backward(grad, query, key, value, out, lse, queries)
-    if query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16):
+    if query.device.type in ("cuda", "meta") and query.dtype in (torch.bfloat16, torch.float16):
         return _flash_backward(grad, query, key, value, out, lse, queries)
     return _explicit_backward(grad, query, key, value, out, lse, queries)
 

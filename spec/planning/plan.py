@@ -14,13 +14,15 @@ from transformers import PretrainedConfig, PreTrainedModel
 from spec import settings
 from spec.errors import BadInput
 from spec.methods import METHODS
-from spec.planning.rehearsal import DTYPES, Rehearsal, rehearse
+from spec.planning.rehearsal import DTYPES, LAYERS, Rehearsal, rehearse
+from spec.planning.roofline import Card
 from spec.target.families import FAMILIES, read_config, text_config_of
 from spec.target.loading import empty_model
 
 GIB = 2**30
 RESERVE = 3 * GIB  # CUDA's context, NCCL's buffers, the allocator's rounding and holes
 GATHERED = 3  # layers whole at once: the one that runs, the next one's gather, the one before not yet let go
+_ADAMW_BYTES = 36  # read and written of a parameter: clipped, weight, gradient, two moments
 SAMPLE_BYTES = 5  # of a prepared token: an int32 id and a byte of mask
 
 
@@ -29,13 +31,19 @@ class Machines:
     nodes: int = 1
     gpus: int = 8  # of each node
     gpu_memory: float = 80.0  # GiB
-    tflops: float = 400.0  # reached by a GPU in bf16, not the data sheet's
+    tflops: float = 650.0  # what a GPU reaches in large products of bf16, not the data sheet's
+    memory_bandwidth: float = 2.6  # TB/s that a pass over its memory reaches
+    launch: float = 6.0  # microseconds of the host for an operator in eager mode
     node_bandwidth: float = 300.0  # GB/s of a GPU to the others of its node
     network_bandwidth: float = 40.0  # GB/s of a GPU to other nodes
 
     @property
     def world(self) -> int:
         return self.nodes * self.gpus
+
+    @property
+    def card(self) -> Card:
+        return Card(self.tflops, self.memory_bandwidth, self.launch)
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Plan:
     machines: Machines
     sizes: Sizes
     phases: dict[str, dict[str, int]]  # phase of a step -> part -> bytes on one rank
-    step_seconds: float
+    seconds: dict[str, float]  # part -> of one optimizer step
     step_tokens: int
     target_bytes: int  # on disk
 
@@ -84,6 +92,10 @@ class Plan:
     @property
     def fits(self) -> bool:
         return self.peak + RESERVE <= self.machines.gpu_memory * GIB
+
+    @property
+    def step_seconds(self) -> float:
+        return sum(self.seconds.values())
 
     @property
     def tokens_per_second(self) -> float:
@@ -128,7 +140,7 @@ def plan(cfg: DictConfig, sizes: Sizes, machines: Machines) -> Plan:
         machines=machines,
         sizes=sizes,
         phases=memory(cfg, sizes, machines),
-        step_seconds=_seconds(cfg, sizes, machines),
+        seconds=seconds(cfg, sizes, machines),
         step_tokens=cfg.max_length * cfg.batch_size * cfg.gradient_accumulation_steps * machines.world,
         target_bytes=sizes.parameters * DTYPES[cfg.target_dtype].itemsize,
     )
@@ -152,7 +164,11 @@ def memory(cfg: DictConfig, sizes: Sizes, machines: Machines) -> dict[str, dict[
     whole = compute * draft
     return {
         "target's forward": held
-        | {"layers gathered": gathered, "activations": rehearsal.looking + observed - rehearsal.observed},
+        | {
+            "layers gathered": gathered,
+            "draft gathered": whole,  # begun before the target looks
+            "activations": rehearsal.looking + observed - rehearsal.observed,
+        },
         "draft's step": held
         | {
             "draft gathered": whole,
@@ -176,21 +192,37 @@ def _active(layer: PreTrainedModel, config: PretrainedConfig) -> int:
     return rest + routed * getattr(config, "num_experts_per_tok", 1) // experts if routed else rest
 
 
-def _seconds(cfg: DictConfig, sizes: Sizes, machines: Machines) -> float:
-    """One optimizer step: gathers of the target's layers hide behind the layer before, the draft's do not."""
-    target, tokens, flops = sizes.target, cfg.max_length * cfg.batch_size, machines.tflops * 1e12
-    width = DTYPES[cfg.target_dtype].itemsize
-    sharers = _sharers(cfg, machines)
+def seconds(cfg: DictConfig, sizes: Sizes, machines: Machines) -> dict[str, float]:
+    """Each part of one optimizer step, by its roofline. The target's layers hide the next one's gather and the draft's,
+    the gradients' sum is waited for; so is a host that launches slower than its device computes.
+    """
+    target, card, rehearsal = sizes.target, machines.card, sizes.rehearsal
+    tokens, flops = cfg.max_length * cfg.batch_size, machines.tflops * 1e12
+    width, sharers = DTYPES[cfg.target_dtype].itemsize, _sharers(cfg, machines)
     head_dim = getattr(target, "head_dim", None) or target.hidden_size // target.num_attention_heads
     attention = 2 * cfg.max_length * target.num_attention_heads * head_dim  # FLOPs a token, causal
+    layers = len(sizes.layers)
+    passes = rehearsal.passes.seconds(card) / LAYERS  # of a layer
     looking = sum(
-        max(tokens * (2 * parameters + attention) / flops, _transfer(size * width, sharers, machines))
-        for parameters, size in zip(sizes.active, sizes.layers, strict=True)
+        max(
+            max(tokens * (2 * active + attention) / flops, size * width / (machines.memory_bandwidth * 1e12)) + passes,
+            _transfer(size * width, sharers, machines),
+        )
+        for active, size in zip(sizes.active, sizes.layers, strict=True)
     )
-    looking += tokens * 2 * target.hidden_size * target.vocab_size / flops
-    drafting = sizes.rehearsal.draft_flops / flops
-    summing = _transfer((DTYPES[cfg.dtype].itemsize + 4) * sizes.draft, machines.world, machines)
-    return cfg.gradient_accumulation_steps * (looking + drafting) + summing
+    parts = {
+        "target's forward": looking,
+        "draft, forward and backward": rehearsal.draft.seconds(card),
+        "loss": rehearsal.loss.seconds(card),
+    }
+    launches = rehearsal.passes.launches * layers / LAYERS + 8 * layers  # and the products of a layer
+    launches += rehearsal.draft.launches + rehearsal.loss.launches
+    parts["launches not hidden"] = max(0.0, launches * machines.launch * 1e-6 - sum(parts.values()))
+    parts = {name: cfg.gradient_accumulation_steps * its for name, its in parts.items()}
+    share = sizes.draft / machines.world
+    parts["optimizer"] = share * _ADAMW_BYTES / (machines.memory_bandwidth * 1e12)
+    parts["gradients' sum"] = _transfer(4 * sizes.draft, machines.world, machines)
+    return parts
 
 
 def _transfer(size: int, ranks: int, machines: Machines) -> float:

@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface, PretrainedConfig
 
 from spec.attention.documents import Documents
 from spec.methods.method import Training
 from spec.planning.live import LiveBytes
+from spec.planning.roofline import Watch, Work
 from spec.target.families import FAMILIES
 from spec.target.frozen import FrozenTarget
 from spec.target.loading import empty_model
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-_LAYERS = 7  # more than have feature layers: a layer's activations are gone when the next one runs
+LAYERS = 7  # more than have feature layers: a layer's activations are gone when the next one runs
 
 
 @dataclass(frozen=True)
@@ -31,44 +31,50 @@ class Rehearsal:
     looking: int  # at most while the target runs, its features included
     observed: int  # what is kept of the batch between the two
     stepping: int  # at most in the draft's forward and backward, its whole gradient included, `observed` not
-    draft_flops: int
+    passes: Work  # the target's operators of `LAYERS` layers that are no products: norms, rotary positions, activations
+    draft: Work  # the draft's forward and backward
+    loss: Work  # what is computed along a vocabulary, the target's choices among it
 
 
 def rehearse(cfg: DictConfig, target: PretrainedConfig, method: Training) -> Rehearsal:
     """`cfg` complete, `target` the text model's config."""
     with torch.device("meta"):
         documents = Documents.from_lengths([[cfg.max_length]] * cfg.batch_size, cfg.max_length, "meta")
-    looking, look = _look(cfg, target, method, documents)
-    stepping, flops = _step(cfg, target, method, look, documents)
-    return Rehearsal(looking, _size(look), stepping, flops)
+    seen = Watch(target.vocab_size, method.head_rows or target.vocab_size)
+    looking, look = _look(cfg, target, method, documents, seen)
+    passes, seen.rest = seen.rest.without_products(), Work()
+    stepping = _step(cfg, target, method, look, documents, seen)
+    return Rehearsal(looking, _size(look), stepping, passes, seen.rest, seen.along_vocabulary)
 
 
-def _look(cfg: DictConfig, config: PretrainedConfig, method: Training, documents: Documents) -> tuple[int, Any]:
+def _look(
+    cfg: DictConfig, config: PretrainedConfig, method: Training, documents: Documents, seen: Watch
+) -> tuple[int, Any]:
     shallow = copy.deepcopy(config)
-    shallow.num_hidden_layers = _LAYERS
+    shallow.num_hidden_layers = LAYERS
     model = empty_model(shallow, FAMILIES[config.model_type], DTYPES[cfg.target_dtype])
     model.config._attn_implementation = _ATTENTION
     target = FrozenTarget(model)
     rows, length = cfg.batch_size, cfg.max_length
     layers = range(len(method.config.feature_layers))
-    with torch.device("meta"), torch.no_grad(), LiveBytes() as memory:
+    with torch.device("meta"), torch.no_grad(), seen, LiveBytes() as memory:
         features = target.features(torch.zeros(rows, length, dtype=torch.int64), documents, layers)
         look = method.full_look(features, documents, target.head_weight)
     return memory.peak, look
 
 
 def _step(
-    cfg: DictConfig, config: PretrainedConfig, method: Training, look: Any, documents: Documents
-) -> tuple[int, int]:
+    cfg: DictConfig, config: PretrainedConfig, method: Training, look: Any, documents: Documents, watch: Watch
+) -> int:
     with torch.device("meta"):
         draft = method.build("meta").to(DTYPES[cfg.dtype])
         of_target = torch.empty(config.vocab_size, config.hidden_size, dtype=DTYPES[cfg.target_dtype])
         draft.share_target(of_target, of_target)
-        with FlopCounterMode(display=False) as flops, LiveBytes() as memory:
+        with watch, LiveBytes() as memory:
             seen = method.full_observation(draft, look, documents)
             result = method.loss(draft, seen, method.weights(seen.count))
             result.loss.backward()
-    return memory.peak, flops.get_total_flops()
+    return memory.peak
 
 
 def _size(look: Any) -> int:

@@ -1,5 +1,6 @@
 """A plan as text, and the plans of all configs as the README's table."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from omegaconf import DictConfig
 
 from spec.planning.advice import verdict
 from spec.planning.plan import GIB, RESERVE, SAMPLE_BYTES, Machines, Plan, measure, plan, read_plan_config
+
+RESULTS = Path(__file__).parents[2] / "bench/gpu/results.json"
 
 
 def show(result: Plan, cfg: DictConfig) -> str:
@@ -34,12 +37,27 @@ def show(result: Plan, cfg: DictConfig) -> str:
     lines.append(f"  {'together':20}" + "".join(f"{total:18.2f}" for total in sums))
     lines += [
         "",
-        f"time        {result.step_seconds:.2f} s a step of {result.step_tokens} tokens, "
-        f"{result.tokens_per_second:,.0f} tokens/s (at {machines.tflops:g} TFLOP/s a GPU, "
-        f"{machines.node_bandwidth:g} and {machines.network_bandwidth:g} GB/s)",
+        f"time        {1e3 * result.step_seconds:.0f} ms a step of {result.step_tokens} tokens, "
+        f"{result.tokens_per_second:,.0f} tokens/s (at {machines.tflops:g} TFLOP/s and {machines.memory_bandwidth:g} "
+        f"TB/s a GPU, {machines.node_bandwidth:g} and {machines.network_bandwidth:g} GB/s between them)",
+        *(f"  {name:28}{1e3 * its:8.1f} ms" for name, its in result.seconds.items()),
+        *_measured(),
         f"verdict     {verdict(result, cfg)}",
     ]
     return "\n".join(lines)
+
+
+def _measured() -> list[str]:
+    """What bench/gpu saw on a card, where it did."""
+    if not RESULTS.exists():
+        return []
+    seen = json.loads(RESULTS.read_text()).get("train", {}).get("figures", {})
+    return [
+        f"measured    Llama 3.1 8B, one {seen['card']}, {name}: {its['ms']:.0f} ms a step, "
+        f"{its['tokens_per_s']:,} tokens/s, {its['peak_gib']} GiB"
+        for name, its in seen.items()
+        if name in ("full", "chats") and "card" in seen
+    ]
 
 
 def table(configs: Iterable[Path], sets: Iterable[Machines]) -> str:

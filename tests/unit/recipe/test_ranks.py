@@ -118,3 +118,16 @@ def test_two_nodes_of_two_ranks_give_the_losses_and_the_draft_of_one_rank(target
     wanted = draft_of(runs[1])
     for name, tensor in draft_of(runs[4]).items():
         torch.testing.assert_close(tensor, wanted[name], atol=1e-4, rtol=1e-3)
+
+
+def test_sixteen_ranks_give_the_losses_and_the_draft_of_one(target, tmp_path):
+    """Two nodes of eight, the same sixteen rows a step."""
+    runs = {ranks: prepared_run(tmp_path / f"run-{ranks}", documents=160) for ranks in (1, 16)}
+    for ranks, run in runs.items():
+        settings = {"batch_size": 16 // ranks, "target_shard": "node", "max_steps": 3, "evaluate_every": None}
+        outcome = train(run, target, logs=tmp_path / str(ranks), ranks=ranks, ranks_a_node=min(ranks, 8), **settings)
+        assert set(outcome.codes) == {0}, outcome.said
+    np.testing.assert_allclose(losses(runs[16]), losses(runs[1]), atol=1e-5)
+    wanted = draft_of(runs[1])
+    for name, tensor in draft_of(runs[16]).items():
+        torch.testing.assert_close(tensor, wanted[name], atol=1e-5, rtol=1e-5)
