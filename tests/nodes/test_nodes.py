@@ -1,6 +1,8 @@
 """The command of several nodes as users know it, by launchers in network namespaces of their own: two machines' worth.
 
-Making namespaces wants root; without it these are skipped.
+Making namespaces wants root; without it these are skipped. They take minutes, and are no part of `make test`:
+
+    python -m pytest tests/nodes
 """
 
 import json
