@@ -25,6 +25,10 @@ from tests.training_runs import TINY
 
 LENGTHS, WIDTH = [[12, 9, 14], [20]], 36
 
+# Autograd counts the devices once in a process: here, before there are fake ones. Threads for those would keep tests
+# that fork after these from any backward at all.
+torch.ones(1, requires_grad=True).sum().backward()
+
 
 @pytest.mark.parametrize(
     "waiting",
