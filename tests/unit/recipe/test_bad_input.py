@@ -186,10 +186,13 @@ def test_a_full_disk_is_told_once_for_all_ranks(target, tmp_path, little_room):
     assert "".join(outcome.said).count("error: ") == 1
 
 
-def test_a_diverging_run_stops_before_it_ruins_the_draft(target, tmp_path):
+@pytest.mark.parametrize("fused", [False, True], ids=["looked at before", "skipped on the device"])
+def test_a_diverging_run_stops_before_it_ruins_the_draft(target, tmp_path, fused):
     run = prepared_run(tmp_path / "run")
-    outcome = train(run, target, logs=tmp_path, ranks=2, optimizer={"lr": 1e30}, clip_grad_norm=None)
+    how = {"optimizer": {"lr": 1e30, "fused": fused}, "clip_grad_norm": None, "log_every": 3, "save_every": 4}
+    outcome = train(run, target, logs=tmp_path, ranks=2, **how)
     assert "lower optimizer.lr" in refused(outcome)
+    assert not list(run.glob("checkpoints/step-*"))
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

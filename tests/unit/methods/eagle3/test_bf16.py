@@ -45,7 +45,8 @@ def errors(seed):
     return worst(ours, wanted), worst(plain_gradients(draft, target, batch, weights), wanted)
 
 
-def test_the_median_error_is_near_the_plain_references_own():
+def test_errors_are_near_the_plain_references_own():
+    """The worst seed too: where the target's logits are rounded, its choice changes in one of ten, and rows with it."""
     ours, plain = zip(*(errors(seed) for seed in range(SEEDS)), strict=True)
-    print(f"ours {statistics.median(ours):.4f}, plain {statistics.median(plain):.4f}")
-    assert statistics.median(ours) < 1.3 * statistics.median(plain), (ours, plain)
+    for of in (statistics.median, max):
+        assert of(ours) < 1.3 * of(plain), (ours, plain)
