@@ -16,6 +16,7 @@ import signal
 import tempfile
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,6 +90,9 @@ def run_part(name: str, device: str, small: bool, limit: float, output: Path) ->
         )
         began = time.monotonic()
         process.start()
+        assert process.pid is not None
+        with suppress(ProcessLookupError, PermissionError):  # it has done so itself, or is gone already
+            os.setpgid(process.pid, process.pid)  # here as well: it may be stopped before its first line
         process.join(limit)
         if process.is_alive():
             os.killpg(process.pid, signal.SIGKILL)
@@ -102,7 +106,7 @@ def run_part(name: str, device: str, small: bool, limit: float, output: Path) ->
 
 
 def _child(name: str, device: str, small: bool, scratch: Path, output: Path) -> None:
-    os.setsid()  # what it starts is ended with it
+    os.setpgid(0, 0)  # what it starts is ended with it
     log = os.open(output / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
