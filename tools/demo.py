@@ -35,7 +35,7 @@ HELD_OUT = 32  # conversations that training never sees
 COPIES = 2  # of the model in the server, 3 GB each
 NAME = "smollm2-135m-instruct"
 CONFIGS = {"eagle3": "eagle", "dflash": "dflash", "dspark": "dspark"}  # as their files are named
-BARS = {"eagle3": 1.6, "dflash": 1.2, "dspark": 1.3}  # block drafts want more answers than the demo has
+BARS = {"eagle3": 1.6, "dflash": 1.1, "dspark": 1.2}  # block drafts want more answers than the demo has
 console = Console()
 
 
