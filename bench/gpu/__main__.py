@@ -44,6 +44,7 @@ PARTS = {  # in the order of their worth: their module, and seconds at most
     "train": ("train", 110),
     "draft": ("speed", 80),
     "resume": ("train", 130),
+    "many": ("train", 100),
     "profile": ("train", 60),
     "block_speed": ("blocks", 80),
     "long": ("speed", 60),
