@@ -90,8 +90,10 @@ NOWHERE = [RECIPE, "--config", "nowhere.yaml", "run_dir=RUN", "target=DIR"]
 
 
 def start(namespaces: tuple[str, str], ranks: tuple[int, ...], recipe: list[str], form: str) -> list[subprocess.Popen]:
+    # Gloo would else take the address that the host's name has, which is none of theirs.
+    way = ("env", "GLOO_SOCKET_IFNAME=node", TUNE, "run")
     return [
-        launch("ip", "netns", "exec", name, TUNE, "run", *form.format(rank=rank, host=FIRST).split(), *recipe)
+        launch("ip", "netns", "exec", name, *way, *form.format(rank=rank, host=FIRST).split(), *recipe)
         for name, rank in zip(namespaces, ranks, strict=False)
     ]
 
