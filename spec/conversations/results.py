@@ -6,7 +6,7 @@ from typing import Any
 
 from spec.conversations.ids import RowIndex
 from spec.conversations.parts import Parts
-from spec.conversations.shards import EXACT, TOTALS, is_exact
+from spec.conversations.shards import EXACT, TOOLS, TOTALS, is_exact
 from spec.errors import BadInput
 
 Line = dict[str, Any]  # an answer or a reject, as `spec.conversations.shards` describes them
@@ -79,6 +79,8 @@ class Results:
         self.counts[row.get("reject", "answers")] += 1
         if is_exact(row):
             self.counts[EXACT] += 1
+        if "tools" in row:
+            self.counts[TOOLS] += 1
         for turn in row.get("turns", ()):
             self.counts["prompt_tokens"] += turn["prompt_tokens"]
             self.counts["completion_tokens"] += turn["completion_tokens"]

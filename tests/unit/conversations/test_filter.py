@@ -94,6 +94,7 @@ def test_every_row_ends_as_an_answer_or_in_a_named_bucket(run, stub, jsonl, stor
     assert code == 0
     counts = read_counts(store)
     assert counts.pop("prompt_tokens") == 2 and counts.pop("completion_tokens") == 6 and counts.pop("exact") == 0
+    assert counts.pop("with_tools") == 0
     buckets = dict.fromkeys(("too_long", "truncated", "empty", "refused_by_server", "no_prompt"), 1)
     assert counts == {"rows": 7, "answers": 2, **buckets}
 
