@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from spec.conversations.ids import content_hash
 from spec.conversations.rows import Reject, messages_in
-from spec.conversations.tools import exchanges, has_tools, read_trace
+from spec.conversations.tools import content, exchanges, has_tools, read_trace
 
 WEATHER = {
     "type": "function",
@@ -158,6 +159,11 @@ def test_text_is_sent_as_it_stands():
     spaced = '{ "city":"Paris" , "unit":null}'
     trace = read({"messages": [USER, calls(call(arguments=spaced))], "tools": [WEATHER]})
     assert trace.messages[1]["tool_calls"][0]["function"]["arguments"] == spaced
+
+
+def test_a_rows_id_is_the_same_on_every_machine_and_version():
+    row = {"messages": CHAT, "tools": [WEATHER], "answer": "nobody reads it"}
+    assert content_hash(content(row, messages_in(row, "messages"))) == "bc6f4bf3b30db6c9b9d67b1aecb792b2"
 
 
 @pytest.mark.parametrize("nothing", [None, [], "", "[]", " [ ]\n", {}, "{}", "null"])
