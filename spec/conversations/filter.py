@@ -127,7 +127,7 @@ async def _answer_shard(
                     beside.create_task(_every(_FLUSH_SECONDS, lambda: asyncio.to_thread(parts.flush))),
                 ]
                 await answer_all(
-                    _questions(source, shard, index, server.sampling),
+                    _questions(source, shard, index, server.sampling, results),
                     server.chat,
                     results,
                     parallel=parallel,
@@ -137,9 +137,9 @@ async def _answer_shard(
                     task.cancel()
         except BaseExceptionGroup as group:
             raise _first_of(group) from group
+        results.end()
         await show()
 
-    results.end()
     seconds = time.monotonic() - started
     marker = Marker(
         step=STEP,
@@ -153,7 +153,9 @@ async def _answer_shard(
     return write_marker(folder, MARKER, marker)
 
 
-def _questions(source: Source, shard: Shard, index: RowIndex, sampling: Sampling) -> Iterator[Question]:
+def _questions(
+    source: Source, shard: Shard, index: RowIndex, sampling: Sampling, results: Results
+) -> Iterator[Question]:
     """The shard's rows that are not finished, once for each variant and sample, and of rows with tools each answer.
 
     All of one row are in one shard, and the first user message, which decides what is held out, is theirs in common.
@@ -172,6 +174,7 @@ def _questions(source: Source, shard: Shard, index: RowIndex, sampling: Sampling
             name = row_id + (f".v{variant}" if several else "") + (f".s{sample}" if sampling.samples > 1 else "")
             for turn, its in asked:
                 if not index.is_finished(name + turn):
+                    results.expect(name + turn)
                     yield Question(name + turn, its, variant if several else None, sample)
 
 

@@ -118,8 +118,8 @@ def is_exact(row: dict[str, Any]) -> bool:
 
 
 def read_counts(store: Store) -> dict[str, int]:
-    """Each of `TOTALS`, and one count a reject bucket, over all shards."""
-    total = dict.fromkeys(TOTALS, 0)
+    """Each of `TOTALS` (`TOOLS` where there are any), and one count a reject bucket, over all shards."""
+    total = {name: 0 for name in TOTALS if name != TOOLS}
     for marker in find_shards(store).values():
         for name, count in marker.counts.items():
             total[name] = total.get(name, 0) + count

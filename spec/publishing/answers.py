@@ -42,7 +42,8 @@ _TURN = pa.struct(
 )
 _SCHEMAS = {
     "data": pa.schema(
-        {"id": _TEXT, "messages": pa.list_(_MESSAGE), "turns": pa.list_(_TURN), "variant": _COUNT, "tools": _TEXT}
+        {"id": _TEXT, "messages": pa.list_(_MESSAGE), "turns": pa.list_(_TURN), "variant": _COUNT, "day": _TEXT}
+        | {"tools": _TEXT}
     ),
     "rejects": pa.schema({"id": _TEXT, "reject": _TEXT, "detail": _TEXT}),
 }

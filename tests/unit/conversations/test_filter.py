@@ -94,7 +94,6 @@ def test_every_row_ends_as_an_answer_or_in_a_named_bucket(run, stub, jsonl, stor
     assert code == 0
     counts = read_counts(store)
     assert counts.pop("prompt_tokens") == 2 and counts.pop("completion_tokens") == 6 and counts.pop("exact") == 0
-    assert counts.pop("with_tools") == 0
     buckets = dict.fromkeys(("too_long", "truncated", "empty", "refused_by_server", "no_prompt"), 1)
     assert counts == {"rows": 7, "answers": 2, **buckets}
 
@@ -256,3 +255,11 @@ def test_elsewhere_than_on_a_terminal_progress_is_json(run, stub, jsonl):
     assert (line["rows"], line["of"], line["rejects"]) == (40, 40, {"truncated": 4})
     assert line["rows_per_s"] > 0 and line["tokens_per_s"] > 0
     assert {"in_flight", "seconds_left"} <= line.keys()
+
+
+def test_a_source_of_rows_that_nobody_can_answer_is_refused_at_its_first_hundred(run, stub, jsonl, store):
+    picture = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:x"}}]}]}
+    rows = [picture | {"number": number} for number in range(400)]
+    refused(run("--dataset-name", jsonl(rows)), "100 of the first 100 rows are rejected as image", "--column")
+    assert not stub.asked
+    assert not [entry for entry in store.list("answers") if entry.size]

@@ -226,12 +226,18 @@ def test_all_answers_of_a_row_lie_on_one_side(filtered, tmp_path):
         assert prompt["input_ids"] == prompt_ids(prompt["messages"], None, TOOLS)
 
 
-def test_without_tokens_such_rows_are_counted_and_asked_for_once_at_most(filtered, stub):
+def test_without_tokens_such_rows_are_counted_and_hardly_asked_for(filtered, stub):
     stub.ids = False
-    store = filtered([CHAT, *(agent(number) for number in range(20))])
+    store = filtered([CHAT] * 10 + [agent(number) for number in range(20)])
     counts = read_counts(store)
-    assert counts["no_token_ids"] == 40 and counts["answers"] == 1
+    assert counts["no_token_ids"] == 40 and counts["answers"] == 10
     assert sum("tools" in its.body for its in stub.asked) <= 4  # what was in flight when it was known
+
+
+def test_a_source_of_such_rows_alone_is_refused_with_what_to_do(filtered, stub):
+    stub.ids = False
+    with pytest.raises(BadInput, match=r"rejected as no_token_ids .*serve the target with SGLang 0\.5\.23"):
+        filtered([agent(number) for number in range(20)])
 
 
 def test_a_call_that_nobody_offered_needs_tokens_too(filtered, stub):
