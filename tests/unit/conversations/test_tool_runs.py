@@ -17,7 +17,7 @@ from spec.publishing import answers as publishing
 from spec.samples import prepare
 from spec.samples.dataset import Samples
 from spec.storage import open_store
-from tests.answered import save_target
+from tests.answered import answered_run, save_target
 from tests.stub_server import END, Reply, StubServer, answer_to, prompt_ids, written_ids
 from tests.tiny_models import tiny_tokenizer
 from tests.unit.conversations.test_tools import CLOCK, SAID, WEATHER, call, calls, result
@@ -210,6 +210,8 @@ def test_answers_with_tools_come_back_from_where_they_were_published(filtered, s
     publishing.fetch(str(tmp_path / "published"), again, say=lambda line: None)
     assert list(read_answers(again)) == list(read_answers(store)) and read_counts(again) == read_counts(store)
     assert Counter("tools" in row for row in read_answers(again)) == {True: 4, False: 1}
+    card = publishing.card(read_run(store), read_counts(store), 1)
+    assert "in 4 of the answered rows" in card and "None" not in card
 
 
 def test_all_answers_of_a_row_lie_on_one_side(filtered, tmp_path):
@@ -224,6 +226,17 @@ def test_all_answers_of_a_row_lie_on_one_side(filtered, tmp_path):
     assert set(sides.values()) == {2} and len(prompts) == marker.counts["held_out"]
     for prompt in prompts:
         assert prompt["input_ids"] == prompt_ids(prompt["messages"], None, TOOLS)
+
+
+def test_such_rows_without_their_tokens_are_not_rendered(filtered, tmp_path):
+    store = filtered([agent()])
+    rows = [row | {"turns": [{**row["turns"][0]}]} for row in read_answers(store)]
+    for row in rows:
+        del row["turns"][0]["response_ids"]
+    target = save_target(tiny_tokenizer(), tmp_path / "target")
+    again = answered_run(tmp_path / "text", rows, target)
+    with pytest.raises(BadInput, match="tools, and not the server's tokens"):
+        prepare.prepare(again, str(target), prepare.Settings(max_length=2048, held_out=0, draft_vocab_size=100))
 
 
 def test_without_tokens_such_rows_are_counted_and_hardly_asked_for(filtered, stub):
