@@ -131,6 +131,8 @@ def test_a_run_that_was_finished_before_such_rows_were_answered_is_finished(filt
     monkeypatch.undo()
     stub.asked.clear()
     assert find_shards(filtered([agent()])) == before and stub.asked == []
+    with pytest.raises(BadInput, match="another run: sampling.tools"):
+        filtered([agent()], Sampling(turns=1))
 
 
 def test_one_that_was_only_begun_is_named_as_another(filtered):
