@@ -62,6 +62,7 @@ def main(
     samples: Annotated[
         int, Option(min=1, max=999, help="Answers to each prompt, each a row; needs a temperature above 0.")
     ] = 1,
+    turns: Annotated[str, Option(help="Answers to ask for of each row with tools: all, last, or the last N.")] = "all",
     chat_template_kwargs: Annotated[
         list[str] | None,
         Option(
@@ -80,7 +81,9 @@ def main(
         dataset_revision = begun.get("revision")  # the commit that this run was begun with
     server = Server(
         base_url,
-        Sampling(temperature, max_tokens, seed, _variants(chat_template_kwargs), keep_truncated, samples),
+        Sampling(
+            temperature, max_tokens, seed, _variants(chat_template_kwargs), keep_truncated, samples, _turns(turns)
+        ),
         model=model,
         patience=patience,
         request_timeout=request_timeout,
@@ -98,6 +101,14 @@ def main(
         marker, worked = asyncio.run(filter_shard(store, source, server, part, parallel=parallel, overwrite=overwrite))
     counts = ", ".join(f"{name} {count}" for name, count in marker.counts.items())
     print(f"{store.url}: shard {shard} {'done' if worked else 'already done'}: {counts}")
+
+
+def _turns(text: str) -> str | int:
+    if text in ("all", "last"):
+        return {"all": "all", "last": 1}[text]
+    if not text.isdecimal() or int(text) < 1:
+        raise BadInput(f"--turns {text}: all, last, or a number from 1")
+    return int(text)
 
 
 def _variants(texts: list[str] | None) -> dict[str, Any] | list[dict[str, Any]] | None:

@@ -1,25 +1,28 @@
 """The filter step: one shard of a dataset's rows, answered by the target, into the run's `answers/`.
 
-wait for the server -> record the run -> take up what is finished -> answer the rest -> marker
+look at the first rows -> wait for the server -> record the run -> take up what is finished -> answer the rest -> marker
 """
 
 import asyncio
 import itertools
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from spec.conversations import tools
 from spec.conversations.ids import RowIndex, Shard, content_hash
 from spec.conversations.lineage import read_run, record_run
 from spec.conversations.parts import Parts, open_parts
 from spec.conversations.regenerate import Question, answer_all
 from spec.conversations.results import Results
-from spec.conversations.rows import conversation_in
+from spec.conversations.rows import Reject, Row, messages_in, said_in
 from spec.conversations.server import Sampling, Server
 from spec.conversations.shards import MARKER, folder_of, folders_present
 from spec.conversations.sources import Source
+from spec.conversations.survey import Survey, survey
 from spec.errors import BadInput, Stopped
 from spec.progress import RowProgress
 from spec.storage import Store
@@ -39,7 +42,8 @@ async def filter_shard(
     `Stopped` after SIGTERM or SIGINT; what was finished by then is kept. `overwrite` replaces answers that were made
     with other settings, and keeps those that were made with these.
     """
-    if found := _finished_before(store, source, server, shard):
+    seen = survey(source, server.sampling.turns)
+    if found := _finished_before(store, source, server, shard, seen):
         return found, False
     with _stopping_on_signals():
         async with server:
@@ -48,7 +52,7 @@ async def filter_shard(
                 store,
                 target=target,
                 dataset=source.lineage,
-                sampling=server.sampling.lineage,
+                sampling=_lineage(server.sampling, seen),
                 server=version,
                 tokenizer=server.tokenizer,
                 overwrite=overwrite,
@@ -59,19 +63,30 @@ async def filter_shard(
             if found := find_marker(folder, MARKER, STEP, settings, {}, overwrite=overwrite):
                 return found, False
             with open_parts(folder, digest_of(STEP, settings, {})) as parts:
-                return await _answer_shard(folder, parts, source, server, shard, settings, parallel), True
+                return await _answer_shard(folder, parts, source, server, shard, settings, parallel, seen), True
 
 
-def _finished_before(store: Store, source: Source, server: Server, shard: Shard) -> Marker | None:
-    """The marker of this very work, found without the server, which may be gone once all is answered."""
+def _lineage(sampling: Sampling, seen: Survey) -> dict[str, Any]:
+    """How the target answers, and what decides about rows with tools where there are any, or `turns` are given."""
+    with_tools = seen.with_tools or sampling.turns != "all"
+    return sampling.lineage | ({"tools": {**tools.POLICY, "turns": sampling.turns}} if with_tools else {})
+
+
+def _finished_before(store: Store, source: Source, server: Server, shard: Shard, seen: Survey) -> Marker | None:
+    """The marker of this very work, found without the server, which may be gone once all is answered.
+
+    Also one from before rows with tools were answered, which counts them as rejects, unless some of these are wanted.
+    """
     target = read_run(store).get("target", {})
     if server.model not in (None, target.get("model")):
         return None
-    settings = {"target": target, "dataset": source.lineage, "sampling": server.sampling.lineage, "shard": str(shard)}
-    try:
-        return find_marker(store.at(folder_of(shard)), MARKER, STEP, settings, {})
-    except BadInput:
-        return None  # of other settings: what to say of it is known once the server is
+    before = [server.sampling.lineage] if server.sampling.turns == "all" else []
+    for sampling in (_lineage(server.sampling, seen), *before):
+        settings = {"target": target, "dataset": source.lineage, "sampling": sampling, "shard": str(shard)}
+        with suppress(BadInput):  # of other settings: what to say of it is known once the server is
+            if found := find_marker(store.at(folder_of(shard)), MARKER, STEP, settings, {}):
+                return found
+    return None
 
 
 async def _answer_shard(
@@ -82,6 +97,7 @@ async def _answer_shard(
     shard: Shard,
     settings: dict[str, Any],
     parallel: int,
+    seen: Survey,
 ) -> Marker:
     index = RowIndex()
     results = Results(parts, doubt=_REFUSALS * parallel)
@@ -92,7 +108,10 @@ async def _answer_shard(
     counts = results.counts
     before, tokens_before, started = counts["rows"], counts["completion_tokens"], time.monotonic()
     asked = len(server.sampling.variants) * server.sampling.samples  # of each row
-    total = None if source.total is None else round(source.total / shard.of) * asked
+    rows = None if source.total is None else round(source.total / shard.of) * asked
+    total = None if rows is None else round(rows * seen.lines)
+    if seen.with_tools:
+        print(seen.cost(rows), file=sys.stderr)
 
     with RowProgress("filter", total, rows_before=before, tokens_before=tokens_before) as progress:
 
@@ -138,22 +157,35 @@ async def _answer_shard(
 def _questions(
     source: Source, shard: Shard, index: RowIndex, sampling: Sampling, results: Results
 ) -> Iterator[Question]:
-    """The shard's rows that are not finished, once for each variant and sample.
+    """The shard's rows that are not finished, once for each variant and sample, and of rows with tools each answer.
 
     All of one row are in one shard, and the first user message, which decides what is held out, is theirs in common.
     """
     for row in source.rows():
-        conversation = conversation_in(row, source.column)
-        row_hash = content_hash(conversation)
+        messages = messages_in(row, source.column)
+        conversation = [said_in(message) for message in messages]
+        with_tools = tools.has_tools(row, messages)
+        row_hash = content_hash(tools.content(row, messages) if with_tools else conversation)
         if not shard.holds(row_hash):
             continue
+        asked = _exchanges(row, messages, sampling.turns) if with_tools else [("", conversation)]
         row_id = index.next_id(row_hash)
         for variant, sample in itertools.product(range(len(sampling.variants)), range(sampling.samples)):
             several = len(sampling.variants) > 1
             name = row_id + (f".v{variant}" if several else "") + (f".s{sample}" if sampling.samples > 1 else "")
-            if not index.is_finished(name):
-                results.expect(name)
-                yield Question(name, conversation, variant if several else None, sample)
+            for turn, its in asked:
+                if not index.is_finished(name + turn):
+                    results.expect(name + turn)
+                    yield Question(name + turn, its, variant if several else None, sample)
+
+
+def _exchanges(row: Row, messages: list[Any], turns: str | int) -> list[tuple[str, Any]]:
+    """What to ask of a row with tools, each with what it adds to the row's name; one reject where nobody can tell."""
+    try:
+        trace = tools.read_trace(row, messages)
+    except Reject as reject:
+        return [("", reject)]
+    return [(f".t{exchange.number}", exchange) for exchange in tools.exchanges(trace, turns)]
 
 
 def _check_other_shards(store: Store, shard: Shard, overwrite: bool) -> None:
