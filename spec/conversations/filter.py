@@ -11,15 +11,17 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from spec.conversations.ids import RowIndex, Shard, content_hash
+from spec.conversations.ids import RowIndex, Shard
 from spec.conversations.lineage import read_run, record_run
+from spec.conversations.mixes import Mix
 from spec.conversations.parts import Parts, open_parts
-from spec.conversations.regenerate import Question, answer_all
+from spec.conversations.regenerate import Question, Request, answer_all
 from spec.conversations.results import Results
-from spec.conversations.rows import conversation_in
+from spec.conversations.rows import Reject, Said, conversation_in, messages_of_request
+from spec.conversations.selection import ALL, Selection
 from spec.conversations.server import Sampling, Server
 from spec.conversations.shards import MARKER, folder_of, folders_present
-from spec.conversations.sources import Source
+from spec.conversations.sources import Read, Source
 from spec.errors import BadInput, Stopped
 from spec.progress import RowProgress
 from spec.storage import Store
@@ -31,15 +33,25 @@ _REFUSALS = 20  # for each worker, before the first answer: more, and it is not 
 
 
 async def filter_shard(
-    store: Store, source: Source, server: Server, shard: Shard, *, parallel: int, overwrite: bool = False
+    store: Store,
+    source: Source | Mix,
+    server: Server,
+    shard: Shard,
+    *,
+    parallel: int,
+    selection: Selection = ALL,
+    overwrite: bool = False,
 ) -> tuple[Marker, bool]:
     """Answer the rows of `source` that belong to `shard`; gives the marker, and whether anything was to do.
 
-    Called again after any end, it goes on: no finished row is asked again. Raises `BadInput`, `PassingFault`, and
-    `Stopped` after SIGTERM or SIGINT; what was finished by then is kept. `overwrite` replaces answers that were made
-    with other settings, and keeps those that were made with these.
+    `selection` says which of them, and in what form. Called again after any end, it goes on: no finished row is asked
+    again. Raises `BadInput`, `PassingFault`, and `Stopped` after SIGTERM or SIGINT; what was finished by then is kept.
+    `overwrite` replaces answers that were made with other settings, and keeps those that were made with these.
     """
-    if found := _finished_before(store, source, server, shard):
+    if server.sampling.keep and not source.holds_requests:
+        raise BadInput(f"--keep-sampling: {source.lineage['name']} holds no requests, whose sampling could be kept")
+    dataset = {**source.lineage, **selection.lineage}
+    if found := _finished_before(store, dataset, server, shard):
         return found, False
     with _stopping_on_signals():
         async with server:
@@ -47,7 +59,7 @@ async def filter_shard(
             run = record_run(
                 store,
                 target=target,
-                dataset=source.lineage,
+                dataset=dataset,
                 sampling=server.sampling.lineage,
                 server=version,
                 tokenizer=server.tokenizer,
@@ -59,15 +71,15 @@ async def filter_shard(
             if found := find_marker(folder, MARKER, STEP, settings, {}, overwrite=overwrite):
                 return found, False
             with open_parts(folder, digest_of(STEP, settings, {})) as parts:
-                return await _answer_shard(folder, parts, source, server, shard, settings, parallel), True
+                return await _answer_shard(folder, parts, source, selection, server, shard, settings, parallel), True
 
 
-def _finished_before(store: Store, source: Source, server: Server, shard: Shard) -> Marker | None:
+def _finished_before(store: Store, dataset: dict[str, Any], server: Server, shard: Shard) -> Marker | None:
     """The marker of this very work, found without the server, which may be gone once all is answered."""
     target = read_run(store).get("target", {})
     if server.model not in (None, target.get("model")):
         return None
-    settings = {"target": target, "dataset": source.lineage, "sampling": server.sampling.lineage, "shard": str(shard)}
+    settings = {"target": target, "dataset": dataset, "sampling": server.sampling.lineage, "shard": str(shard)}
     try:
         return find_marker(store.at(folder_of(shard)), MARKER, STEP, settings, {})
     except BadInput:
@@ -77,7 +89,8 @@ def _finished_before(store: Store, source: Source, server: Server, shard: Shard)
 async def _answer_shard(
     folder: Store,
     parts: Parts,
-    source: Source,
+    source: Source | Mix,
+    selection: Selection,
     server: Server,
     shard: Shard,
     settings: dict[str, Any],
@@ -92,7 +105,7 @@ async def _answer_shard(
     counts = results.counts
     before, tokens_before, started = counts["rows"], counts["completion_tokens"], time.monotonic()
     asked = len(server.sampling.variants) * server.sampling.samples  # of each row
-    total = None if source.total is None else round(source.total / shard.of) * asked
+    total = None if source.total is None else round(source.total * selection.fraction / shard.of) * asked
 
     with RowProgress("filter", total, rows_before=before, tokens_before=tokens_before) as progress:
 
@@ -109,7 +122,7 @@ async def _answer_shard(
                     beside.create_task(_every(_FLUSH_SECONDS, lambda: asyncio.to_thread(parts.flush))),
                 ]
                 await answer_all(
-                    _questions(source, shard, index, server.sampling),
+                    _questions(source, selection, shard, index, server.sampling),
                     server.chat,
                     results,
                     parallel=parallel,
@@ -135,22 +148,40 @@ async def _answer_shard(
     return write_marker(folder, MARKER, marker)
 
 
-def _questions(source: Source, shard: Shard, index: RowIndex, sampling: Sampling) -> Iterator[Question]:
+def _questions(
+    source: Source | Mix, selection: Selection, shard: Shard, index: RowIndex, sampling: Sampling
+) -> Iterator[Question]:
     """The shard's rows that are not finished, once for each variant and sample.
 
     All of one row are in one shard, and the first user message, which decides what is held out, is theirs in common.
     """
-    for row in source.rows():
-        conversation = conversation_in(row, source.column)
-        row_hash = content_hash(conversation)
-        if not shard.holds(row_hash):
+    for read in source.read():
+        row_hash = read.hash(sampling=sampling.keep)
+        if not (shard.holds(row_hash) and selection.holds(row_hash)):
             continue
         row_id = index.next_id(row_hash)
+        asked = None
         for variant, sample in itertools.product(range(len(sampling.variants)), range(sampling.samples)):
             several = len(sampling.variants) > 1
             name = row_id + (f".v{variant}" if several else "") + (f".s{sample}" if sampling.samples > 1 else "")
             if not index.is_finished(name):
-                yield Question(name, conversation, variant if several else None, sample)
+                asked = asked or _asked(read, selection, sampling, again=not row_id.endswith("-0"))
+                yield Question(name, asked, variant if several else None, sample)
+
+
+def _asked(read: Read, selection: Selection, sampling: Sampling, *, again: bool) -> list[Said] | Request | Reject:
+    row = selection.chosen(read, again=again)
+    if isinstance(row, Reject):
+        return row
+    conversation = conversation_in(row, read.column)
+    if not read.is_request:
+        return conversation
+    if row.get("tools"):
+        return Reject("tool_use", "tools are offered, and rows with tools are not answered yet")
+    try:
+        return Request(messages_of_request(conversation), row.get("sampling", {}) if sampling.keep else {})
+    except Reject as reject:
+        return reject
 
 
 def _check_other_shards(store: Store, shard: Shard, overwrite: bool) -> None:

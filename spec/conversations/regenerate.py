@@ -20,11 +20,18 @@ from spec.conversations.server import Answer
 Chat = Callable[..., Awaitable[Answer]]  # chat(messages), with `variant` and `sample` where there are several
 
 
+class Request(NamedTuple):
+    """What a server was asked: its history stands, and the answer is the one after its last message."""
+
+    messages: list[Message]
+    sampling: dict[str, Any]  # of its own, where that is kept
+
+
 class Question(NamedTuple):
     """A source row that is still to be answered."""
 
     id: str
-    conversation: list[Said]
+    conversation: list[Said] | Request | Reject  # or why there can be no answer
     variant: int | None = None  # of the template's settings, where several are asked for
     sample: int = 0  # of the answers to one prompt
 
@@ -62,12 +69,16 @@ async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = F
     messages: list[Message] = []
     turns: list[dict[str, Any]] = []
     before: Answer | None = None
-    which = {name: value for name, value in (("variant", question.variant), ("sample", question.sample)) if value}
+    own = question.conversation.sampling if isinstance(question.conversation, Request) else {}
+    settings = {"variant": question.variant, "sample": question.sample, "own": own}
+    which = {name: value for name, value in settings.items() if value}
     try:
-        for turn in turns_to_answer(question.conversation):
+        for turn in _turns(question.conversation):
             messages += turn
             answer = await chat(messages, **which)
             _check(answer, keep_truncated)
+            if answer.response_ids is None and any(message["role"] == "assistant" for message in turn):
+                raise Reject("no_token_ids", "an answer after those of another, and a server that gives no token ids")
             messages.append(answer.message)
             turns.append(_turn(answer, before))
             before = answer
@@ -78,6 +89,12 @@ async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = F
         return {"id": question.id, "reject": reject.bucket, "detail": detail}
     row = {"id": question.id, "messages": messages, "turns": turns}
     return row if question.variant is None else row | {"variant": question.variant}
+
+
+def _turns(conversation: list[Said] | Request | Reject) -> list[list[Message]]:
+    if isinstance(conversation, Reject):
+        raise conversation
+    return [conversation.messages] if isinstance(conversation, Request) else turns_to_answer(conversation)
 
 
 def _turn(answer: Answer, before: Answer | None) -> dict[str, Any]:

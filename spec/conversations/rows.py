@@ -6,6 +6,7 @@ Magpie), and bare prompts. The dataset's own answers count for a row's id and ar
 
 import json
 import re
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from spec.errors import BadInput
@@ -13,7 +14,7 @@ from spec.errors import BadInput
 Message = dict[str, Any]  # {"role": "system" | "user" | "assistant", "content": text, or a list of text parts}
 Row = dict[str, Any]
 
-UNREADABLE = "\0unreadable"  # the one column of a row that could not be read: [why, what stands there]
+UNREADABLE = "\0unreadable"  # the one column of a row that cannot be used: [why, what stands there, its own bucket]
 NOT_MESSAGES = "\0not_messages"  # the role of text where messages are wanted
 _CONVERSATIONS = ("messages", "conversations", "conversation")
 _PROMPTS = ("prompt", "instruction", "question", "query", "text")
@@ -86,6 +87,11 @@ def choose_column(row: Row, wanted: str | None = None) -> str:
     )
 
 
+def is_conversation(row: Row) -> bool:
+    """Whether a row has a column of messages, by its name."""
+    return any(name in row for name in _CONVERSATIONS)
+
+
 def conversation_in(row: Row, column: str) -> list[Said]:
     """What is said in a row, whatever it is; [] where the column is empty. A system prompt may have its own column."""
     if UNREADABLE in row:
@@ -138,6 +144,25 @@ def turns_to_answer(conversation: list[Said]) -> list[list[Message]]:
     return turns
 
 
+def said_by_users(conversation: list[Said]) -> list[str]:
+    """The text of each user turn, of whatever can be read; what rows with the same prompt have in common."""
+    texts = []
+    for said in conversation:
+        with suppress(Reject):
+            if _role(said) == "user":
+                content = _content(said)
+                texts.append(content if isinstance(content, str) else " ".join(part["text"] for part in content))
+    return texts
+
+
+def messages_of_request(conversation: list[Said]) -> list[Message]:
+    """The messages of a logged request as they are: the answer due is the one after the last. Raises `Reject`."""
+    messages = [{"role": _role(said), "content": _content(said)} for said in conversation]
+    if not _has_user(messages) or messages[-1]["role"] == "assistant":
+        raise Reject("no_prompt", "no user turn, or none after the last answer")
+    return messages
+
+
 def _said(message: Any) -> Said:
     if not isinstance(message, dict):
         return Said(None, message)
@@ -148,7 +173,8 @@ def _said(message: Any) -> Said:
 
 def _role(said: Said) -> str:
     if said.role == UNREADABLE:
-        raise Reject("unreadable", said.content[0])
+        why, _, *bucket = said.content
+        raise Reject(bucket[0] if bucket else "unreadable", why)
     if said.role == NOT_MESSAGES:
         raise Reject("not_messages", "text where a list of messages is wanted, and not as JSON")
     if not isinstance(said.role, str):

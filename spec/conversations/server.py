@@ -58,6 +58,7 @@ class Sampling:
     chat_template_kwargs: dict[str, Any] | list[dict[str, Any]] | None = None  # several: each row once for each
     keep_truncated: bool = False
     samples: int = 1  # answers to each prompt, each a row of its own
+    keep: bool = False  # a request's own parameters in place of these
 
     @property
     def variants(self) -> list[dict[str, Any] | None]:
@@ -67,7 +68,19 @@ class Sampling:
     @property
     def lineage(self) -> dict[str, Any]:
         """What `run.json` records: as it was before there were samples, where there is one."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("samples", 1)}
+        later = {"samples": 1, "keep": False}
+        return {name: value for name, value in asdict(self).items() if later.get(name) != value or name not in later}
+
+    def of_request(self, own: dict[str, Any], wanted: dict[str, Any], sample: int) -> dict[str, Any]:
+        """`wanted` with a request's own parameters: `max_tokens` at most ours, its template's settings below ours."""
+        both = {**wanted, **own}
+        if isinstance(own.get("max_tokens"), int):
+            both["max_tokens"] = min(own["max_tokens"], wanted["max_tokens"])
+        if isinstance(own.get("seed"), int):
+            both["seed"] = own["seed"] + sample
+        if isinstance(own.get("chat_template_kwargs"), dict):
+            both["chat_template_kwargs"] = own["chat_template_kwargs"] | wanted.get("chat_template_kwargs", {})
+        return both
 
 
 @dataclass(frozen=True)
@@ -159,17 +172,20 @@ class Server:
         target = {"model": self.model, "revision": info.get("revision")}
         return target, f"sglang {version}" if version else None
 
-    async def chat(self, messages: list[Message], *, variant: int = 0, sample: int = 0) -> Answer:
+    async def chat(
+        self, messages: list[Message], *, variant: int = 0, sample: int = 0, own: dict[str, Any] | None = None
+    ) -> Answer:
         """The target's answer to `messages`. Raises `Reject` where the server has none for them.
 
-        Asked with the template settings of a variant; a seed is another one for each sample.
+        Asked with the template settings of a variant, and a request's `own` sampling; a seed is another one for each
+        sample.
         """
         own_faults = 0
         for attempt in itertools.count():
             try:
                 if attempt:
                     await self._check_model()  # who answers now need not be who answered before
-                answer = await self._complete(messages, self.sampling.max_tokens, variant, sample)
+                answer = await self._complete(messages, self.sampling.max_tokens, variant, sample, own)
             except _Fault as fault:
                 own_faults += fault.maybe_the_row
                 if own_faults >= _TRIES and await self._answers_others():
@@ -197,7 +213,14 @@ class Server:
             elif time.monotonic() - alive_at > self._patience:
                 self._give_up("it answers neither requests nor /health")
 
-    async def _complete(self, messages: list[Message], max_tokens: int, variant: int = 0, sample: int = 0) -> Answer:
+    async def _complete(
+        self,
+        messages: list[Message],
+        max_tokens: int,
+        variant: int = 0,
+        sample: int = 0,
+        own: dict[str, Any] | None = None,
+    ) -> Answer:
         sampling = self.sampling
         wanted: dict[str, Any] = {
             "model": self.model,
@@ -209,6 +232,8 @@ class Server:
             wanted["seed"] = sampling.seed + sample
         if (template := sampling.variants[variant]) is not None:
             wanted["chat_template_kwargs"] = template
+        if own:
+            wanted = sampling.of_request(own, wanted, sample)
         if self._ask_ids:
             wanted["return_token_ids"] = True
         self.in_flight += 1
@@ -218,7 +243,7 @@ class Server:
             self.in_flight -= 1
         if status in (400, 422) and self._ask_ids and "return_token_ids" in _message_in(body):
             self._ask_ids = False
-            return await self._complete(messages, max_tokens, variant, sample)
+            return await self._complete(messages, max_tokens, variant, sample, own)
         if status != 200:
             self._refuse(status, headers, body)
         answer = self._read_answer(body)
