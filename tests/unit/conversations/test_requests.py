@@ -1,4 +1,4 @@
-"""What a server was asked, as rows: SGLang's logs (logs/ holds lines that 0.5.23 wrote), batch files, gateways' lines."""
+"""What a server was asked, as rows: SGLang's logs (logs/ holds lines of 0.5.23), batch files, gateways' lines."""
 
 import gzip
 import json
@@ -121,7 +121,7 @@ def test_text_logs_pickles_and_logs_without_bodies_are_refused_by_name(run, exac
 def test_lines_that_are_no_request_are_counted(run, exact, store, tmp_path):
     log = tmp_path / "host_0.log"
     odd = ["INFO: started\n", "\n", event(7), event({"messages": "text"}), event({"messages": []})]
-    odd += [event({}, "unknown"), '[2026-11-29 21:53:24] {"event": "request.rec', "Finish: obj=GenerateReqInput()\n"]
+    odd += [event({}, "unknown"), '[2026-11-29 21:53:24] {"event": "request.rec\n', "Finish: obj=GenerateReqInput()\n"]
     log.write_text(event({"messages": [user("first")]}) + "".join(odd))
     assert run("--dataset-name", log)[0] == 0
     counts = read_counts(store)
