@@ -93,7 +93,7 @@ def named(
         splits, configs, revisions, columns = (
             its[0].split() if len(its) == 1 else its for its in (splits, configs, revisions, columns)
         )
-    if len(names) == 1:
+    elif len(names) == 1:
         numbers = [1.0]
     if len(numbers) != len(names):
         raise BadInput(f'--weights "{weights}": {len(names)} datasets want a weight each, as --weights "2 1"')
