@@ -48,8 +48,8 @@ class Selection:
         return {name: value for name, value in told.items() if value not in (1.0, [], None)}
 
     def holds(self, row_hash: str) -> bool:
-        """Whether a row is of the share: by other bits of its hash than say its shard, or shards would differ."""
-        return int(row_hash[16:], 16) < self.fraction * _ALL
+        """Whether a row is of the share: by the size of its hash, whose remainder says its shard."""
+        return int(row_hash[:16], 16) < self.fraction * _ALL
 
     def chosen(self, read: Read, *, again: bool) -> Row | Reject:
         """The row to ask, or why it is not asked; `again` where one of this content came before."""

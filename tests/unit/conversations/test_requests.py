@@ -142,7 +142,8 @@ def test_rotated_and_packed_logs_of_a_folder_are_read_whatever_the_hosts_are_cal
     assert [row["prompt"] for row in open_source(str(tmp_path / "logs")).rows()] == ["data"]
 
 
-BODY = {"model": "gpt-x", "messages": [user("hi")], "user": "SECRET", "stream": True, "n": 3, "logprobs": True}
+SAID = {**user("hi"), "user": "SECRET", "name": "SECRET", "cache_control": {"key": "SECRET"}}
+BODY = {"model": "gpt-x", "messages": [SAID], "user": "SECRET", "stream": True, "n": 3, "logprobs": True}
 
 
 @pytest.mark.parametrize(
