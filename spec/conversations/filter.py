@@ -18,7 +18,7 @@ from spec.conversations.parts import Parts, open_parts
 from spec.conversations.regenerate import Question, Request, answer_all
 from spec.conversations.results import Results
 from spec.conversations.rows import Reject, Said, conversation_in, messages_of_request
-from spec.conversations.selection import ALL, Selection
+from spec.conversations.selection import ALL, BY_CHOICE, Selection
 from spec.conversations.server import Sampling, Server
 from spec.conversations.shards import MARKER, folder_of, folders_present
 from spec.conversations.sources import Read, Source
@@ -122,7 +122,7 @@ async def _answer_shard(
                     beside.create_task(_every(_FLUSH_SECONDS, lambda: asyncio.to_thread(parts.flush))),
                 ]
                 await answer_all(
-                    _questions(source, selection, shard, index, server.sampling),
+                    _questions(source, selection, shard, index, server.sampling, results),
                     server.chat,
                     results,
                     parallel=parallel,
@@ -132,9 +132,9 @@ async def _answer_shard(
                     task.cancel()
         except BaseExceptionGroup as group:
             raise _first_of(group) from group
+        results.end()
         await show()
 
-    results.end()
     seconds = time.monotonic() - started
     marker = Marker(
         step=STEP,
@@ -149,7 +149,7 @@ async def _answer_shard(
 
 
 def _questions(
-    source: Source | Mix, selection: Selection, shard: Shard, index: RowIndex, sampling: Sampling
+    source: Source | Mix, selection: Selection, shard: Shard, index: RowIndex, sampling: Sampling, results: Results
 ) -> Iterator[Question]:
     """The shard's rows that are not finished, once for each variant and sample.
 
@@ -166,6 +166,8 @@ def _questions(
             name = row_id + (f".v{variant}" if several else "") + (f".s{sample}" if sampling.samples > 1 else "")
             if not index.is_finished(name):
                 asked = asked or _asked(read, selection, sampling, again=not row_id.endswith("-0"))
+                if not (isinstance(asked, Reject) and asked.bucket in BY_CHOICE):
+                    results.expect(name)
                 yield Question(name, asked, variant if several else None, sample)
 
 

@@ -173,8 +173,7 @@ def _said(message: Any) -> Said:
 
 def _role(said: Said) -> str:
     if said.role == UNREADABLE:
-        why, _, *bucket = said.content
-        raise Reject(bucket[0] if bucket else "unreadable", why)
+        raise Reject("unreadable", said.content[0])
     if said.role == NOT_MESSAGES:
         raise Reject("not_messages", "text where a list of messages is wanted, and not as JSON")
     if not isinstance(said.role, str):

@@ -20,6 +20,7 @@ from spec.conversations.rows import UNREADABLE, Reject, Row, conversation_in, sa
 from spec.conversations.sources import Read, at_hand, open_source
 from spec.errors import BadInput
 
+BY_CHOICE = {"duplicate", "left_out", "scrubbed", "not_a_request", "not_chat"}  # buckets that say nothing of a source
 _IDENTITY = ("name", "config", "split", "revision", "sha256")
 _ALL = 2**64
 
@@ -54,7 +55,8 @@ class Selection:
     def chosen(self, read: Read, *, again: bool) -> Row | Reject:
         """The row to ask, or why it is not asked; `again` where one of this content came before."""
         if UNREADABLE in read.row:
-            return read.row
+            why, _, *bucket = read.row[UNREADABLE]
+            return Reject(bucket[0] if bucket else "unreadable", why)
         if read.is_request and again:
             return Reject("duplicate", "the same was asked before")
         if self.suites:

@@ -286,3 +286,20 @@ def test_logs_in_an_object_store_are_read_by_a_pattern(logs, run, exact, bucket,
     assert code == 2 and "no object matches" in said
     code, said = run("--dataset-name", f"s3://{bucket}/traffic/*/*_0.log*", "--output", "other")
     assert code == 2 and "no such object" in said
+
+
+def test_a_log_may_begin_with_what_is_none_of_its_business(run, exact, store, tmp_path):
+    log = tmp_path / "host_0.log"
+    noise = "".join(f"[2026-11-29 21:53:24] INFO: line {number}\n" for number in range(300))
+    log.write_text(noise + event({"messages": [user("asked")]}) * 300 + event({"messages": [user("too")]}))
+    assert run("--dataset-name", log)[0] == 0
+    counts = read_counts(store)
+    assert (counts["answers"], counts["duplicate"], counts["not_a_request"]) == (2, 299, 300)
+
+
+def test_a_log_that_is_nearly_all_cut_ends_with_2_and_says_how_to_log(run, exact, tmp_path):
+    log = tmp_path / "host_0.log"
+    cut = [f"{number:04}" + "a" * 1020 + "..." + "b" * 1024 for number in range(150)]
+    log.write_text("".join(event({"messages": [user(text)]}) for text in ["first", *cut]))
+    code, said = run("--dataset-name", log)
+    assert code == 2 and "rejected as cut_by_log" in said and "--log-requests-level 3" in said
