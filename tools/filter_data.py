@@ -87,6 +87,7 @@ def main(
     samples: Annotated[
         int, Option(min=1, max=999, help="Answers to each prompt, each a row; needs a temperature above 0.")
     ] = 1,
+    turns: Annotated[str, Option(help="Answers to ask for of each row with tools: all, last, or the last N.")] = "all",
     chat_template_kwargs: Annotated[
         list[str] | None,
         Option(
@@ -110,7 +111,14 @@ def main(
     store = open_store(output or f"runs/{'+'.join(_slug(dataset.name) for dataset in datasets)}")
     datasets = as_begun(datasets, read_run(store).get("dataset", {}))
     sampling = Sampling(
-        temperature, max_tokens, seed, _variants(chat_template_kwargs), keep_truncated, samples, keep_sampling
+        temperature=temperature,
+        max_tokens=max_tokens,
+        seed=seed,
+        chat_template_kwargs=_variants(chat_template_kwargs),
+        keep_truncated=keep_truncated,
+        samples=samples,
+        turns=_turns(turns),
+        keep=keep_sampling,
     )
     server = Server(base_url, sampling, model=model, patience=patience, request_timeout=request_timeout)
     part = Shard.parse(shard)
@@ -122,6 +130,14 @@ def main(
         marker, worked = asyncio.run(filtering)
     counts = ", ".join(f"{name} {count}" for name, count in marker.counts.items())
     print(f"{store.url}: shard {shard} {'done' if worked else 'already done'}: {counts}")
+
+
+def _turns(text: str) -> str | int:
+    if text in ("all", "last"):
+        return {"all": "all", "last": 1}[text]
+    if not text.isdecimal() or int(text) < 1:
+        raise BadInput(f"--turns {text}: all, last, or a number from 1")
+    return int(text)
 
 
 def _variants(texts: list[str] | None) -> dict[str, Any] | list[dict[str, Any]] | None:

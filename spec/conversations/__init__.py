@@ -2,6 +2,7 @@
 
     source -> rows -> ids -> regenerate (through chat) -> shards
 
-Of a dataset only the system and user turns are used; what the target answers to them is asked of its server.
+Of a dataset only the system and user turns are used; what the target answers to them is asked of its server. Rows with
+tools keep the dataset's whole history, and each answer in them is asked for by itself.
 No torch is imported here.
 """

@@ -52,20 +52,22 @@ class Selection:
         """Whether a row is of the share: by the size of its hash, whose remainder says its shard."""
         return int(row_hash[:16], 16) < self.fraction * _ALL
 
-    def chosen(self, read: Read, *, again: bool) -> Row | Reject:
-        """The row to ask, or why it is not asked; `again` where one of this content came before."""
+    def chosen(self, read: Read, *, again: bool) -> Row:
+        """The row to ask; `again` where one of this content came before. Raises `Reject` for one that is not asked."""
         if UNREADABLE in read.row:
             why, _, *bucket = read.row[UNREADABLE]
-            return Reject(bucket[0] if bucket else "unreadable", why)
+            raise Reject(bucket[0] if bucket else "unreadable", why)
         if read.is_request and again:
-            return Reject("duplicate", "the same was asked before")
+            raise Reject("duplicate", "the same was asked before")
         if self.suites:
             asked = {_prompt_hash(text) for text in said_by_users(conversation_in(read.row, read.column))}
             for suite in self.suites:
                 if not suite.prompts.isdisjoint(asked):
-                    return Reject("left_out", f"{suite.lineage['name']} holds it")
+                    raise Reject("left_out", f"{suite.lineage['name']} holds it")
         row = self._scrubbed(read.row, read.column)
-        return Reject("scrubbed", "--scrub gave none") if row is None else row
+        if row is None:
+            raise Reject("scrubbed", "--scrub gave none")
+        return row
 
     def _scrubbed(self, row: Row, column: str) -> Row | None:
         if self._hook is None:

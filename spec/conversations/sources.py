@@ -29,8 +29,9 @@ from spec.conversations.ids import content_hash
 from spec.conversations.patterns import is_pattern, local_files, split_pattern, stored_files
 from spec.conversations.requests.bodies import PLACES, holds_requests, request_in
 from spec.conversations.requests.sglang_log import LEVEL
-from spec.conversations.rows import BESIDE, KNOWN, UNREADABLE, Row, choose_column, conversation_in
+from spec.conversations.rows import BESIDE, KNOWN, UNREADABLE, Row, choose_column, messages_in, said_in
 from spec.conversations.tables import KINDS, LINES, LOG, kind_of, open_table, read_stream
+from spec.conversations.tools import content, has_tools
 from spec.errors import BadInput, PassingFault
 from spec.storage import file_sha256, open_store
 
@@ -54,10 +55,13 @@ class Read(NamedTuple):
 
     def hash(self, *, sampling: bool) -> str:
         """Of its content, the `sampling` of a request included where that is kept."""
-        if not self.is_request or UNREADABLE in self.row:
-            return content_hash(conversation_in(self.row, self.column))
-        row = {name: value for name, value in self.row.items() if sampling or name != "sampling"}
-        return content_hash([("request", row)])
+        if self.is_request and UNREADABLE not in self.row:
+            row = {name: value for name, value in self.row.items() if sampling or name != "sampling"}
+            return content_hash([("request", row)])
+        messages = messages_in(self.row, self.column)
+        if has_tools(self.row, messages):
+            return content_hash(content(self.row, messages))
+        return content_hash([said_in(message) for message in messages])
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from spec.conversations.json_lines import unreadable
 from spec.conversations.rows import UNREADABLE, Row, is_conversation
 
 PLACES = ("body", "request", "request_body", "requestBody")
-_MESSAGE = ("role", "content", "reasoning_content", "tool_calls", "tool_call_id", "function_call", "tools")
+_MESSAGE = ("role", "content", "reasoning_content", "reasoning", "tool_calls", "tool_call_id", "function_call", "tools")
 # What decides the answer, and what it is where nothing is decided. `stream`, `n`, `logprobs` and what else shapes only
 # the reply stay behind, and whatever names a caller, a session, an adapter, a secret or code to run.
 _NEUTRAL = {
@@ -86,7 +86,10 @@ def none_of(line: Any, bucket: str, why: str) -> Row:
 
 
 def _message(message: Any) -> Any:
-    return {name: message[name] for name in _MESSAGE if name in message} if isinstance(message, dict) else message
+    if not isinstance(message, dict):
+        return message
+    named = ("name",) if message.get("role") in ("tool", "function") else ()  # a tool's; a user's is a caller's
+    return {name: message[name] for name in (*_MESSAGE, *named) if name in message}
 
 
 def _sampling(body: Row) -> Row:

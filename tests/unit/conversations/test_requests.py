@@ -47,14 +47,21 @@ def buckets(path, **options):
 def test_a_log_that_sglang_wrote_is_one_row_a_request(run, exact, store):
     code, said = run("--dataset-name", LOGS / "level3.log")
     assert code == 0, said
-    kinds = {"answers": 4, "duplicate": 1, "tool_use": 2, "not_chat": 2}  # of 17 events
+    kinds = {"answers": 6, "with_tools": 2, "duplicate": 1, "not_chat": 2}
     assert {name: read_counts(store)[name] for name in kinds} == kinds and read_counts(store)["rows"] == 9
     history = [{"role": "system", "content": "Be brief."}, user("What is snow?")]
     history += [{"role": "assistant", "content": "Frozen."}, user("And hail?")]
     parts = [{"type": "text", "text": "What"}, {"type": "text", "text": "is fog?"}]
     story = "A long story. " + "x" * 2500
-    assert asked(exact) == sorted([[user("What is rain?")], history, [user(parts)], [user(story)]], key=json.dumps)
+    call = {"type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
+    called = [user("Weather in Rome?"), {"role": "assistant", "content": "", "tool_calls": [{"id": "call_1", **call}]}]
+    called += [{"role": "tool", "tool_call_id": "call_1", "content": "sunny"}]
+    wanted = [[user("What is rain?")], history, [user(parts)], [user(story)], [user("Weather in Oslo?")], called]
+    assert asked(exact) == sorted(wanted, key=json.dumps)
     assert all({"temperature": 0.0, "max_tokens": 2048}.items() <= its.body.items() for its in exact.asked)
+    offered = [its.body["tools"] for its in exact.asked if "tools" in its.body]
+    assert [[tool["function"]["strict"] for tool in tools] for tools in offered] == [[True], [True]]
+    assert all("." not in row["id"] and len(row["turns"]) == 1 for row in read_answers(store))
     assert read_run(store)["dataset"]["requests"] is True
 
 
@@ -303,3 +310,14 @@ def test_a_log_that_is_nearly_all_cut_ends_with_2_and_says_how_to_log(run, exact
     log.write_text("".join(event({"messages": [user(text)]}) for text in ["first", *cut]))
     code, said = run("--dataset-name", log)
     assert code == 2 and "rejected as cut_by_log" in said and "--log-requests-level 3" in said
+
+
+def test_a_request_with_tools_keeps_its_choice_of_them_where_that_is_asked_for(run, exact, jsonl):
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    bodies = [{"messages": [user("a")], "tools": tools, "tool_choice": "required"}, {"messages": [user("b")]}]
+    rows = jsonl([{"custom_id": "1", "body": {**body, "parallel_tool_calls": False}} for body in bodies])
+    for options, choices in (([], ["auto", None]), (["--keep-sampling"], ["required", None])):
+        exact.asked.clear()
+        assert run("--dataset-name", rows, *options, "--overwrite")[0] == 0
+        said = sorted((its.body for its in exact.asked), key=lambda body: body["messages"][0]["content"])
+        assert [body.get("tool_choice") for body in said] == choices
