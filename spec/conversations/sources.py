@@ -199,8 +199,10 @@ def _local(path: Path, split: str) -> _Found:
             raise BadInput(f"{path}: a file has no split {split!r}; leave --dataset-split out")
         _check_kind(path)
         return _of_files({"name": path.name, "split": split, "sha256": file_sha256(path)}, [path])
-    lineage = {"name": path.name, "split": split, "sha256": _folder_sha256(path)}
-    return _of_files(lineage, files_of(path, split))
+    files = files_of(path, split)
+    are_logs = kind_of(files[0]) == LOG  # then only they are opened: what else lies there may be dumps
+    sha256 = _files_sha256(path, files) if are_logs else _folder_sha256(path)
+    return _of_files({"name": path.name, "split": split, "sha256": sha256}, files)
 
 
 def _check_kind(path: Path) -> None:
@@ -218,9 +220,7 @@ def _matching(pattern: str, split: str) -> _Found:
         _check_kind(path)
     folder, rest = split_pattern(pattern)
     base = Path(folder or ("/" if pattern.startswith("/") else ".")).expanduser()
-    hashes = "".join(f"{path.relative_to(base).as_posix()} {file_sha256(path)}\n" for path in paths)
-    lineage = {"name": rest, "split": split, "sha256": hashlib.sha256(hashes.encode()).hexdigest()}
-    return _of_files(lineage, paths)
+    return _of_files({"name": rest, "split": split, "sha256": _files_sha256(base, paths)}, paths)
 
 
 def _of_files(lineage: dict[str, Any], paths: list[Path]) -> _Found:
@@ -243,13 +243,16 @@ def _count_lines(path: Path) -> int | None:
         return sum(1 for line in file if line.strip())
 
 
+def _files_sha256(folder: Path, paths: list[Path]) -> str:
+    """Hash of the names and contents of files below a folder."""
+    lines = (f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def _folder_sha256(folder: Path) -> str:
     """Hash of the names and contents of every data file of a folder, at any depth."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(("cache-", ".")):
-            digest.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n".encode())
-    return digest.hexdigest()
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(("cache-", ".")))
+    return _files_sha256(folder, paths)
 
 
 @contextmanager

@@ -6,14 +6,18 @@ import shutil
 from pathlib import Path
 
 import boto3
+import numpy as np
 import pytest
 
 from spec.conversations.lineage import read_run
 from spec.conversations.rows import UNREADABLE
-from spec.conversations.shards import read_answers, read_counts
+from spec.conversations.shards import read_answers, read_counts, read_lines
 from spec.conversations.sources import open_source
 from spec.errors import BadInput
+from spec.samples import prepare
 from spec.storage import open_store
+from tests.answered import save_target
+from tests.tiny_models import tiny_tokenizer
 
 LOGS = Path(__file__).parent / "logs"
 
@@ -143,7 +147,9 @@ def test_rotated_and_packed_logs_of_a_folder_are_read_whatever_the_hosts_are_cal
     (tmp_path / "logs" / "old_0.log.2026-11-29_20.gz").write_bytes(
         gzip.compress(event({"messages": [user("old")]}).encode())
     )
+    lineage = open_source(str(tmp_path / "logs")).lineage
     (tmp_path / "logs" / "crash.pkl").write_bytes(b"\x80")
+    assert open_source(str(tmp_path / "logs")).lineage == lineage  # a dump is not even opened for its hash
     assert sorted(buckets(tmp_path / "logs")) == sorted([*names, "old"])
     jsonl([{"prompt": "data"}], "logs/rows.jsonl")  # whose logs these are then, nobody knows
     assert [row["prompt"] for row in open_source(str(tmp_path / "logs")).rows()] == ["data"]
@@ -321,3 +327,26 @@ def test_a_request_with_tools_keeps_its_choice_of_them_where_that_is_asked_for(r
         assert run("--dataset-name", rows, *options, "--overwrite")[0] == 0
         said = sorted((its.body for its in exact.asked), key=lambda body: body["messages"][0]["content"])
         assert [body.get("tool_choice") for body in said] == choices
+
+
+def test_requests_are_rows_once_whatever_ends_the_run_and_only_their_answers_bear_loss(run, exact, store, tmp_path):
+    log = tmp_path / "host_0.log"
+    history = [user("a"), {"role": "assistant", "content": "THEIRS"}]
+    bodies = [{"messages": [*history, user(f"question {number % 30}")]} for number in range(40)]
+    log.write_text("no request\n" + "".join(map(event, bodies)))
+    assert run("--dataset-name", log)[0] == 0
+    (part,) = (entry.key for entry in store.list("answers") if "/part-" in entry.key)
+    lines = store.read(part).splitlines(keepends=True)
+    assert len(lines) == 41 and read_counts(store)["duplicate"] == 10
+    store.write(part, b"".join(lines[::2]))  # what a kill may have left
+    store.delete("answers/shard-00000-of-00001/shard.json")
+    exact.asked.clear()
+    assert run("--dataset-name", log)[0] == 0
+    assert len(exact.asked) == sum(b'"turns"' in line for line in lines[1::2])
+    first, second = (sorted(json.loads(line)["id"] for line in its) for its in (lines, read_lines(store)))
+    assert first == second
+    settings = prepare.Settings({}, max_length=1024, held_out=0.0, draft_vocab_size=100)
+    marker, _ = prepare.prepare(store, str(save_target(tiny_tokenizer(), tmp_path / "target")), settings)
+    assert marker.counts["train"] == 30
+    masks = np.load(tmp_path / "run" / "samples" / "train" / "loss_mask.npy")
+    assert masks.sum() == read_counts(store)["completion_tokens"]
