@@ -118,7 +118,7 @@ def main(
         keep_truncated=keep_truncated,
         samples=samples,
         turns=_turns(turns),
-        keep=keep_sampling,
+        keep_sampling=keep_sampling,
     )
     server = Server(base_url, sampling, model=model, patience=patience, request_timeout=request_timeout)
     part = Shard.parse(shard)

@@ -51,7 +51,7 @@ async def filter_shard(
     again. Raises `BadInput`, `PassingFault`, and `Stopped` after SIGTERM or SIGINT; what was finished by then is kept.
     `overwrite` replaces answers that were made with other settings, and keeps those that were made with these.
     """
-    if server.sampling.keep and not source.holds_requests:
+    if server.sampling.keep_sampling and not source.holds_requests:
         raise BadInput(f"--keep-sampling: {source.lineage['name']} holds no requests, whose sampling could be kept")
     dataset = {**source.lineage, **selection.lineage}
     seen = survey(source, server.sampling.turns)
@@ -177,7 +177,7 @@ def _questions(
     All of one row are in one shard, and the first user message, which decides what is held out, is theirs in common.
     """
     for read in source.read():
-        row_hash = read.hash(sampling=sampling.keep)
+        row_hash = read.hash(sampling=sampling.keep_sampling)
         if not (shard.holds(row_hash) and selection.holds(row_hash)):
             continue
         row_id = index.next_id(row_hash)
@@ -201,7 +201,7 @@ def _asked(
         row = selection.chosen(read, again=again)
         messages = messages_in(row, read.column)
         if read.is_request:
-            return [("", tools.of_request(row, messages, row.get("sampling") if sampling.keep else None))]
+            return [("", tools.of_request(row, messages, row.get("sampling") if sampling.keep_sampling else None))]
         if not tools.has_tools(row, messages):
             return [("", [said_in(message) for message in messages])]
         trace = tools.read_trace(row, messages)

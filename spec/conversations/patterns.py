@@ -36,7 +36,7 @@ def stored_files(pattern: str) -> tuple[Store, list[str]]:
     if folder in ("s3:", "s3:/"):
         raise BadInput(f"{pattern}: the bucket must be named; it reads s3://BUCKET/PREFIX/*.log")
     store = open_store(folder)
-    keys = [entry.key for entry in store.list() if PurePosixPath(f"/{entry.key}").match(f"/{rest}")]
+    keys = [key for key, _ in store.list() if PurePosixPath(f"/{key}").match(f"/{rest}") and ".." not in key.split("/")]
     if not keys:
         raise BadInput(f"{pattern}: no object matches")
     return store, keys

@@ -59,7 +59,7 @@ class Sampling:
     keep_truncated: bool = False
     samples: int = 1  # answers to each prompt, each a row of its own
     turns: str | int = "all"  # answers to ask for of a row with tools: all, or the last ones
-    keep: bool = False  # a request's own parameters in place of these
+    keep_sampling: bool = False  # a request's own parameters in place of these
 
     @property
     def variants(self) -> list[dict[str, Any] | None]:
@@ -72,7 +72,7 @@ class Sampling:
 
         `turns` stands with what else decides about rows with tools, where there are any.
         """
-        later = {"samples": 1, "turns": self.turns, "keep": False}
+        later = {"samples": 1, "turns": self.turns, "keep_sampling": False}
         return {name: value for name, value in asdict(self).items() if name not in later or later[name] != value}
 
     def of_request(self, own: dict[str, Any], wanted: dict[str, Any], sample: int) -> dict[str, Any]:

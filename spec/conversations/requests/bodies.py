@@ -81,7 +81,7 @@ def row_of(body: Any, line: Row) -> Row:
 
 def none_of(line: Any, bucket: str, why: str) -> Row:
     """A row in place of a line, which it is told from others by and keeps nothing of."""
-    plain = line if isinstance(line, bytes) else json.dumps(line, sort_keys=True).encode()
+    plain = line if isinstance(line, bytes) else json.dumps(line, sort_keys=True, default=str).encode()
     return unreadable(why, hashlib.sha256(plain).hexdigest(), bucket)
 
 

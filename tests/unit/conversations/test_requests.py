@@ -1,5 +1,6 @@
 """What a server was asked, as rows: SGLang's logs (logs/ holds lines of 0.5.23), batch files, gateways' lines."""
 
+import datetime
 import gzip
 import json
 import shutil
@@ -7,12 +8,14 @@ from pathlib import Path
 
 import boto3
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from spec.conversations.lineage import read_run
 from spec.conversations.rows import UNREADABLE
 from spec.conversations.shards import read_answers, read_counts, read_lines
-from spec.conversations.sources import open_source
+from spec.conversations.sources import at_hand, open_source
 from spec.errors import BadInput
 from spec.samples import prepare
 from spec.storage import open_store
@@ -236,7 +239,7 @@ def test_a_requests_own_sampling_is_kept_where_that_is_asked_for(run, exact, sto
     assert first == {**fixed, **its, "top_k": 0, "chat_template_kwargs": {"thinking": False, "x": 1}}
     rest = {"messages": [user("b")], "temperature": 0.0, "max_tokens": 7, "chat_template_kwargs": {"thinking": False}}
     assert second == {**fixed, **rest}
-    assert read_run(store)["sampling"]["keep"] is True
+    assert read_run(store)["sampling"]["keep_sampling"] is True
 
 
 def test_kept_sampling_is_part_of_a_rows_id_and_other_sampling_is_not(run, exact, tmp_path, jsonl):
@@ -350,3 +353,17 @@ def test_requests_are_rows_once_whatever_ends_the_run_and_only_their_answers_bea
     assert marker.counts["train"] == 30
     masks = np.load(tmp_path / "run" / "samples" / "train" / "loss_mask.npy")
     assert masks.sum() == read_counts(store)["completion_tokens"]
+
+
+def test_a_key_that_climbs_out_of_its_folder_is_no_match(bucket, tmp_path):
+    for key in ("logs/../host_0.log", "logs/a/host_0.log"):
+        boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=event({"messages": [user(key)]}).encode())
+    with at_hand(f"s3://{bucket}/logs/*/host_0.log", pattern=True) as pattern:
+        assert buckets(pattern, pattern=True) == ["logs/a/host_0.log"]
+
+
+def test_bodies_in_a_table_are_requests_too(tmp_path):
+    table = pa.table({"id": [1, 2], "day": [datetime.date.today()] * 2, "request_body": [json.dumps(BODY), "odd"]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    assert buckets(tmp_path / "rows.parquet") == ["hi", "not_a_request"]
+    assert buckets(tmp_path / "rows.parquet", column="request_body") == ["hi", "not_a_request"]
