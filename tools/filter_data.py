@@ -49,7 +49,7 @@ def main(
     ] = None,
     column: Annotated[
         list[str] | None,
-        Option(help="The column to read, or where requests have their body. Default: messages, conversations, ..."),
+        Option(help="The column to read; of requests where their body is (. is the line itself). Default: looked for."),
     ] = None,
     limit: Annotated[int | None, Option(help="Only the first rows of the source (counted before sharding).")] = None,
     fraction: Annotated[float, Option(help="The share of the rows to ask, chosen by their content.")] = 1.0,
@@ -160,7 +160,7 @@ def _template_kwargs(text: str) -> dict[str, Any]:
 
 def _slug(dataset_name: str) -> str:
     last = dataset_name.rstrip("/").split("/")[-1]
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", re.sub(r"\.(jsonl?|parquet|arrow|log)$", "", last))
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", re.sub(r"\.(jsonl?|parquet|arrow|log|log\.[\d_*-]+)$", "", last))
     return "run" if plain in ("", "-") else plain
 
 

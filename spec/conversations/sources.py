@@ -27,7 +27,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from spec.conversations.folders import files_of
 from spec.conversations.ids import content_hash
 from spec.conversations.patterns import is_pattern, local_files, split_pattern, stored_files
-from spec.conversations.requests.bodies import PLACES, holds_requests, request_in
+from spec.conversations.requests.bodies import columns_of, holds_requests, request_in
 from spec.conversations.requests.sglang_log import LEVEL
 from spec.conversations.rows import BESIDE, KNOWN, UNREADABLE, Row, choose_column, messages_in, said_in
 from spec.conversations.tables import KINDS, LINES, LOG, kind_of, open_table, read_stream
@@ -126,7 +126,7 @@ def open_source(
 def _requests(found: _Found, column: str | None) -> Iterable[Row]:
     if found.are_logs:
         return found.rows(None)
-    return (request_in(line, column) for line in found.rows((column,) if column else PLACES))
+    return (request_in(line, column) for line in found.rows(columns_of(column)))
 
 
 def _first_row(name: str, split: str, found: _Found, column: str | None) -> Row:

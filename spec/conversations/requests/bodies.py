@@ -1,7 +1,8 @@
 """The body of a chat request, wherever a line has it, as a row: what was said, the tools offered, how it was sampled.
 
 An OpenAI batch file has it as `body`; gateways as `body`, `request`, `request_body` or within them, also as JSON text;
-SGLang's log as `obj`. Only what is named here is taken over.
+SGLang's log as `obj`. Where the line itself is the body, it looks as a dataset's row does, and must be said to be one.
+Only what is named here is taken over.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ from spec.conversations.json_lines import unreadable
 from spec.conversations.rows import UNREADABLE, Row, is_conversation
 
 PLACES = ("body", "request", "request_body", "requestBody")
+ITSELF = "."  # the place of a body that is its line
 _MESSAGE = ("role", "content", "reasoning_content", "reasoning", "tool_calls", "tool_call_id", "function_call", "tools")
 # What decides the answer, and what it is where nothing is decided. `stream`, `n`, `logprobs` and what else shapes only
 # the reply stay behind, and whatever names a caller, a session, an adapter, a secret or code to run.
@@ -42,14 +44,25 @@ _NEUTRAL = {
 }
 
 
+def columns_of(place: str | None) -> tuple[str, ...]:
+    """What is read of a line."""
+    if place == ITSELF:
+        return ("messages", "tools", "functions", "max_completion_tokens", *_NEUTRAL)
+    return (place,) if place else PLACES
+
+
 def holds_requests(line: Row, place: str | None = None) -> bool:
-    """Judged by a first line. One whose messages stand at its top is a dataset's row, and no request."""
+    """Judged by a first line."""
+    if place == ITSELF:
+        return True
     body = body_in(line, place)
     return body is not None and not is_conversation(line) and ("messages" in body or "custom_id" in line)
 
 
 def body_in(line: Row, place: str | None = None) -> Row | None:
     """The body of the request that a line wraps, at `place` if that is known; None where there is none."""
+    if place == ITSELF:
+        return line
     for name in (place,) if place else PLACES:
         body = _parsed(line.get(name))
         if isinstance(body, dict):
@@ -67,9 +80,9 @@ def row_of(body: Any, line: Row) -> Row:
     """`{"messages": [...]}`, with `tools` and `sampling` where the request has them; or why it is none to answer."""
     if not isinstance(body, dict):
         return none_of(line, "not_a_request", "no request's body")
-    messages = body.get("messages")
+    messages = _parsed(body.get("messages"))
     if not isinstance(messages, list) or not messages:
-        return none_of(line, "not_chat" if messages is None else "not_a_request", "a body without messages")
+        return none_of(line, "not_chat" if body.get("messages") is None else "not_a_request", "a body without messages")
     row: Row = {"messages": [_message(message) for message in messages]}
     tools = body.get("tools") or body.get("functions")
     if tools and body.get("tool_choice") != "none":  # with "none" SGLang does not show them to the template

@@ -367,3 +367,16 @@ def test_bodies_in_a_table_are_requests_too(tmp_path):
     pq.write_table(table, tmp_path / "rows.parquet")
     assert buckets(tmp_path / "rows.parquet") == ["hi", "not_a_request"]
     assert buckets(tmp_path / "rows.parquet", column="request_body") == ["hi", "not_a_request"]
+
+
+def test_a_line_that_is_a_body_itself_is_a_request_where_that_is_said(run, exact, store, jsonl):
+    history = [user("a"), {"role": "assistant", "content": "THEIRS"}, user("b")]
+    rows = jsonl([{"model": "x", "messages": history, "temperature": 0.3, "user": "SECRET", "stream": True}, {"id": 1}])
+    assert not open_source(str(rows)).holds_requests
+    assert run("--dataset-name", rows, "--column", ".", "--keep-sampling")[0] == 0
+    assert [(its.messages, its.body["temperature"]) for its in exact.asked] == [(history, 0.3)]
+    assert read_counts(store)["not_chat"] == 1 and read_run(store)["dataset"]["column"] == "."
+    table = pa.table({"messages": [json.dumps(history)], "image": [b"\xff"], "temperature": [0.3]})
+    pq.write_table(table, rows.with_name("rows.parquet"))
+    (row,) = open_source(str(rows.with_name("rows.parquet")), column=".").rows()
+    assert row == {"messages": history, "sampling": {"temperature": 0.3}}
