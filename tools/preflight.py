@@ -27,7 +27,9 @@ def main(
     train_options: Annotated[str, typer.Option(help="Settings of the recipe to change, as key=value words")],
     filter_options: Annotated[str, typer.Option(help="More words for tools/filter_data.py")],
     evaluate_options: Annotated[str, typer.Option(help="More words for tools/evaluate_draft.py")],
-    dataset_name: Annotated[str, typer.Option(help="Where the prompts come from")],
+    dataset_name: Annotated[str, typer.Option(help="Where the prompts come from; with weights, one word each")],
+    dataset_split: Annotated[str, typer.Option(help="The dataset's split; with weights, one word for all or each")],
+    weights: Annotated[str, typer.Option(help="The weights of a mix, as words; none for one dataset")],
     parallel: Annotated[int, typer.Option(help="Requests that a filter pod keeps in flight")],
     temperature: Annotated[float, typer.Option(help="Temperature of the answers")],
     max_tokens: Annotated[int, typer.Option(help="Longest answer")],
@@ -72,7 +74,8 @@ def main(
     preflight.check_nothing_to_redo("evaluate-options", evaluate_options, "report", remaining)
     preflight.check_same_training("train-options", train_options, store)
     if remaining["answers"] == "missing":
-        preflight.check_dataset(dataset_name)
+        pattern = "--glob" in filter_options.split()
+        preflight.check_datasets(dataset_name, weights, dataset_split, pattern=pattern)
     output.mkdir(parents=True, exist_ok=True)
     for name, value in {"target": str(target), **remaining}.items():
         print(f"{name}: {value}", flush=True)

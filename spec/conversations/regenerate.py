@@ -68,14 +68,18 @@ async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = F
     turns: list[dict[str, Any]] = []
     day = date.today().isoformat()
     before: Answer | None = None
-    tools = question.conversation.tools if isinstance(question.conversation, Exchange) else []
-    settings = {"variant": question.variant, "sample": question.sample, "tools": tools}
+    asked = question.conversation if isinstance(question.conversation, Exchange) else None
+    tools = asked.tools if asked else []
+    own = asked.sampling if asked else None
+    settings = {"variant": question.variant, "sample": question.sample, "tools": tools, "own": own}
     which = {name: value for name, value in settings.items() if value}
     try:
         for turn in _turns(question.conversation):
             messages += turn
             answer = await chat(messages, **which)
             _check(answer, keep_truncated, with_tools=bool(tools))
+            if answer.response_ids is None and any(message["role"] == "assistant" for message in turn):
+                raise Reject("no_token_ids", "an answer after those of another, and a server that gives no token ids")
             messages.append(answer.message)
             turns.append(_turn(answer, before))
             before = answer

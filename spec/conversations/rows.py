@@ -7,6 +7,7 @@ with tools, which `spec.conversations.tools` reads.
 
 import json
 import re
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from spec.errors import BadInput
@@ -14,7 +15,7 @@ from spec.errors import BadInput
 Message = dict[str, Any]  # {"role": "system" | "user" | "assistant", "content": text, or a list of text parts}
 Row = dict[str, Any]
 
-UNREADABLE = "\0unreadable"  # the one column of a row that could not be read: [why, what stands there]
+UNREADABLE = "\0unreadable"  # the one column of a row that cannot be used: [why, what stands there, its own bucket]
 NOT_MESSAGES = "\0not_messages"  # the role of text where messages are wanted
 _CONVERSATIONS = ("messages", "conversations", "conversation")
 _PROMPTS = ("prompt", "instruction", "question", "query", "text")
@@ -86,6 +87,11 @@ def choose_column(row: Row, wanted: str | None = None) -> str:
     )
 
 
+def is_conversation(row: Row) -> bool:
+    """Whether a row has a column of messages, by its name."""
+    return any(name in row for name in _CONVERSATIONS)
+
+
 def messages_in(row: Row, column: str) -> list[Any]:
     """A row's messages as they stand there; [] where the column is empty. A system prompt may have its own column."""
     if UNREADABLE in row:
@@ -149,6 +155,17 @@ def turns_to_answer(conversation: list[Said]) -> list[list[Message]]:
     if not turns:
         raise Reject("no_prompt", "no user turn")
     return turns
+
+
+def said_by_users(conversation: list[Said]) -> list[str]:
+    """The text of each user turn, of whatever can be read; what rows with the same prompt have in common."""
+    texts = []
+    for said in conversation:
+        with suppress(Reject):
+            if role_of(said) == "user":
+                content = content_of(said)
+                texts.append(content if isinstance(content, str) else " ".join(part["text"] for part in content))
+    return texts
 
 
 def role_of(said: Said) -> str:

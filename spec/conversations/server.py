@@ -59,6 +59,7 @@ class Sampling:
     keep_truncated: bool = False
     samples: int = 1  # answers to each prompt, each a row of its own
     turns: str | int = "all"  # answers to ask for of a row with tools: all, or the last ones
+    keep_sampling: bool = False  # a request's own parameters in place of these
 
     @property
     def variants(self) -> list[dict[str, Any] | None]:
@@ -71,8 +72,19 @@ class Sampling:
 
         `turns` stands with what else decides about rows with tools, where there are any.
         """
-        every = asdict(self)
-        return {name: value for name, value in every.items() if name != "turns" and (name, value) != ("samples", 1)}
+        later = {"samples": 1, "turns": self.turns, "keep_sampling": False}
+        return {name: value for name, value in asdict(self).items() if name not in later or later[name] != value}
+
+    def of_request(self, own: dict[str, Any], wanted: dict[str, Any], sample: int) -> dict[str, Any]:
+        """`wanted` with a request's own parameters: `max_tokens` at most ours, its template's settings below ours."""
+        both = {**wanted, **own}
+        if isinstance(own.get("max_tokens"), int):
+            both["max_tokens"] = min(own["max_tokens"], wanted["max_tokens"])
+        if isinstance(own.get("seed"), int):
+            both["seed"] = own["seed"] + sample
+        if isinstance(own.get("chat_template_kwargs"), dict):
+            both["chat_template_kwargs"] = own["chat_template_kwargs"] | wanted.get("chat_template_kwargs", {})
+        return both
 
 
 class _Fault(Exception):
@@ -154,12 +166,18 @@ class Server:
         return target, f"sglang {version}" if version else None
 
     async def chat(
-        self, messages: list[Message], *, variant: int = 0, sample: int = 0, tools: list[Any] | None = None
+        self,
+        messages: list[Message],
+        *,
+        variant: int = 0,
+        sample: int = 0,
+        tools: list[Any] | None = None,
+        own: dict[str, Any] | None = None,
     ) -> Answer:
         """The target's answer to `messages`. Raises `Reject` where the server has none for them.
 
-        Asked with the template settings of a variant, and with tools that it may call; a seed is another one for each
-        sample.
+        Asked with the template settings of a variant, with tools that it may call, and with a request's `own`
+        parameters; a seed is another one for each sample.
         """
         if tools and self._told_no_ids:
             raise _no_token_ids()
@@ -168,7 +186,7 @@ class Server:
             try:
                 if attempt:
                     await self._check_model()  # who answers now need not be who answered before
-                answer = await self._complete(messages, self.sampling.max_tokens, variant, sample, tools)
+                answer = await self._complete(messages, self.sampling.max_tokens, variant, sample, tools, own)
             except _Fault as fault:
                 own_faults += fault.maybe_the_row
                 if own_faults >= _TRIES and await self._answers_others():
@@ -203,6 +221,7 @@ class Server:
         variant: int = 0,
         sample: int = 0,
         tools: list[Any] | None = None,
+        own: dict[str, Any] | None = None,
     ) -> Answer:
         sampling = self.sampling
         wanted: dict[str, Any] = {
@@ -217,6 +236,8 @@ class Server:
             wanted["chat_template_kwargs"] = template
         if tools:
             wanted |= {"tools": tools, "tool_choice": "auto"}
+        if own:
+            wanted = sampling.of_request(own, wanted, sample)
         if self._ask_ids:
             wanted["return_token_ids"] = True
         self.in_flight += 1
@@ -226,7 +247,7 @@ class Server:
             self.in_flight -= 1
         if status in (400, 422) and self._ask_ids and "return_token_ids" in _message_in(body):
             self._ask_ids = False
-            return await self._complete(messages, max_tokens, variant, sample, tools)
+            return await self._complete(messages, max_tokens, variant, sample, tools, own)
         if status != 200:
             self._refuse(status, headers, body)
         try:

@@ -5,6 +5,7 @@ import json
 from typing import NamedTuple
 
 from spec.conversations import tools
+from spec.conversations.mixes import Mix
 from spec.conversations.rows import Reject, messages_in
 from spec.conversations.sources import Source
 
@@ -36,14 +37,14 @@ class Survey(NamedTuple):
         )
 
 
-def survey(source: Source, turns: str | int) -> Survey:
+def survey(source: Source | Mix, turns: str | int) -> Survey:
     seen = with_tools = answers = characters = 0
-    for row in itertools.islice(source.rows(), _ROWS):
+    for read in itertools.islice(source.read(), _ROWS):
         seen += 1
-        messages = messages_in(row, source.column)
-        if tools.has_tools(row, messages):
+        messages = messages_in(read.row, read.column)
+        if tools.has_tools(read.row, messages):
             with_tools += 1
-            asked, its = _asked(row, messages, turns)
+            asked, its = _asked(read.row, messages, 1 if read.is_request else turns)
             answers, characters = answers + asked, characters + its
     return Survey(seen, with_tools, answers, characters)
 

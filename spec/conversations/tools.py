@@ -35,6 +35,7 @@ class Exchange(NamedTuple):
     number: int  # of the trace's answers, from 0
     history: list[Message]
     tools: list[Tool]
+    sampling: dict[str, Any] | None = None  # of a request, where its own is kept
 
 
 def has_tools(row: Row, messages: list[Any]) -> bool:
@@ -75,6 +76,14 @@ def exchanges(trace: Trace, turns: str | int) -> list[Exchange]:
     """The answers to ask for: all, or the last `turns` ones."""
     every = [Exchange(number, trace.messages[:place], trace.tools) for number, place in enumerate(trace.due)]
     return every if turns == "all" else every[-int(turns) :]
+
+
+def of_request(row: Row, messages: list[Any], sampling: dict[str, Any] | None) -> Exchange:
+    """What a server was asked, with tools or without: all of its history, and the answer after its last message."""
+    trace = read_trace(row, messages)
+    if trace.due[-1] != len(trace.messages):
+        raise Reject("no_prompt", "nothing is asked after the last answer")
+    return Exchange(0, trace.messages, trace.tools, sampling)
 
 
 def _due(messages: list[Message]) -> list[int]:
