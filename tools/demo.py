@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Annotated
 
 import boto3
-import requests
 import typer
+from botocore.exceptions import EndpointConnectionError
 from rich.console import Console
 from rich.table import Table
 
@@ -148,11 +148,12 @@ def s3_endpoint(log: Path) -> Iterator[None]:
             if server.poll() is not None:
                 raise PassingFault(f"moto's S3 server ended with {server.returncode}: see {log}")
             try:
-                requests.get(os.environ["AWS_ENDPOINT_URL"], timeout=5)
+                boto3.client("s3").create_bucket(Bucket=BUCKET)
                 break
-            except requests.ConnectionError:
+            except EndpointConnectionError:
                 time.sleep(0.2)
-        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        else:
+            raise PassingFault(f"moto's S3 server does not listen: see {log}")
         yield
     finally:
         server.terminate()
