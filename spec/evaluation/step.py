@@ -78,6 +78,7 @@ class Evaluation:
         """A server without the draft."""
         server = SglangServer(url)
         served.check_without_draft(server)
+        self._check_room(server, "speculative")
         served.check_target(server, self.target)
         part, _ = served.measure(server, self.asked, concurrency=self.settings.concurrency, step="without the draft")
         self._keep_served("baseline", part, server)
@@ -89,16 +90,17 @@ class Evaluation:
             pass
         assert self.draft is not None
         served.check_with_draft(server, self.method, self.draft, steps)
+        self._check_room(server, "baseline")
         served.check_target(server, self.target)
         part, answers = served.measure(server, self.asked, concurrency=self.settings.concurrency, step="with the draft")
         accepts_offline = "offline" not in self.parts or self.parts["offline"]["accept_rate"] > 0
         part |= served.acceptance(server, answers, steps, accepts_offline=accepts_offline)
         self._keep_served("speculative", part, server)
 
-    def conclude(self, min_accept_length: float | None) -> Marker:
+    def conclude(self, bar: gate.Bar) -> Marker:
         """Write the report from the parts, all there; the same one again where nothing changed."""
         parts = {name: self.parts[name] for name in NAMES if name not in self.settings.without}
-        facts = json.loads(json.dumps(gate.conclude(parts, min_accept_length)))
+        facts = json.loads(json.dumps(gate.conclude(parts, bar)))
         if self.written and self.written.facts == facts:
             return self.written
         settings, inputs = self._identity()
@@ -117,6 +119,10 @@ class Evaluation:
             "without": sorted(self.settings.without),
         }
         return settings, {"draft": self.draft.identity, "prompts": self.asked.identity["prompts"]}
+
+    def _check_room(self, server: SglangServer, other: str) -> None:
+        there = self.parts[other]["server"].get("max_running_requests") if other in self.parts else None
+        served.check_room(server, self.settings.concurrency, there)
 
     def _keep_served(self, name: str, part: dict[str, Any], server: SglangServer) -> None:
         for other in self.parts:

@@ -13,6 +13,7 @@ from spec.methods import method_of
 from spec.report import tables
 from spec.report.command import serving_command, target_of
 from spec.report.evidence import Evidence, gather
+from spec.report.verdict import sentence, verdict
 from spec.storage import Store
 
 FILE = "README.md"
@@ -47,6 +48,7 @@ def render(evidence: Evidence) -> str:
         hub_dataset=dataset.get("name") if _HUB_NAME.fullmatch(dataset.get("name", "")) else None,
         command=serving_command(draft, "DRAFT", num_steps=offline.get("num_steps", 3)),
         gate=evidence.measured("gate"),
+        verdict=sentence(verdict(evidence)),
         measured=dict(tables.measured(evidence)),
         data=dict(tables.data(evidence)),
         training=dict(tables.training(evidence)),

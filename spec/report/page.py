@@ -8,10 +8,12 @@ import jinja2
 from markupsafe import Markup
 
 from spec.conversations.shards import TOTALS
+from spec.evaluation.gate import at_once
 from spec.methods import method_of
 from spec.report import charts, lineage, tables
 from spec.report.command import NUM_STEPS, serving_command, target_of
 from spec.report.evidence import Evidence, gather
+from spec.report.verdict import sentence, verdict
 from spec.storage import Store
 from spec.storage.markers import Json
 
@@ -41,6 +43,7 @@ def render(evidence: Evidence) -> str:
         target=target_of(draft) if draft else evidence.run.get("target", {}).get("model", "an unnamed target"),
         summary=_summary(evidence),
         gate=evidence.measured("gate"),
+        verdict=sentence(verdict(evidence)),
         headlines=_headlines(evidence),
         acceptance=_acceptance(evidence),
         lengths=_lengths(evidence),
@@ -94,7 +97,8 @@ def _headlines(evidence: Evidence) -> list[Json]:
         {
             "name": "Speed-up",
             "value": f"{evidence.speed_up:.2f}×" if evidence.speed_up is not None else None,
-            "note": f"{served['tokens_per_s']:.1f} tokens/s with the draft, {alone['tokens_per_s']:.1f} without"
+            "note": f"{served['tokens_per_s']:.1f} tokens/s with the draft, {alone['tokens_per_s']:.1f} without, at "
+            + at_once(served["concurrency"])
             if evidence.speed_up is not None
             else "needs a server with the draft and one without",
         },

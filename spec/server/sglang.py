@@ -46,6 +46,16 @@ class SglangServer:
         models = self._ask("/v1/models")["data"]
         self.context_length: int = models[0]["max_model_len"]
 
+    @property
+    def max_running_requests(self) -> int | None:
+        """Requests that it runs at once, over all its copies; more wait in its queue. None where it does not say.
+
+        `internal_states` has what came of the flag, for each copy of the model that `--dp-size` makes.
+        """
+        states = self.info.get("internal_states") or []
+        each = [state.get("effective_max_running_requests_per_dp") for state in states]
+        return sum(each) if each and all(each) else self.info.get("max_running_requests")
+
     def tokenize(self, text: str) -> list[int]:
         """`text` in the server's tokens, without special ones around it."""
         return self._ask("/tokenize", {"prompt": text, "add_special_tokens": False})["tokens"]
