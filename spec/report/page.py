@@ -10,7 +10,7 @@ from markupsafe import Markup
 from spec.conversations.shards import TOTALS
 from spec.evaluation.gate import at_once
 from spec.methods import method_of
-from spec.report import charts, lineage, tables
+from spec.report import charts, lineage, sweep, tables
 from spec.report.command import NUM_STEPS, serving_command, target_of
 from spec.report.evidence import Evidence, gather
 from spec.report.verdict import sentence, verdict
@@ -47,6 +47,7 @@ def render(evidence: Evidence) -> str:
         headlines=_headlines(evidence),
         acceptance=_acceptance(evidence),
         lengths=_lengths(evidence),
+        sweep=sweep.section(evidence),
         training=_training(evidence),
         bar=_bar(evidence),
         examples=[_example(example) for example in evidence.measured("offline").get("examples", ())],
@@ -183,7 +184,7 @@ def _training(evidence: Evidence) -> Json:
             lines.append(charts.Line(ordinal(at), points, at))
             checked = [(row["step"], row["held_out"][key][at]) for row in held]
             if checked and at == 0:
-                lines.append(charts.Line(ordinal(at), checked, at, dashed=True))
+                lines.append(charts.Line(ordinal(at), checked, at, dashed=True, dots=True))
         return charts.line_chart(lines, title=title, x_label="optimizer step", y_label=label, percent=percent)
 
     return {

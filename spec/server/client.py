@@ -9,6 +9,7 @@ import json
 import random
 import socket
 import time
+from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, NoReturn
 
@@ -108,6 +109,32 @@ class Client:
         except aiohttp.ClientSSLError as error:
             raise BadInput(f"{self.url}: no trusted TLS connection: {error}; check --base-url") from error
         except (aiohttp.ClientError, OSError) as error:
+            raise Fault(f"{type(error).__name__}: {error}") from error
+
+    async def stream(self, path: str, body: Any) -> AsyncIterator[tuple[float, Any]]:
+        """The JSON events of `path` as they come, each with the seconds since it was asked for.
+
+        Never asked again: what was timed would be nobody's. Raises `Fault` where the stream breaks off.
+        """
+        begun = time.monotonic()
+        limit = aiohttp.ClientTimeout(total=self.timeout, sock_connect=10)
+        try:
+            async with self.session.post(self.url + path, json=body, timeout=limit) as response:
+                if response.status != 200:
+                    reply = Reply(response.status, response.headers, await response.read())
+                    self.check(path, reply)
+                    raise BadInput(f"{self.url}{path} answers {reply.status}: {reply.said}")
+                rest = b""
+                async for data in response.content.iter_any():
+                    seconds = time.monotonic() - begun
+                    *events, rest = (rest + data).split(b"\n\n")
+                    for event in events:
+                        said = event.removeprefix(b"data: ")
+                        if said != b"[DONE]":
+                            yield seconds, json.loads(said)
+        except TimeoutError as error:
+            raise Fault(f"no whole answer within {self.timeout:.0f} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Fault(f"{type(error).__name__}: {error}") from error
 
     def check(self, path: str, reply: Reply) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from spec.errors import BadInput, PassingFault
@@ -22,6 +22,7 @@ _PATIENCE = 15.0  # seconds: a figure that waited for its server for longer woul
 class ServedAnswer:
     tokens: list[int]
     histogram: list[int]  # forwards that kept n drafts; empty without speculation
+    arrivals: tuple[tuple[float, int], ...] = ()  # of each chunk: seconds after asking, and tokens there by then
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,14 @@ class SglangServer:
         stop: frozenset[int],
         concurrency: int,
         done: Callable[[int, int], None] = lambda rows, tokens: None,
+        stream: bool = False,
     ) -> Timed:
         """Greedy answers to prompts of token ids, `concurrency` at a time, from an empty prefix cache.
 
-        `done(rows, tokens)` is called as answers come in.
+        `done(rows, tokens)` is called as answers come in. With `stream` each has its `arrivals`, and a fault on the way
+        is a `PassingFault` at once: an answer that was asked for twice has no time.
         """
-        return asyncio.run(self._answer(prompts, max_new_tokens, stop, concurrency, done))
+        return asyncio.run(self._answer(prompts, max_new_tokens, stop, concurrency, done, stream))
 
     async def _answer(
         self,
@@ -82,13 +85,15 @@ class SglangServer:
         stop: frozenset[int],
         concurrency: int,
         done: Callable[[int, int], None],
+        stream: bool,
     ) -> Timed:
+        ask = self._stream if stream else self._generate
         free, finished, tokens = asyncio.Semaphore(concurrency), 0, 0
 
         async def one(prompt: Sequence[int]) -> ServedAnswer:
             nonlocal finished, tokens
             async with free:
-                answer = await self._generate(prompt, max_new_tokens, stop)
+                answer = await ask(prompt, max_new_tokens, stop)
             finished, tokens = finished + 1, tokens + len(answer.tokens)
             done(finished, tokens)
             return answer
@@ -113,8 +118,27 @@ class SglangServer:
         return abs(found[one] - found[other]) if one in found and other in found else float("inf")
 
     async def _generate(self, prompt: Sequence[int], max_new_tokens: int, stop: frozenset[int]) -> ServedAnswer:
-        sampling = {"max_new_tokens": max_new_tokens, "temperature": 0, "stop_token_ids": sorted(stop)}
-        reply = await self._client.ask("/generate", {"input_ids": list(prompt), "sampling_params": sampling})
+        return self._read(await self._client.ask("/generate", _greedy(prompt, max_new_tokens, stop)))
+
+    async def _stream(self, prompt: Sequence[int], max_new_tokens: int, stop: frozenset[int]) -> ServedAnswer:
+        wanted = _greedy(prompt, max_new_tokens, stop) | {"stream": True}
+        reply: dict[str, Any] = {}
+        arrivals: list[tuple[float, int]] = []
+        try:
+            async for seconds, reply in self._client.stream("/generate", wanted):
+                if "error" in reply:
+                    raise Fault(str(reply["error"]))
+                arrivals.append((seconds, reply["meta_info"]["completion_tokens"]))
+            if not arrivals or not reply["meta_info"]["finish_reason"]:
+                raise Fault("the answer broke off")
+        except Fault as fault:
+            raise PassingFault(f"{self.url}: {fault}; what is measured is kept: run this again") from fault
+        answer = self._read(reply)
+        if len(answer.tokens) != arrivals[-1][1]:
+            raise BadInput(f"{self.url} streams each chunk alone: serve without --incremental-streaming-output")
+        return replace(answer, arrivals=tuple(arrivals))
+
+    def _read(self, reply: dict[str, Any]) -> ServedAnswer:
         meta = reply["meta_info"]
         if meta["finish_reason"]["type"] == "abort":
             raise PassingFault(
@@ -137,3 +161,8 @@ class SglangServer:
                 return await client.ask(path, body)
 
         return asyncio.run(ask())
+
+
+def _greedy(prompt: Sequence[int], max_new_tokens: int, stop: frozenset[int]) -> dict[str, Any]:
+    sampling = {"max_new_tokens": max_new_tokens, "temperature": 0, "stop_token_ids": sorted(stop)}
+    return {"input_ids": list(prompt), "sampling_params": sampling}
