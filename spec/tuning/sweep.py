@@ -10,6 +10,7 @@ from typing import Any
 
 from spec.errors import BadInput
 from spec.evaluation import served
+from spec.evaluation.gate import at_once
 from spec.evaluation.prompts import read_asked
 from spec.export.verify import verify_files
 from spec.methods import method_of
@@ -60,7 +61,7 @@ class Sweep:
         self.measured: list[Json] = []
         self.skipped: list[Json] = []
 
-    def measure(self, open_server: Open, draft: Path) -> None:
+    def measure(self, open_server: Open, draft: Path, say: Callable[[str], None] = print) -> None:
         """Whatever can win and is not measured yet; a server is opened where there is work for it.
 
         `draft`: a folder with the draft, verified.
@@ -71,11 +72,12 @@ class Sweep:
                 with ExitStack() as own:
                     drafted: SglangServer | None = None
                     for load in sorted(self.settings.loads):
-                        if self._known(drafts, load):
+                        if self._known(drafts, load, say):
                             continue
                         plain = plain or self._plain(held.enter_context(open_server(0)))
                         drafted = drafted or self._drafted(own.enter_context(open_server(drafts)), drafts, draft)
                         served.check_room(drafted, load, plain.max_running_requests)
+                        say(f"measuring {drafts} drafts a round at {at_once(load)}, with the draft and without")
                         facts = measure(
                             plain, drafted, self.asked, drafts=drafts, load=load, rounds=self.settings.rounds
                         )
@@ -102,17 +104,19 @@ class Sweep:
             self.run.write(f"draft/{DRAFT_MARKER}", (self.draft.model_dump_json(indent=1) + "\n").encode())
         return there
 
-    def _known(self, drafts: int, load: int) -> bool:
+    def _known(self, drafts: int, load: int, say: Callable[[str], None]) -> bool:
         """Whether a setting is measured already or cannot win; it is then counted as such."""
         found = find_marker(
             self.report, _key(drafts, load), STEP, *self._identity(drafts, load), overwrite=self.overwrite
         )
         if found:
             self.measured.append(found.facts)
+            say(f"{drafts} drafts a round at {at_once(load)}: measured already")
             return True
         bound = arithmetic.wins_at_most(drafts, load, self._by_position(drafts), self.measured)
         if arithmetic.cannot_win(bound, load, self.measured):
             self.skipped.append({"drafts": drafts, "concurrency": load, "at_most": bound})
+            say(f"{drafts} drafts a round at {at_once(load)} cannot win: {bound:.2f} times the tokens/s at most")
             return True
         return False
 
