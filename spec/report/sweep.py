@@ -37,6 +37,8 @@ def section(evidence: Evidence) -> Json:
         "rounds": measured[0]["rounds"],
         "rounds_table": _rounds(measured),
         "times_table": _times(measured),
+        "same": _same(measured),
+        "most": " or ".join(sorted({str(one["max_running_requests"] or "an unknown number of") for one in measured})),
         "skipped": ", ".join(
             f"{_drafts(one['drafts'])} at {at_once(one['concurrency'])} (at most {one['at_most']:.2f} times)"
             for one in facts["skipped"]
@@ -103,6 +105,12 @@ def _times(measured: list[Json]) -> Table:
             figures = [f"{one[server][name][0]:.1f}" for name in kinds.values()]
             rows.append([count, str(one["concurrency"]), *figures])
     return rows
+
+
+def _same(measured: list[Json]) -> str:
+    worst = min(measured, key=lambda one: one["same_answers"] / one["prompts"])
+    least = "at least " if worst["same_answers"] < worst["prompts"] else ""
+    return f"{least}{worst['same_answers']} of {worst['prompts']}"
 
 
 def _spread(values: list[float]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from spec.errors import BadInput
 from spec.evaluation import served
 from spec.evaluation.figures import Acceptance
 from spec.evaluation.prompts import Asked
@@ -88,7 +89,8 @@ def figures(timed: Timed) -> dict[str, float]:
     """Of one pass, over its requests: medians, and the 99th percentile of what a reader waits for. In milliseconds.
 
     `round_ms` is the time from one forward of the target that ends in tokens to the next: without drafts, the time per
-    output token. The first token comes with the prompt, so n tokens are n - 1 output times.
+    output token. The first token comes with the prompt, so n tokens are n - 1 output times. Raises `BadInput` where no
+    answer has a second one.
     """
     first, per_token, per_round, gaps = [], [], [], list[float]()
     for answer in timed.answers:
@@ -99,15 +101,16 @@ def figures(timed: Timed) -> dict[str, float]:
             took = seconds[-1] - seconds[0]
             per_token.append(took / (len(answer.tokens) - 1))
             per_round.append(took / (sum(answer.histogram) or len(answer.tokens) - 1))
-    nothing = [float("nan")]  # answers of one token have no rounds
+    if not gaps:
+        raise BadInput("every answer ends with its first token, so there is no round to measure; ask other prompts")
     return {
         "tokens_per_s": timed.tokens / timed.seconds,
         "first_token_ms": 1e3 * median(first),
         "first_token_p99_ms": 1e3 * float(np.percentile(first, 99)),
-        "per_token_ms": 1e3 * median(per_token or nothing),
-        "gap_ms": 1e3 * median(gaps or nothing),
-        "gap_p99_ms": 1e3 * float(np.percentile(gaps or nothing, 99)),
-        "round_ms": 1e3 * median(per_round or nothing),
+        "per_token_ms": 1e3 * median(per_token),
+        "gap_ms": 1e3 * median(gaps),
+        "gap_p99_ms": 1e3 * float(np.percentile(gaps, 99)),
+        "round_ms": 1e3 * median(per_round),
     }
 
 

@@ -144,6 +144,7 @@ def test_the_picture_has_a_line_a_number_of_drafts_and_one_at_1(run):
     assert "<style>" in svg and "--accent" in svg and "&" not in svg.split("</style>")[0]
     page = report.render(gather(run))
     assert "Speed over load" in page and page.count("<polyline") >= 3
+    assert "run at most 16 requests at once" in page and "in every setting: 4 of 4" in page
     assert json.loads(run.read("report/sweep.json"))["facts"]["recommended"]["drafts"] in (1, 3)
 
 
