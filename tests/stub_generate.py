@@ -20,6 +20,7 @@ class GeneratingStub(StubServer):
     def __init__(self, *, drafts: int = 0, kept: int = 0, round_seconds: float = 0.0, most: int = 16, **options: Any):
         super().__init__(**options, ids=True)
         self.drafts, self.kept, self.round_seconds = drafts, kept, round_seconds
+        self.shift = 0  # of all tokens: other weights
         self.info: Json = {"max_running_requests": most}
         if drafts:
             self.info |= {
@@ -70,7 +71,7 @@ class GeneratingStub(StubServer):
     def _rounds(self, body: Json) -> Iterator[Json]:
         """What is known of an answer after the prompt's forward and after each round."""
         wanted = body["sampling_params"]["max_new_tokens"]
-        tokens = [(sum(body["input_ids"]) + at) % 250 for at in range(wanted)]
+        tokens = [(sum(body["input_ids"]) + self.shift + at) % 250 for at in range(wanted)]
         histogram, at = [0] * (self.drafts + 1), 1
         while True:
             meta: Json = {"finish_reason": {"type": "length"} if at >= wanted else None, "completion_tokens": at}

@@ -29,7 +29,7 @@ from spec.report.command import context_flags
 from spec.server.start import sglang_on_cpu
 from spec.storage import Store, open_store
 from spec.storage.markers import Json
-from spec.tuning.arithmetic import words
+from spec.tuning.arithmetic import a_round, words
 from spec.tuning.sweep import Open, Settings, Sweep
 
 DRAFTS = (1, 3, 5, 7)
@@ -79,7 +79,8 @@ def starting(target: Path, draft: Path, sweep: Sweep, flags: list[str]) -> Open:
 
     def start(drafts: int) -> AbstractContextManager[str]:
         name = f"tune-{drafts}-drafts" if drafts else "tune-without"
-        print(f"starting SGLang on CPU, {drafts or 'no'} drafts a round; its log is {logs / name}.log", flush=True)
+        what = a_round(drafts) if drafts else "without the draft"
+        print(f"starting SGLang on CPU, {what}; its log is {logs / name}.log", flush=True)
         environment = {"MAX_RUNNING_REQUESTS": str(most), "DRAFT_STEPS": str(drafts)}
         return sglang_on_cpu(
             target,

@@ -89,6 +89,10 @@ def words(recommended: Json) -> str:
     told = [f"{faster:.2f} times the tokens/s at {at_once(load)}" for load, faster in sorted(by_load.items())]
     if recommended["drafts"] is None:
         return f"do not deploy it for speed: {', '.join(told)}"
-    drafts = f"{recommended['drafts']} draft{'s' if recommended['drafts'] > 1 else ''} a round"
     losing = " and ".join(at_once(load) for load, faster in sorted(by_load.items()) if faster <= 1 + NOISE)
-    return f"deploy it with {drafts}: {', '.join(told)}" + (f"; not for speed at {losing}" if losing else "")
+    how = a_round(recommended["drafts"])
+    return f"deploy it with {how}: {', '.join(told)}" + (f"; not for speed at {losing}" if losing else "")
+
+
+def a_round(drafts: int) -> str:
+    return f"{drafts} draft{'s' if drafts > 1 else ''} a round"

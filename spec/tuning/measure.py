@@ -39,6 +39,8 @@ def measure(plain: SglangServer, drafted: SglangServer, asked: Asked, *, drafts:
             for name in list(servers) if at % 2 == 0 else reversed(servers):
                 passes[name].append(_ask(servers[name], asked, load, done))
                 before = [before[0] + len(asked.prompts), before[1] + passes[name][-1].tokens]
+    plainly, speculated = _outputs(passes)
+    served.check_same_model(drafted, speculated, plainly, plain.url)
     return _facts(passes, served.acceptance(drafted, passes["drafted"][0], drafts, accepts_offline=False)) | {
         "drafts": drafts,
         "concurrency": load,
@@ -70,7 +72,7 @@ def _ask(
 def _facts(passes: dict[str, list[Timed]], accepted: Json) -> Json:
     plain, drafted = ([figures(timed) for timed in passes[name]] for name in ("plain", "drafted"))
     counted = Acceptance(accepted["tokens"], accepted["histogram"])
-    outputs = [[answer.tokens for answer in passes[name][0].answers] for name in passes]
+    outputs = _outputs(passes)
     return {
         "speed_up": _spread([b["tokens_per_s"] / a["tokens_per_s"] for a, b in zip(plain, drafted, strict=True)]),
         "costs": _spread([b["round_ms"] / a["round_ms"] for a, b in zip(plain, drafted, strict=True)]),
@@ -83,6 +85,11 @@ def _facts(passes: dict[str, list[Timed]], accepted: Json) -> Json:
             for name, each in (("plain", plain), ("drafted", drafted))
         },
     }
+
+
+def _outputs(passes: dict[str, list[Timed]]) -> list[list[list[int]]]:
+    """The answers of each server's first pass, in tokens."""
+    return [[answer.tokens for answer in timed[0].answers] for timed in passes.values()]
 
 
 def figures(timed: Timed) -> dict[str, float]:

@@ -20,6 +20,7 @@ from spec.server.sglang import SglangServer
 from spec.storage import Store
 from spec.storage.markers import Marker, digest_of, find_marker, read_marker, write_marker
 from spec.tuning import arithmetic
+from spec.tuning.arithmetic import a_round
 from spec.tuning.measure import measure
 
 STEP = "tune"
@@ -77,7 +78,7 @@ class Sweep:
                         plain = plain or self._plain(held.enter_context(open_server(0)))
                         drafted = drafted or self._drafted(own.enter_context(open_server(drafts)), drafts, draft)
                         served.check_room(drafted, load, plain.max_running_requests)
-                        say(f"measuring {drafts} drafts a round at {at_once(load)}, with the draft and without")
+                        say(f"measuring {a_round(drafts)} at {at_once(load)}, beside the server without the draft")
                         facts = measure(
                             plain, drafted, self.asked, drafts=drafts, load=load, rounds=self.settings.rounds
                         )
@@ -106,17 +107,18 @@ class Sweep:
 
     def _known(self, drafts: int, load: int, say: Callable[[str], None]) -> bool:
         """Whether a setting is measured already or cannot win; it is then counted as such."""
+        named = f"{a_round(drafts)} at {at_once(load)}"
         found = find_marker(
             self.report, _key(drafts, load), STEP, *self._identity(drafts, load), overwrite=self.overwrite
         )
-        if found:
+        if found and not self.overwrite:
             self.measured.append(found.facts)
-            say(f"{drafts} drafts a round at {at_once(load)}: measured already")
+            say(f"{named}: measured already")
             return True
         bound = arithmetic.wins_at_most(drafts, load, self._by_position(drafts), self.measured)
         if arithmetic.cannot_win(bound, load, self.measured):
             self.skipped.append({"drafts": drafts, "concurrency": load, "at_most": bound})
-            say(f"{drafts} drafts a round at {at_once(load)} cannot win: {bound:.2f} times the tokens/s at most")
+            say(f"{named} cannot win: {bound:.2f} times the tokens/s at most")
             return True
         return False
 

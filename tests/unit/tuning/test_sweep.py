@@ -136,6 +136,25 @@ def test_what_was_measured_otherwise_is_named_and_not_mixed_in(run):
         Sweep(run, None, Settings((1,), (1,), rounds=3)).measure(Servers({1: 1.0}), None)
 
 
+def test_overwriting_measures_again(run):
+    swept(run, Servers({1: 1.0}), loads=(1,), drafts=(1,))
+    again = Servers({1: 3.0})
+    found = Sweep(run, None, Settings((1,), (1,), rounds=1), overwrite=True)
+    found.measure(again, None)
+    assert again.opened == [0, 1] and found.conclude().facts["recommended"]["drafts"] is None
+
+
+def test_servers_of_other_weights_are_not_compared(run):
+    @contextmanager
+    def other(drafts):
+        with GeneratingStub(drafts=drafts, kept=min(drafts, 1)) as stub:
+            stub.shift = drafts
+            yield stub.url
+
+    with pytest.raises(BadInput, match="4 of 4 answers begin otherwise .* other weights"):
+        swept(run, other, loads=(1,), drafts=(1,))
+
+
 def test_the_picture_has_a_line_a_number_of_drafts_and_one_at_1(run):
     swept(run, Servers({1: 1.0, 3: 1.1}))
     picture.write(run)
