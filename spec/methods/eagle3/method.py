@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spec.errors import BadInput
-from spec.methods.checks import check_names
-from spec.methods.eagle3 import checks, layout
+from spec.methods.checks import check_initialise, check_names
+from spec.methods.eagle3 import checks, layout, published
 from spec.methods.method import Drafter, Json, Method, Rows, Training
 from spec.methods.tensors import StoredTensor
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _THE_TARGETS = {"target_hidden_size", "vocab_size", "draft_vocab_size", "feature_layers"}  # not to choose
 _COUNTS = ("draft_vocab_size", "steps")
-_CHOICES = {"initialise": ("random", "target"), "objective": ("ce", "lk", "hard")}
+_CHOICES = {"objective": ("ce", "lk", "hard")}
 
 
 class Eagle3(Method):
@@ -27,6 +27,7 @@ class Eagle3(Method):
     tags = ("eagle3",)
     algorithm = "EAGLE3"  # `EAGLE` runs too, and accepts nothing
     architecture = "LlamaForCausalLMEagle3"
+    begins_from = ("eagle3",)
     about = "One decoder layer over three of the target's hidden states"
     serving_note = (
         "All three speculative numbers go together, and the algorithm is `EAGLE3`: with `EAGLE` the server runs "
@@ -38,6 +39,7 @@ class Eagle3(Method):
     def check_settings(self, cfg: "DictConfig") -> None:
         from spec.methods.eagle3.draft import DraftConfig  # torch
 
+        check_initialise(cfg.initialise, cfg.initialise_else)
         for name, choices in _CHOICES.items():
             if cfg[name] not in choices:
                 raise BadInput(f"config: {name}={cfg[name]!r}; it is one of {', '.join(choices)}")
@@ -90,6 +92,12 @@ class Eagle3(Method):
 
     def most_drafts(self, config: Json) -> int | None:
         return None  # a chain may be of any length
+
+    def as_served(self, config: Json, target: Json) -> Json:
+        return published.as_served(config, self.architecture, target)
+
+    def adopt(self, config: Json, tensors: "dict[str, torch.Tensor]") -> tuple[Json, "dict[str, torch.Tensor]"]:
+        return published.adopt(config, tensors)
 
     def training(self, cfg: "DictConfig", target: "PretrainedConfig") -> Training:
         from spec.methods.eagle3.training import Eagle3Training
