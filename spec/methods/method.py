@@ -59,6 +59,10 @@ class Method(ABC):
     def check_server(self, info: Json, drafts: int, url: str) -> None:
         """`BadInput` if what a server says of itself (`/server_info`) is not this method at `drafts` a round."""
 
+    @abstractmethod
+    def check_family(self, model_type: str) -> None:
+        """`BadInput` where the server has no drafts of this method for targets of that `model_type`."""
+
     # ---- the exported files
     @abstractmethod
     def target_facts(self, target: "PretrainedConfig") -> Json:

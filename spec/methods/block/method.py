@@ -56,6 +56,9 @@ class Block(Method):
     def check_server(self, info: Json, drafts: int, url: str) -> None:
         checks.check_server(info, self.algorithm, drafts, url)
 
+    def check_family(self, model_type: str) -> None:
+        checks.check_family(model_type)
+
     def target_facts(self, target: "PretrainedConfig") -> Json:
         return {}
 

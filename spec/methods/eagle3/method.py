@@ -62,6 +62,9 @@ class Eagle3(Method):
     def check_server(self, info: Json, drafts: int, url: str) -> None:
         checks.check_server(info, drafts, url)
 
+    def check_family(self, model_type: str) -> None:
+        """Every family of targets gives it features."""
+
     def target_facts(self, target: "PretrainedConfig") -> Json:
         return {"feature_layers": list(layout.feature_layers(target.num_hidden_layers))}
 
