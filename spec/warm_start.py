@@ -18,14 +18,14 @@ from omegaconf import DictConfig
 
 from spec.conversations.lineage import read_run
 from spec.errors import BadInput, PassingFault
-from spec.export.verify import target_facts, verify_files
+from spec.export.verify import read_config, target_facts, verify_files
 from spec.methods import METHODS, method_of_published
 from spec.methods.checks import WORDS
 from spec.methods.files import CONFIG, WEIGHTS
 from spec.methods.files import MARKER as DRAFT_MARKER
 from spec.methods.method import Training
 from spec.publishing.adopt import adopt
-from spec.publishing.existing import fetch, read_config, resolve
+from spec.publishing.existing import fetch, resolve
 from spec.ranks import Ranks, first_decides, together
 from spec.storage import markers
 from spec.storage.markers import Json, Marker, describe_files, digest_of, read_marker, write_marker
@@ -107,14 +107,14 @@ def _bring(cfg: DictConfig, inputs: Inputs, training: Training) -> Marker:
         source = resolve(url, method)
         if source is not None:
             fetch(source, CONFIG, there)
-            its = method_of_published(read_config(there))
+            its = method_of_published(read_config(there / CONFIG))
             if its.name not in method.begins_from and not cfg.initialise_else:
                 known = " or ".join(METHODS[name].title for name in method.begins_from)
                 raise BadInput(f"a draft of {its.title} is there; {method.title} begins from one of {known}")
         if source is None or its.name not in method.begins_from:
             return _write_none(cfg, inputs)
         target = target_facts(its, Path(cfg.target))
-        training.check_start(its.as_served(read_config(there), target))
+        training.check_start(its.as_served(read_config(there / CONFIG), target))
         sha256 = fetch(source, WEIGHTS, there)
         name = _check_ours(source, there, cfg, inputs) if DRAFT_MARKER in source.files else None
         adopt(there, ours, target)

@@ -18,6 +18,7 @@ from spec.cluster.api import Json
 from spec.conversations.ids import Shard
 from spec.conversations.shards import MARKER, folder_of
 from spec.errors import BadInput, PassingFault
+from spec.export.verify import read_config
 from spec.methods import FIRST, method_named, method_of_published
 from spec.methods.checks import WORDS
 from spec.methods.files import CONFIG
@@ -187,7 +188,7 @@ def check_start(name: str, words: str, method: Method, run: Store) -> str:
         source = existing.resolve(place, method)
         if source is not None:
             existing.fetch(source, CONFIG, Path(scratch))
-            its = method_of_published(existing.read_config(Path(scratch)))
+            its = method_of_published(read_config(Path(scratch) / CONFIG))
             if its.name in method.begins_from:
                 return ""
             if not otherwise:

@@ -3,9 +3,7 @@
 Ours or one that others published in SGLang's format; a directory, S3 or a hub. Imports no torch.
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
 from spec.errors import BadInput
 from spec.methods.files import CONFIG, WEIGHTS
@@ -39,17 +37,6 @@ def fetch(source: Source, name: str, folder: Path) -> str:
     if name not in source.files:
         raise BadInput(f"no {name} there; a draft is a folder of {CONFIG} and one file of weights, {WEIGHTS}")
     return bring(source, name, DirectoryStore(folder)).sha256
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """A draft's `config.json` before anything is known of it."""
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-    except ValueError as error:
-        raise BadInput(f"{CONFIG}: truncated or not JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise BadInput(f"{CONFIG}: not a JSON object")
-    return config
 
 
 def _folder(store: Store) -> Source | None:
