@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from spec.conversations import token_ids
 from spec.conversations.ids import Shard
 from spec.conversations.shards import MARKER, folder_of
 from spec.methods.eagle3.layout import weight_shapes
@@ -46,7 +47,7 @@ def row_id(text: str, again: int = 0) -> str:
 
 
 def make_rows(count: int = 40) -> list[dict[str, Any]]:
-    """Answers with one and two turns, with and without reasoning, and every tenth a reject."""
+    """Answers with one and two turns, with and without reasoning, dated text or exact tokens; every tenth a reject."""
     rows = []
     for i in range(count):
         if i % 10 == 3:
@@ -61,7 +62,18 @@ def make_rows(count: int = 40) -> list[dict[str, Any]]:
             messages += [{"role": "user", "content": f"Question {i}.{turn}?"}, answer]
         usage = {"prompt_tokens": 10 + i, "completion_tokens": 5 + i, "finish_reason": "stop"}
         rows.append({"id": row_id(f"q{i}", i % 3), "messages": messages, "turns": [usage] * turns})
+        if i % 5 == 4:
+            rows[-1]["turns"] = [usage | exact_turn(i, turn) for turn in range(turns)]
+        elif i % 5 == 0:
+            rows[-1]["day"] = "2026-11-29"
     return rows
+
+
+def exact_turn(i: int, turn: int) -> dict[str, Any]:
+    """The tokens of a turn, as many as `make_rows` counts; a later one continues the one before."""
+    shared = turn * (15 + 2 * i)
+    ids = {"prompt_ids": np.arange(10 + i), "response_ids": 100_000 + np.arange(5 + i)}
+    return {"shared": shared, **{name: token_ids.encode(its.astype(np.int32)) for name, its in ids.items()}}
 
 
 def add_answers(store: Store, rows: list[dict[str, Any]] | None = None) -> None:

@@ -14,6 +14,7 @@ from typer import Argument, Option
 
 from spec import cli
 from spec.conversations.lineage import read_run
+from spec.conversations.shards import EXACT
 from spec.errors import BadInput, Stopped
 from spec.samples.prepare import Settings, Tolerance, prepare
 from spec.samples.show import show
@@ -84,6 +85,8 @@ def _print(url: str, marker: Marker, worked: bool, examples: int) -> None:
     train = marker.facts["train"]
     counts = ", ".join(f"{name} {count}" for name, count in marker.counts.items())
     print(f"{url}/samples: {'done' if worked else 'already done'}: {counts}")
+    if 0 < (exact := marker.facts.get(EXACT, 0)) < sum(marker.counts.values()):
+        print(f"two kinds of rows: {exact} are the server's own tokens, the others text rendered by the chat template")
     print(
         f"{train['rows']} rows, {train['tokens']} tokens, {train['loss_share']:.0%} of them bear loss; "
         f"the draft's {marker.settings['draft_vocab_size']} tokens cover {train['vocabulary_coverage']:.1%} of those"

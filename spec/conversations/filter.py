@@ -109,7 +109,7 @@ async def _answer_shard(
                     beside.create_task(_every(_FLUSH_SECONDS, lambda: asyncio.to_thread(parts.flush))),
                 ]
                 await answer_all(
-                    _questions(source, shard, index, server.sampling),
+                    _questions(source, shard, index, server.sampling, results),
                     server.chat,
                     results,
                     parallel=parallel,
@@ -119,9 +119,9 @@ async def _answer_shard(
                     task.cancel()
         except BaseExceptionGroup as group:
             raise _first_of(group) from group
+        results.end()
         await show()
 
-    results.end()
     seconds = time.monotonic() - started
     marker = Marker(
         step=STEP,
@@ -135,7 +135,9 @@ async def _answer_shard(
     return write_marker(folder, MARKER, marker)
 
 
-def _questions(source: Source, shard: Shard, index: RowIndex, sampling: Sampling) -> Iterator[Question]:
+def _questions(
+    source: Source, shard: Shard, index: RowIndex, sampling: Sampling, results: Results
+) -> Iterator[Question]:
     """The shard's rows that are not finished, once for each variant and sample.
 
     All of one row are in one shard, and the first user message, which decides what is held out, is theirs in common.
@@ -150,6 +152,7 @@ def _questions(source: Source, shard: Shard, index: RowIndex, sampling: Sampling
             several = len(sampling.variants) > 1
             name = row_id + (f".v{variant}" if several else "") + (f".s{sample}" if sampling.samples > 1 else "")
             if not index.is_finished(name):
+                results.expect(name)
                 yield Question(name, conversation, variant if several else None, sample)
 
 

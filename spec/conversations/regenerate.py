@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from datetime import date
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from spec.conversations import token_ids
 from spec.conversations.results import Results
 from spec.conversations.rows import Message, Reject, Said, turns_to_answer
 from spec.conversations.server import Answer
+from spec.conversations.shards import is_exact
 
 Chat = Callable[..., Awaitable[Answer]]  # chat(messages), with `variant` and `sample` where there are several
 
@@ -55,12 +57,15 @@ async def answer_all(
 async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = False) -> dict[str, Any]:
     """The row's one line: `{"id", "messages", "turns"}` or `{"id", "reject", "detail"}`; see `_turn` for the turns.
 
+    Answers of text alone have their `day` too, which a chat template may write and preparing cannot know.
+
     Each turn's history holds the answers that `chat` gave to the turns before. A row with any turn unanswered is
     rejected as a whole; so is one with an answer cut off at its limit, unless `keep_truncated`, with which the row ends
     there.
     """
     messages: list[Message] = []
     turns: list[dict[str, Any]] = []
+    day = date.today().isoformat()
     before: Answer | None = None
     which = {name: value for name, value in (("variant", question.variant), ("sample", question.sample)) if value}
     try:
@@ -76,8 +81,9 @@ async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = F
     except Reject as reject:
         detail = f"answer {len(turns) + 1}: {reject.detail}" if turns else reject.detail
         return {"id": question.id, "reject": reject.bucket, "detail": detail}
-    row = {"id": question.id, "messages": messages, "turns": turns}
-    return row if question.variant is None else row | {"variant": question.variant}
+    row: dict[str, Any] = {"id": question.id, "messages": messages, "turns": turns}
+    row |= {} if question.variant is None else {"variant": question.variant}
+    return row if is_exact(row) else row | {"day": day}
 
 
 def _turn(answer: Answer, before: Answer | None) -> dict[str, Any]:

@@ -41,7 +41,9 @@ _TURN = pa.struct(
     | {"shared": _COUNT, **dict.fromkeys(_IDS, pa.list_(pa.int32()))}
 )
 _SCHEMAS = {
-    "data": pa.schema({"id": _TEXT, "messages": pa.list_(_MESSAGE), "turns": pa.list_(_TURN), "variant": _COUNT}),
+    "data": pa.schema(
+        {"id": _TEXT, "messages": pa.list_(_MESSAGE), "turns": pa.list_(_TURN), "variant": _COUNT, "day": _TEXT}
+    ),
     "rejects": pa.schema({"id": _TEXT, "reject": _TEXT, "detail": _TEXT}),
 }
 _ROWS_AT_ONCE = 1000  # and in one row group

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -118,7 +119,7 @@ class Converter:
             raise BadInput(
                 f"{answers} answers, and the server's counts of {len(conversation['turns'])}; filter it again"
             )
-        return self._template(conversation).rows(conversation["messages"])
+        return self._template(conversation).rows(conversation["messages"], _day(conversation))
 
     def _template(self, conversation: Conversation) -> ChatTemplate:
         return self._templates[conversation.get("variant", 0)]
@@ -143,7 +144,7 @@ class Converter:
         """A held-out prompt: what the server was given first, or, where it did not say, what is rendered of it."""
         if ids is None:
             messages = first_prompt(conversation["messages"])
-            ids = self._tokens.encode(self._template(conversation).prompt(messages))
+            ids = self._tokens.encode(self._template(conversation).prompt(messages, _day(conversation)))
         else:
             messages = exact.first_asked(conversation)
         return {"id": conversation["id"], "messages": messages, "input_ids": ids}
@@ -152,6 +153,11 @@ class Converter:
 def row_id(conversation: str, place: int) -> int:
     """64 bits that stay the same for a conversation's row `place`, however the run is prepared."""
     return int.from_bytes(hashlib.blake2b(f"{conversation}/{place}".encode(), digest_size=8).digest(), "big")
+
+
+def _day(conversation: Conversation) -> date | None:
+    """When the server was asked; rows of tokens, and those of earlier versions, do not say."""
+    return date.fromisoformat(conversation["day"]) if "day" in conversation else None
 
 
 @contextmanager

@@ -6,6 +6,7 @@ template marks its answers itself (`{% generation %}`), its marks narrow that do
 """
 
 import re
+from datetime import date
 from typing import Any, NamedTuple
 
 import jinja2
@@ -40,7 +41,10 @@ class Row(NamedTuple):
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer, with the settings (`enable_thinking`, ...) that the server was asked with."""
+    """The chat template of a tokenizer, with the settings (`enable_thinking`, ...) that the server was asked with.
+
+    A template that writes the date writes `day`, on which the server was asked; without one it is `BadInput`.
+    """
 
     def __init__(self, tokenizer: Any, settings: dict[str, Any]):
         if not tokenizer.chat_template:
@@ -52,11 +56,11 @@ class ChatTemplate:
         self._variables = {**tokenizer.special_tokens_map, **settings}
         self._marks = re.search(r"\{%-?\s*generation\b", self._template) is not None
 
-    def prompt(self, messages: list[Message]) -> str:
+    def prompt(self, messages: list[Message], day: date | None = None) -> str:
         """What the server is given to answer `messages`."""
-        return self._render(messages, add_generation_prompt=True)[0]
+        return self._render(messages, day, add_generation_prompt=True)[0]
 
-    def rows(self, messages: list[Message]) -> list[Row]:
+    def rows(self, messages: list[Message], day: date | None = None) -> list[Row]:
         """The training rows of a conversation: one, or one for each answer where later turns change earlier ones.
 
         Templates of reasoning models leave the reasoning out of earlier answers. Then a single row would train the
@@ -65,7 +69,7 @@ class ChatTemplate:
         server saw, `BadInput` where the template refuses the messages.
         """
         ends = [place + 1 for place, message in enumerate(messages) if message["role"] == "assistant"]
-        turns = [self._turn(messages[:end], turn) for turn, end in enumerate(ends)]
+        turns = [self._turn(messages[:end], turn, day) for turn, end in enumerate(ends)]
         if not turns:
             return []
         text = turns[-1].text
@@ -73,10 +77,10 @@ class ChatTemplate:
             return [Row(text, [answer for turn in turns for answer in turn.answers])]
         return turns
 
-    def _turn(self, messages: list[Message], turn: int) -> Row:
+    def _turn(self, messages: list[Message], turn: int, day: date | None) -> Row:
         """The conversation up to an answer, with loss on that answer alone."""
-        prompt = self.prompt(messages[:-1])
-        text, marked = self._render(messages, add_generation_prompt=False)
+        prompt = self.prompt(messages[:-1], day)
+        text, marked = self._render(messages, day, add_generation_prompt=False)
         if not text.startswith(prompt):
             raise Reject(RETOKENISED, f"answer {turn + 1}: not rendered after the template's own generation prompt")
         start, end = len(prompt), len(text)
@@ -85,7 +89,9 @@ class ChatTemplate:
         bears = [(max(first, begin), min(stop, end)) for begin, stop in (marked if self._marks else [(start, end)])]
         return Row(text, [Answer(turn, start, end, [(begin, stop) for begin, stop in bears if begin < stop])])
 
-    def _render(self, messages: list[Message], *, add_generation_prompt: bool) -> tuple[str, list[Span]]:
+    def _render(
+        self, messages: list[Message], day: date | None, *, add_generation_prompt: bool
+    ) -> tuple[str, list[Span]]:
         """The text, and the answers that the template marks in it; text parts joined with a space, as SGLang does."""
         messages = [message | {"content": _joined(message["content"])} for message in messages]
         try:
@@ -94,6 +100,7 @@ class ChatTemplate:
                 chat_template=self._template,
                 add_generation_prompt=add_generation_prompt,
                 return_assistant_tokens_mask=self._marks,
+                strftime_now=lambda form: _told(day).strftime(form),  # in place of the clock
                 **self._variables,
             )
         except (jinja2.TemplateError, TypeError) as error:
@@ -105,3 +112,12 @@ class ChatTemplate:
 
 def _joined(content: Any) -> Any:
     return " ".join(part["text"] for part in content) if isinstance(content, list) else content
+
+
+def _told(day: date | None) -> date:
+    if day is None:
+        raise BadInput(
+            "the chat template writes today's date, and the answers do not say the day on which they were given: "
+            "filter again, best with SGLang 0.5.23, which tells the tokens themselves"
+        )
+    return day

@@ -255,3 +255,11 @@ def test_elsewhere_than_on_a_terminal_progress_is_json(run, stub, jsonl):
     assert (line["rows"], line["of"], line["rejects"]) == (40, 40, {"truncated": 4})
     assert line["rows_per_s"] > 0 and line["tokens_per_s"] > 0
     assert {"in_flight", "seconds_left"} <= line.keys()
+
+
+def test_a_source_of_rows_that_nobody_can_answer_is_refused_at_its_first_hundred(run, stub, jsonl, store):
+    picture = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:x"}}]}]}
+    rows = [picture | {"number": number} for number in range(400)]
+    refused(run("--dataset-name", jsonl(rows)), "100 of the first 100 rows are rejected as image", "--column")
+    assert not stub.asked
+    assert not [entry for entry in store.list("answers") if entry.size]

@@ -38,6 +38,7 @@ def test_counts_add_up():
     results = Results(ListParts(), doubt=9)
     for row in (answer(1), reject(2), answer(3), reject(4, "empty"), reject(5)):
         results.add(row)
+    results.end()
     assert results.counts == {
         "rows": 5,
         "answers": 2,
@@ -74,7 +75,7 @@ def test_a_server_that_refuses_everything_is_to_blame_and_no_row_is_spent(bucket
     results.add(reject(3, bucket))
     with pytest.raises(BadInput, match=f"refused all of the first 3 rows.*{bucket}: why.*--max-tokens"):
         results.add(reject(4, bucket))
-    assert parts.ids == ["2"]
+    assert parts.ids == []
 
 
 def test_refusals_count_once_something_is_answered():
@@ -82,6 +83,7 @@ def test_refusals_count_once_something_is_answered():
     results = Results(parts, doubt=3)
     for row in (reject(1), reject(2), answer(3), reject(4), reject(5), reject(6), reject(7)):
         results.add(row)
+    results.end()
     assert sorted(parts.ids) == ["1", "2", "3", "4", "5", "6", "7"]
 
 
@@ -89,7 +91,56 @@ def test_after_a_restart_earlier_answers_speak_for_the_server():
     results = Results(ListParts(answer(0)), doubt=1)
     results.restore(RowIndex())
     results.add(reject(1))
+    results.end()
     assert results.counts["rows"] == 2
+
+
+def asked(*rows, expected=None):
+    """The results and what is written, with `rows` finished in this order and asked in that of `expected`."""
+    parts = ListParts()
+    results = Results(parts, doubt=1000)
+    for row in expected or rows:
+        results.expect(row["id"])
+    for row in rows:
+        results.add(row)
+    return results, parts
+
+
+def test_a_source_whose_first_hundred_rows_are_nearly_all_rejected_is_refused_and_no_reject_is_spent():
+    rows = [answer(number) if number < 5 else reject(number, "image") for number in range(100)]
+    with pytest.raises(BadInput, match=r"95 of the first 100 rows are rejected as image \(why\).*--column"):
+        asked(*rows)
+    results, parts = asked(*rows[:99], expected=rows)
+    assert sorted(parts.ids) == [str(number) for number in range(5)]
+    results.add(answer(99))
+    assert len(parts.ids) == 100  # of which 94 are rejects: these are the rows' own
+
+
+def test_the_first_hundred_are_the_sources_whatever_finishes_first():
+    slow, quick = [answer(number) for number in range(100)], [reject(1000 + number, "image") for number in range(200)]
+    results, parts = asked(*quick, expected=slow + quick)
+    for row in slow:
+        results.add(row)
+    assert len(parts.ids) == 300
+
+
+@pytest.mark.parametrize(
+    "bucket,advice", [("truncated", "--max-tokens"), ("too_long", "--max-tokens"), ("x", "column")]
+)
+def test_a_source_of_fewer_rows_is_judged_by_all(bucket, advice):
+    results, parts = asked(*(reject(number, bucket) for number in range(7)))
+    with pytest.raises(BadInput, match=f"7 of the first 7 rows are rejected as {bucket}.*{advice}"):
+        results.end()
+    assert parts.ids == []
+    results, parts = asked(answer(0), *(reject(1 + number, bucket) for number in range(7)))
+    results.end()
+    assert len(parts.ids) == 8
+
+
+def test_rows_rejected_for_many_reasons_are_rejects():
+    results, parts = asked(*(reject(number, f"reason {number % 2}") for number in range(40)))
+    results.end()
+    assert len(parts.ids) == 40
 
 
 def test_at_the_end_rows_that_are_all_too_long_are_rejects_and_refused_ones_are_not():

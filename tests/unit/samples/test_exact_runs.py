@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import runpy
 
 import pytest
 
@@ -95,7 +96,7 @@ def test_a_cut_answer_has_no_end(filtered, stub, target):
     assert bytes(ids[-6:]) == b"and so" and sum(mask) == 6
 
 
-def test_a_run_of_both_kinds_is_counted(filtered, stub, target):
+def test_a_run_of_both_kinds_is_counted_and_said(filtered, stub, target, monkeypatch, capsys):
     """Its second shard was answered by a server without tokens, whose counts are those of our tokenizer."""
     store = filtered(shard="0/2")
     exact = read_counts_of(store)
@@ -113,6 +114,22 @@ def test_a_run_of_both_kinds_is_counted(filtered, stub, target):
     assert marker.counts["train"] == len(CHATS) and marker.facts["exact"] == exact
     kinds = marker.facts["train"]["loss_by_kind"]
     assert set(kinds) == {"text", "rendered"} and sum(kinds.values()) == marker.facts["train"]["loss_tokens"]
+    options = [
+        "--tokenizer",
+        str(target),
+        "--max-length",
+        "1024",
+        "--held-out",
+        "0",
+        "--draft-vocab-size",
+        "100",
+        "--overwrite",
+    ]
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # it is this process's
+    monkeypatch.setattr("sys.argv", ["prepare_data.py", store.url, *options])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path("tools/prepare_data.py", run_name="__main__")
+    assert not ended.value.code and f"two kinds of rows: {exact} are" in capsys.readouterr().out
 
 
 def test_ids_beyond_the_targets_vocabulary_are_another_targets(filtered, tmp_path):
