@@ -40,7 +40,7 @@ def random_draft(method: str, target: Path, *, seed: int = 7, **more):
     draft = training.build("cpu")
     for parameter in draft.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
-    if method == "eagle3":
+    if method == "eagle3" and not draft.config.whole_vocabulary:
         chosen = torch.arange(0, 2 * 128, 2)
         t2d = torch.zeros(320, dtype=torch.bool)
         t2d[chosen] = True
@@ -48,7 +48,7 @@ def random_draft(method: str, target: Path, *, seed: int = 7, **more):
     return draft
 
 
-def exported(method: str, target: Path, folder: Path, draft=None, *, dtype="bfloat16", lineage=None, **more) -> Path:
+def exported(method: str, target: Path, folder: Path, draft=None, /, *, dtype="bfloat16", lineage=None, **more) -> Path:
     """An export of ours, complete with its marker."""
     way = METHODS[method]
     facts = verify.target_facts(way, target)
@@ -68,6 +68,8 @@ def as_others_publish(folder: Path, **config) -> Path:
     (folder / "config.json").write_text(json.dumps(there))
     weights = load_file(folder / "model.safetensors")
     weights = {name.replace("midlayer.", "layers.0."): weight for name, weight in weights.items() if name != "t2d"}
+    if "d2t" in weights and not weights["d2t"].any():  # the whole vocabulary
+        del weights["d2t"]
     weights["embed_tokens.weight"] = torch.zeros(there["vocab_size"], there["hidden_size"], dtype=torch.bfloat16)
     save_file(weights, folder / "model.safetensors")
     return folder

@@ -36,7 +36,10 @@ def reference_loss(parameters, config, embedding, t2d, documents, *, steps, weig
 def _document(p, config, embedding, t2d, document, steps, objective):
     length = len(document.input_ids)
     heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    hidden = document.aux @ p["fc.weight"].T  # [T, H]
+    features = document.aux.chunk(3, -1)
+    if config.fc_norm:
+        features = [_norm(its, p[f"fc_norm.{at}.weight"], config.rms_norm_eps) for at, its in enumerate(features)]
+    hidden = torch.cat(list(features), -1) @ p["fc.weight"].T  # [T, H]
     keys, values, allowed = [], [], []
     for k in range(steps):
         tokens = torch.zeros_like(document.input_ids)
@@ -70,6 +73,8 @@ def _document(p, config, embedding, t2d, document, steps, objective):
             if document.loss_mask[i + 2 + k] and t2d[document.target_logits[i + 1 + k].argmax()]
         ]
         wanted = document.target_logits[[i + 1 + k for i in rows]]  # [rows, V]
+        if config.norm_output:
+            hidden = _norm(hidden, p["norm.weight"], config.rms_norm_eps)
         yield _objective(objective, logits[rows], wanted, t2d), logits[rows].argmax(-1) == wanted[:, t2d].argmax(-1)
 
 

@@ -43,16 +43,20 @@ class DraftConfig:
     draft_vocab_size: int
     max_position_embeddings: int
     feature_layers: tuple[int, int, int]  # 0-based layers whose OUTPUTS the draft reads, ascending
+    fc_norm: bool = False  # each feature has a norm of its own before fc
+    norm_output: bool = False  # the next step reads the hidden after the last norm, not before it
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
 
     @classmethod
-    def for_target(cls, target: PretrainedConfig, draft_vocab_size: int, **overrides: Any) -> "DraftConfig":
+    def for_target(cls, target: PretrainedConfig, draft_vocab_size: int | None, **overrides: Any) -> "DraftConfig":
         """A draft as wide as the target's text model, with its heads and RoPE; `overrides` replace single fields.
+        `draft_vocab_size` None is the target's whole vocabulary.
 
         `BadInput` if the target is too shallow for three feature layers, the draft vocabulary exceeds the target's, or
         the overrides make no layer.
         """
+        draft_vocab_size = target.vocab_size if draft_vocab_size is None else draft_vocab_size
         if not 0 < draft_vocab_size <= target.vocab_size:
             raise BadInput(f"a draft vocabulary of {draft_vocab_size} does not fit the target's of {target.vocab_size}")
         heads = target.num_attention_heads
@@ -81,6 +85,9 @@ class DraftConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise BadInput(f"config: draft.{name}={value!r}; it is a whole number of at least 1")
+        for name in ("fc_norm", "norm_output"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadInput(f"config: draft.{name}={getattr(self, name)!r}; it is true or false")
         if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2:
             raise BadInput(
                 f"config: a draft of {self.num_attention_heads} heads, {self.num_key_value_heads} of keys, head_dim "
@@ -91,6 +98,13 @@ class DraftConfig:
                 f"config: draft.hidden_size={self.hidden_size}; it must be the target's {target.hidden_size}, as the "
                 "draft reads the target's embedding"
             )
+
+    @property
+    def whole_vocabulary(self) -> bool:
+        """Whether the draft can say every token of the target's: then its map is the identity, in a draft's buffers
+        from the start.
+        """
+        return self.draft_vocab_size == self.vocab_size
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)
@@ -174,7 +188,8 @@ class Midlayer(nn.Module):
 
 
 class EagleDraft(nn.Module):
-    """fc, one decoder layer, norm and a head over the draft vocabulary. See `DraftConfig` for the shapes.
+    """fc, one decoder layer, norm and a head over the draft vocabulary. See `DraftConfig` for the shapes; EAGLE-3.1
+    norms the features before fc (`fc_norm`) and what a step hands to the next one (`norm_output`).
 
     `d2t` int64 `[draft_vocab]` holds offsets (`token = i + d2t[i]`), `t2d` bool `[vocab]` marks the tokens it reaches.
     `embed_tokens [V, H]` is the target's embedding, `target_head [draft_vocab, H_target]` of its head the rows of these
@@ -189,6 +204,11 @@ class EagleDraft(nn.Module):
     def __init__(self, config: DraftConfig):
         super().__init__()
         self.config = config
+        self.fc_norm = (
+            nn.ModuleList(nn.RMSNorm(config.target_hidden_size, config.rms_norm_eps) for _ in config.feature_layers)
+            if config.fc_norm
+            else None
+        )
         self.fc = nn.Linear(3 * config.target_hidden_size, config.hidden_size, bias=False)
         self.midlayer = Midlayer(config)
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -200,7 +220,8 @@ class EagleDraft(nn.Module):
 
     def share_target(self, embed: torch.Tensor, head: torch.Tensor) -> None:
         """Uses the target's embedding `[V, H]` as it is, no copy, and of its head `[V, H_target]` the rows of the
-        draft's vocabulary, which is set before. `BadInput` if the embedding is not as wide as the draft.
+        draft's vocabulary, which is set before (a copy, unless it is the whole one). `BadInput` if the embedding is not
+        as wide as the draft.
         """
         if embed.shape[1] != self.config.hidden_size:
             raise BadInput(
@@ -208,7 +229,7 @@ class EagleDraft(nn.Module):
                 "it reads the target's embedding"
             )
         self.embed_tokens = embed.detach()
-        self.target_head = head.detach()[self.draft_tokens()]
+        self.target_head = head.detach() if self.config.whole_vocabulary else head.detach()[self.draft_tokens()]
 
     def set_vocabulary(self, d2t: torch.Tensor, t2d: torch.Tensor) -> None:
         """Copies a vocabulary map in; `BadInput` if `d2t` and `t2d` do not describe the same tokens in order."""
@@ -235,7 +256,15 @@ class EagleDraft(nn.Module):
 
     def project_features(self, aux: torch.Tensor) -> torch.Tensor:
         """`aux [.., 3 * H_target]` -> `[.., H]`, un-normed: the first hidden."""
-        return self.fc(aux.to(self.fc.weight.dtype))
+        aux = aux.to(self.fc.weight.dtype)
+        if self.fc_norm is not None:
+            features = aux.chunk(len(self.fc_norm), -1)
+            aux = torch.cat([norm(its) for norm, its in zip(self.fc_norm, features, strict=True)], -1)
+        return self.fc(aux)
+
+    def carry(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the next step reads of this one's `hidden [.., H]`: itself, or normed."""
+        return self.norm(hidden) if self.config.norm_output else hidden
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """`hidden [.., H]` pre-norm -> logits `[.., draft_vocab]`."""

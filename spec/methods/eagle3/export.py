@@ -17,7 +17,8 @@ def sglang_config(config: DraftConfig, dtype: str, context_length: int) -> dict[
     RoPE stands there in both spellings, since transformers 5 reads `rope_parameters`, else takes a theta of 10000.
     """
     rope = dict(config.rope_parameters)
-    return {
+    shapes = {name: True for name in ("fc_norm", "norm_output") if getattr(config, name)}
+    return shapes | {
         "architectures": ["LlamaForCausalLMEagle3"],
         "model_type": "llama",
         "torch_dtype": dtype,
@@ -74,6 +75,7 @@ def trained_answer(draft: EagleDraft, dtype: torch.dtype) -> torch.Tensor:
     hidden, states = rounded.project_features(aux), []
     for step in range(probe.CHAIN + 1):
         at = embeddings[: probe.FEATURES] if step == 0 else embeddings[probe.FEATURES + step - 1].expand_as(hidden)
+        hidden = hidden if step == 0 else rounded.carry(hidden)
         hidden = rounded.midlayer(at, hidden, torch.arange(probe.FEATURES) + step, attend)
         states.append(hidden if step == 0 else hidden[-1:])
     return rounded.head(torch.cat(states))

@@ -54,7 +54,7 @@ class InferenceDraft:
         random = torch.Generator().manual_seed(seed)
         weights = dict(self.weights)
         for name, weight in self.weights.items():
-            if name.endswith("norm.weight"):
+            if "norm" in name:
                 weights[name] = torch.ones_like(weight)
             elif weight.is_floating_point():
                 weights[name] = (torch.randn(weight.shape, generator=random) * 0.02).to(weight)
@@ -65,8 +65,16 @@ class InferenceDraft:
         return Cache(empty, empty)
 
     def project(self, aux: torch.Tensor) -> torch.Tensor:
-        """The target's three hidden states [T, 3*H_target] as one feature [T, H], without a norm."""
-        return self._linear(aux.to(self.dtype), "fc")
+        """The target's three hidden states [T, 3*H_target] as one feature [T, H]; each normed with `fc_norm`."""
+        aux = aux.to(self.dtype)
+        if getattr(self.config, "fc_norm", False):
+            features = aux.chunk(len(self.layers), -1)
+            aux = torch.cat([self._norm(its, f"fc_norm.{at}") for at, its in enumerate(features)], -1)
+        return self._linear(aux, "fc")
+
+    def carry(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What is read of the state that `read` returned, when the draft is read in turn; normed with `norm_output`."""
+        return self._norm(hidden, "norm") if getattr(self.config, "norm_output", False) else hidden
 
     @torch.no_grad()
     def read(self, embeddings: torch.Tensor, hidden: torch.Tensor, cache: Cache) -> tuple[torch.Tensor, Cache]:
@@ -108,7 +116,7 @@ class InferenceDraft:
         for _ in range(drafts):
             guessed.append(self.to_target[self.logits(hidden)[0].argmax()])
             if len(guessed) < drafts:
-                hidden, ahead = self.read(embed[guessed[-1]][None], hidden, ahead)
+                hidden, ahead = self.read(embed[guessed[-1]][None], self.carry(hidden), ahead)
         return [int(token) for token in guessed], known
 
     def probe_answer(self) -> torch.Tensor:
@@ -117,7 +125,7 @@ class InferenceDraft:
         hidden, cache = self.read(embeddings[: probe.FEATURES], self.project(aux), self.empty_cache())
         states = [hidden]
         for embedding in embeddings[probe.FEATURES :]:
-            hidden, cache = self.read(embedding[None], hidden[-1:], cache)
+            hidden, cache = self.read(embedding[None], self.carry(hidden[-1:]), cache)
             states.append(hidden)
         return self.logits(torch.cat(states))
 

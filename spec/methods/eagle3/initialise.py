@@ -19,6 +19,10 @@ def from_target(draft: EagleDraft, target: FrozenTarget) -> None:
     the embedding half begins at zero. `BadInput` where the layer is not the draft's kind (Qwen3 norms its queries,
     Llama 4 rotates pairs and routes experts) or not of its shape.
     """
+    if draft.config.fc_norm:
+        raise BadInput(
+            "config: initialise=target has a feature pass fc as it is; take draft.fc_norm=false or another start"
+        )
     layer = {name: _whole(weight) for name, weight in target.model.model.layers[-1].named_parameters()}
     hidden = draft.config.hidden_size
     ours = dict(draft.midlayer.named_parameters())

@@ -28,12 +28,18 @@ def feature_layers(num_layers: int) -> tuple[int, int, int]:
     return layers
 
 
+def fc_norms(config: dict[str, Any]) -> tuple[str, ...]:
+    """The norms of the features before fc, where the draft has them."""
+    return tuple(f"fc_norm.{at}.weight" for at in range(3)) if config.get("fc_norm") else ()
+
+
 def weight_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Every tensor that `model.safetensors` holds, no more and no less, by the sizes in the draft's `config.json`."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     queries = config["num_attention_heads"] * config["head_dim"]
     keys = config["num_key_value_heads"] * config["head_dim"]
     return {
+        **dict.fromkeys(fc_norms(config), (config["target_hidden_size"],)),
         "fc.weight": (hidden, 3 * config["target_hidden_size"]),
         **dict.fromkeys(NORMS, (hidden,)),
         "midlayer.self_attn.q_proj.weight": (queries, 2 * hidden),

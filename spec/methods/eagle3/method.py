@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _THE_TARGETS = {"target_hidden_size", "vocab_size", "draft_vocab_size", "feature_layers"}  # not to choose
 _COUNTS = ("draft_vocab_size", "steps")
+_OPTIONAL = ("draft_vocab_size",)
 _CHOICES = {"objective": ("ce", "lk", "hard")}
 
 
@@ -44,6 +45,8 @@ class Eagle3(Method):
             if cfg[name] not in choices:
                 raise BadInput(f"config: {name}={cfg[name]!r}; it is one of {', '.join(choices)}")
         for name in _COUNTS:
+            if cfg[name] is None and name in _OPTIONAL:
+                continue
             if not isinstance(cfg[name], int) or isinstance(cfg[name], bool) or cfg[name] < 1:
                 raise BadInput(f"config: {name}={cfg[name]!r}; it is a whole number of at least 1")
         if not isinstance(cfg.decay, int | float) or not 0 < cfg.decay <= 1:
@@ -81,10 +84,12 @@ class Eagle3(Method):
         checks.check_vocabulary(path, tensors["d2t"].array(), tensors["t2d"].array())
 
     def norms(self, config: Json) -> tuple[str, ...]:
-        return layout.NORMS
+        return (*layout.NORMS, *layout.fc_norms(config))
 
     def describe(self, config: Json) -> Rows:
+        norms = [name for name in ("fc_norm", "norm_output") if config.get(name)]
         return [
+            *([("norms of EAGLE-3.1", " and ".join(norms))] if norms else []),
             ("draft vocabulary", f"{config['draft_vocab_size']:,} of {config['vocab_size']:,} tokens"),
             (
                 "features",

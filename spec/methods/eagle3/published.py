@@ -23,6 +23,8 @@ def as_served(config: Json, architecture: str, target: Json) -> Json:
         eagle["eagle_aux_hidden_state_layer_ids"] = target["feature_layers"]  # what the server takes by itself
     if served.get("num_aux_hidden_states") == len(eagle["eagle_aux_hidden_state_layer_ids"]):
         del served["num_aux_hidden_states"]
+    if served.pop("use_aux_norm", False):  # its older name
+        served["fc_norm"] = True
     return served | {"eagle_config": eagle}
 
 
@@ -31,6 +33,9 @@ def adopt(config: Json, tensors: "dict[str, torch.Tensor]") -> tuple[Json, "dict
 
     ours = {_own_name(name): tensor for name, tensor in tensors.items()}
     ours = {name: tensor for name, tensor in ours.items() if not name.endswith(_DROPPED)}
+    whole = config.get("draft_vocab_size") == config["vocab_size"]
+    if whole and "d2t" not in ours:  # the server takes draft tokens for the target's
+        ours["d2t"] = torch.zeros(config["vocab_size"], dtype=torch.int64)
     if "d2t" in ours:
         ours["d2t"] = ours["d2t"].to(torch.int64)
         if "t2d" not in ours:  # the server does without
@@ -40,6 +45,10 @@ def adopt(config: Json, tensors: "dict[str, torch.Tensor]") -> tuple[Json, "dict
     return config, ours
 
 
+_OLDER = {f"aux_norm_{which}.weight": f"fc_norm.{at}.weight" for at, which in enumerate(("low", "mid", "high"))}
+
+
 def _own_name(name: str) -> str:
     name = name.removeprefix("model.")
+    name = _OLDER.get(name, name)
     return name.replace("layers.0.", "midlayer.", 1) if name.startswith("layers.0.") else name

@@ -1,9 +1,9 @@
 """The training step of the draft: K steps of training-time test, and their loss.
 
 At position i, step k: the draft reads the embedding of token i+1+k and, at k = 0, the target's features of position i,
-later its own pre-norm hidden of step k-1; it predicts token i+2+k from the target's distribution at i+1+k. The step
-bears loss where token i+2+k does, the target's own choice there is in the draft's vocabulary, and all of it lies in
-i's document.
+later its own hidden of step k-1, before its last norm (after it with `norm_output`); it predicts token i+2+k from the
+target's distribution at i+1+k. The step bears loss where token i+2+k does, the target's own choice there is in the
+draft's vocabulary, and all of it lies in i's document.
 """
 
 from collections.abc import Callable
@@ -135,6 +135,8 @@ def _unroll(
     tables = layer.rope.tables(places, embed_half.dtype)  # once, of every position that any step may have
 
     def step(hidden, at, positions, keys, values):
+        if keys:
+            hidden = draft.carry(hidden)
         token = at.clamp_max(len(embed_half) - 1)  # beyond its document's end a row bears no loss: any token will do
         # index_select: its backward adds whole rows, that of `[token]` number by number
         rotary = tuple(table.index_select(0, positions) for table in tables)

@@ -38,7 +38,7 @@ _SHAPE = {
         name: f"draft.{name}"
         for name in ("intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps")
     },
-    "rope_parameters": "draft.rope_parameters",
+    **{name: f"draft.{name}" for name in ("rope_parameters", "fc_norm", "norm_output")},
 }
 
 
@@ -47,7 +47,7 @@ class Eagle3Training:
         overrides = {str(name): value for name, value in cfg.draft.items()}
         self.config = DraftConfig.for_target(target, cfg.draft_vocab_size, **overrides)
         self.cfg, self.positions = cfg, cfg.steps
-        self.head_rows = cfg.draft_vocab_size
+        self.head_rows = 0 if self.config.whole_vocabulary else self.config.draft_vocab_size
         self.cache = 2 * self.config.num_key_value_heads * self.config.head_dim
         self.vocabulary: tuple[torch.Tensor, torch.Tensor] | None = None  # d2t [draft_vocab] int64, t2d [V] bool
         self.start: Path | str = cfg.initialise
@@ -69,6 +69,8 @@ class Eagle3Training:
             )
         if self.vocabulary is not None:  # with the draft that this one begins from
             return _coverage(folder, self.vocabulary[1], t2d)
+        if self.config.whole_vocabulary:  # its map is no choice of the samples'
+            return ""
         if len(d2t) != self.config.draft_vocab_size:
             raise BadInput(
                 f"{url}/{VOCABULARY} has {len(d2t)} draft tokens, the config says "
@@ -147,7 +149,8 @@ class Eagle3Training:
 
 
 def _shape(config: Json) -> Json:
-    return config | {"feature_layers": config["eagle_config"]["eagle_aux_hidden_state_layer_ids"]}
+    norms = {name: config.get(name, False) for name in ("fc_norm", "norm_output")}
+    return config | norms | {"feature_layers": config["eagle_config"]["eagle_aux_hidden_state_layer_ids"]}
 
 
 def _coverage(samples: Path, t2d: torch.Tensor, chosen: torch.Tensor) -> str:

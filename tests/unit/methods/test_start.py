@@ -34,19 +34,28 @@ def begun(method, target, there, folder, **more):
     return draft, told
 
 
-@pytest.mark.parametrize("method", METHOD)
-def test_what_begins_from_an_export_is_exported_as_the_same_bytes(method, target, tmp_path):
-    there = exported(method, target, tmp_path / "there")
-    draft, told = begun(method, target, there, tmp_path / "start")
+SHAPES = {
+    "eagle3, whole vocabulary": ("eagle3", {"draft_vocab_size": None}),
+    "eagle3.1": ("eagle3", {"draft": {"fc_norm": True, "norm_output": True}}),
+}
+DRAFTS = {**{method: (method, {}) for method in METHOD}, **SHAPES}
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+def test_what_begins_from_an_export_is_exported_as_the_same_bytes(name, target, tmp_path):
+    method, more = DRAFTS[name]
+    there = exported(method, target, tmp_path / "there", **more)
+    draft, told = begun(method, target, there, tmp_path / "start", **more)
     again = exported(method, target, tmp_path / "again", draft)
     assert (again / BYTES).read_bytes() == (there / BYTES).read_bytes() and told == ""
 
 
-@pytest.mark.parametrize("method", METHOD)
-def test_a_draft_that_others_published_begins_as_the_same_one(method, target, tmp_path):
-    ours = exported(method, target, tmp_path / "ours")
+@pytest.mark.parametrize("name", DRAFTS)
+def test_a_draft_that_others_published_begins_as_the_same_one(name, target, tmp_path):
+    method, more = DRAFTS[name]
+    ours = exported(method, target, tmp_path / "ours", **more)
     wanted = (ours / BYTES).read_bytes()
-    draft, _ = begun(method, target, as_others_publish(ours), tmp_path / "start")
+    draft, _ = begun(method, target, as_others_publish(ours), tmp_path / "start", **more)
     assert (exported(method, target, tmp_path / "again", draft) / BYTES).read_bytes() == wanted
 
 
@@ -91,6 +100,7 @@ def test_another_block_size_changes_no_weight(target, tmp_path):
             {"draft": {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}},
             "set draft.rope_parameters={rope_theta:10000.0,rope_type:default}",
         ),
+        ("eagle3", {"draft": {"fc_norm": True}}, "fc_norm False, the one to be trained True; set draft.fc_norm=False"),
         ("dflash", {"layers": 2}, "num_hidden_layers 1, the one to be trained 2; set layers=1"),
         ("dflash", {"mask_token_id": 318}, "mask_token_id 319, the one to be trained 318; set mask_token_id=319"),
         ("dflash", {"features": 2}, "features 3, the one to be trained 2; set features=3"),
