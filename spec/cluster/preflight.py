@@ -183,7 +183,10 @@ def check_start(name: str, words: str, method: Method, run: Store) -> str:
     place, otherwise = settings.get("initialise", WORDS[0]), settings.get("initialise_else")
     if place in WORDS or run.exists(BEGUN):  # a run that has begun has its start
         return ""
-    check_shared(name, place, ("s3://", "hf://"))
+    if not place.startswith("s3://"):
+        raise BadInput(
+            f"parameter {name}: initialise={place}: trainers ask no hub and share no directory; copy the draft to s3://…"
+        )
     with parameter(name), tempfile.TemporaryDirectory() as scratch:
         source = existing.resolve(place, method)
         if source is not None:

@@ -148,8 +148,9 @@ def test_what_training_is_to_begin_from_is_looked_for(tmp_path: Path, bucket: st
     assert "begins as random" in told(f"{asked} initialise_else=random")
     open_store(place).write("config.json", b'{"architectures": ["DFlashDraftModel"]}')
     assert told(asked) == told("initialise=target") == told("") == ""
-    with pytest.raises(BadInput, match="pods share no directory"):
-        told("initialise=./draft")
+    for elsewhere in ("./draft", "hf://ORG/NAME"):
+        with pytest.raises(BadInput, match="trainers ask no hub and share no directory"):
+            told(f"initialise={elsewhere}")
     run.write("start/start.json", b"{}")  # this run has begun
     assert told("initialise=s3://nowhere/at-all") == ""
 
