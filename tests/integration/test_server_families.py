@@ -29,6 +29,7 @@ pytestmark = pytest.mark.server
 
 WHOLE = {"draft_vocab_size": None}  # the draft can say every token
 NORMS = {"fc_norm": True, "norm_output": True}  # EAGLE-3.1's
+TWO = {"num_hidden_layers": 2}
 
 
 @pytest.mark.parametrize(
@@ -36,10 +37,10 @@ NORMS = {"fc_norm": True, "norm_output": True}  # EAGLE-3.1's
     [
         ("qwen3", {}, WHOLE),
         ("qwen3_moe", {}, NORMS),
-        ("llama4", LLAMA4 | DENSE, {}),
+        ("llama4", LLAMA4 | DENSE, TWO),
         ("llama4", LLAMA4, {}),
     ],
-    ids=["qwen3, whole vocabulary", "qwen3_moe, EAGLE-3.1", "llama4_dense", "llama4"],
+    ids=["qwen3, whole vocabulary", "qwen3_moe, EAGLE-3.1", "llama4_dense, two layers", "llama4"],
 )
 def test_the_server_says_and_keeps_what_an_offline_run_does(tmp_path, family, shape, its):
     """The draft's shape, `its`, hangs on no family: each is shown with one."""

@@ -13,11 +13,11 @@ Json = dict[str, Any]
 _FIXED = {
     "architectures": ["LlamaForCausalLMEagle3"],
     "model_type": "llama",
-    "num_hidden_layers": 1,
     "hidden_act": "silu",
     "tie_word_embeddings": False,
 }
 _SIZES = (
+    "num_hidden_layers",
     "hidden_size",
     "target_hidden_size",
     "intermediate_size",

@@ -29,7 +29,7 @@ class Eagle3(Method):
     algorithm = "EAGLE3"  # `EAGLE` runs too, and accepts nothing
     architecture = "LlamaForCausalLMEagle3"
     begins_from = ("eagle3",)
-    about = "One decoder layer over three of the target's hidden states"
+    about = "A decoder layer, or a few, over three of the target's hidden states"
     serving_note = (
         "All three speculative numbers go together, and the algorithm is `EAGLE3`: with `EAGLE` the server runs "
         "without a\nwarning and accepts nothing."
@@ -84,11 +84,12 @@ class Eagle3(Method):
         checks.check_vocabulary(path, tensors["d2t"].array(), tensors["t2d"].array())
 
     def norms(self, config: Json) -> tuple[str, ...]:
-        return (*layout.NORMS, *layout.fc_norms(config))
+        return (*layout.norms(config), *layout.fc_norms(config))
 
     def describe(self, config: Json) -> Rows:
         norms = [name for name in ("fc_norm", "norm_output") if config.get(name)]
         return [
+            ("layers", config["num_hidden_layers"]),
             *([("norms of EAGLE-3.1", " and ".join(norms))] if norms else []),
             ("draft vocabulary", f"{config['draft_vocab_size']:,} of {config['vocab_size']:,} tokens"),
             (

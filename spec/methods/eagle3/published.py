@@ -32,7 +32,7 @@ def adopt(config: Json, tensors: "dict[str, torch.Tensor]") -> tuple[Json, "dict
     import torch
 
     ours = {_own_name(name): tensor for name, tensor in tensors.items()}
-    ours = {name: tensor for name, tensor in ours.items() if not name.endswith(_DROPPED)}
+    ours = {name: tensor for name, tensor in ours.items() if not name.endswith(_DROPPED) and not _unread(name)}
     whole = config.get("draft_vocab_size") == config["vocab_size"]
     if whole and "d2t" not in ours:  # the server takes draft tokens for the target's
         ours["d2t"] = torch.zeros(config["vocab_size"], dtype=torch.int64)
@@ -43,6 +43,11 @@ def adopt(config: Json, tensors: "dict[str, torch.Tensor]") -> tuple[Json, "dict
             ours["t2d"] = torch.zeros(config["vocab_size"], dtype=torch.bool).index_fill(0, reached, True)
         ours["t2d"] = ours["t2d"].to(torch.bool)
     return config, ours
+
+
+def _unread(name: str) -> bool:
+    """A norm of the embedding, where only the first layer reads one."""
+    return name.startswith("layers.") and name.endswith(".input_layernorm.weight")
 
 
 _OLDER = {f"aux_norm_{which}.weight": f"fc_norm.{at}.weight" for at, which in enumerate(("low", "mid", "high"))}

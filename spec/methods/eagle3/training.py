@@ -38,7 +38,7 @@ _SHAPE = {
         name: f"draft.{name}"
         for name in ("intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps")
     },
-    **{name: f"draft.{name}" for name in ("rope_parameters", "fc_norm", "norm_output")},
+    **{name: f"draft.{name}" for name in ("rope_parameters", "num_hidden_layers", "fc_norm", "norm_output")},
 }
 
 
@@ -48,7 +48,8 @@ class Eagle3Training:
         self.config = DraftConfig.for_target(target, cfg.draft_vocab_size, **overrides)
         self.cfg, self.positions = cfg, cfg.steps
         self.head_rows = 0 if self.config.whole_vocabulary else self.config.draft_vocab_size
-        self.cache = 2 * self.config.num_key_value_heads * self.config.head_dim
+        config = self.config
+        self.cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
         self.vocabulary: tuple[torch.Tensor, torch.Tensor] | None = None  # d2t [draft_vocab] int64, t2d [V] bool
         self.start: Path | str = cfg.initialise
 
@@ -97,7 +98,7 @@ class Eagle3Training:
         draft.share_target(target.embed_weight, target.head_weight)
 
     def prepare(self, batch: Batch, epoch: int | None) -> Rows:
-        return drafted_rows(batch, self.positions)
+        return drafted_rows(batch, self.positions, self.config.num_hidden_layers)
 
     def look(self, draft: EagleDraft, target: FrozenTarget, batch: Batch) -> Observation:
         return observe(draft, target, batch, steps=self.positions, objective=self.cfg.objective)
@@ -139,7 +140,8 @@ class Eagle3Training:
         queries = Queries.of_runs(runs, torch.zeros(rows + 1, dtype=torch.int32), length)
         ids = torch.zeros(tokens, dtype=torch.int64)
         aux = features.aux.flatten(0, 1)
-        return Observation(ids, torch.zeros_like(ids), aux, queries, wanted)
+        every = queries if self.config.num_hidden_layers > 1 else None
+        return Observation(ids, torch.zeros_like(ids), aux, queries, wanted, every)
 
     def full_observation(self, draft: EagleDraft, look: Observation, documents: Documents) -> Observation:
         return look

@@ -202,6 +202,14 @@ def test_the_probe_sees_settings_that_training_did_not_have(trained, target, tmp
 
 SHAPES = {
     "whole vocabulary": ({"draft_vocab_size": None}, ("lm_head.weight",)),
+    "two layers": (
+        {"num_hidden_layers": 2},
+        (
+            *("layers.1.hidden_norm.weight", "layers.1.post_attention_layernorm.weight"),
+            *(f"layers.1.self_attn.{name}_proj.weight" for name in "qkvo"),
+            *(f"layers.1.mlp.{name}_proj.weight" for name in ("gate", "up", "down")),
+        ),
+    ),
     "EAGLE-3.1": (
         {"fc_norm": True, "norm_output": True},
         ("norm.weight", *(f"fc_norm.{at}.weight" for at in range(3))),

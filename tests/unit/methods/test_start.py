@@ -36,6 +36,7 @@ def begun(method, target, there, folder, **more):
 
 SHAPES = {
     "eagle3, whole vocabulary": ("eagle3", {"draft_vocab_size": None}),
+    "eagle3, two layers": ("eagle3", {"draft": {"num_hidden_layers": 2}}),
     "eagle3.1": ("eagle3", {"draft": {"fc_norm": True, "norm_output": True}}),
 }
 DRAFTS = {**{method: (method, {}) for method in METHOD}, **SHAPES}
@@ -100,6 +101,7 @@ def test_another_block_size_changes_no_weight(target, tmp_path):
             {"draft": {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}},
             "set draft.rope_parameters={rope_theta:10000.0,rope_type:default}",
         ),
+        ("eagle3", {"draft": {"num_hidden_layers": 2}}, "set draft.num_hidden_layers=1"),
         ("eagle3", {"draft": {"fc_norm": True}}, "fc_norm False, the one to be trained True; set draft.fc_norm=False"),
         ("dflash", {"layers": 2}, "num_hidden_layers 1, the one to be trained 2; set layers=1"),
         ("dflash", {"mask_token_id": 318}, "mask_token_id 319, the one to be trained 318; set mask_token_id=319"),

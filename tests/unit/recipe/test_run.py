@@ -111,6 +111,7 @@ def test_the_draft_of_a_checkpoint_reads_back_without_a_process_group(uninterrup
 
 SHAPES = {
     "whole vocabulary": {"draft_vocab_size": None},
+    "two layers": {"draft": {"num_hidden_layers": 2}},
     "EAGLE-3.1": {"draft": {"fc_norm": True, "norm_output": True}},
 }
 
@@ -130,7 +131,11 @@ def test_a_draft_of_another_shape_learns_goes_on_bit_for_bit_and_is_exported(sha
 
 @pytest.mark.parametrize(
     ("settings", "told"),
-    [({"draft": {"fc_norm": "yes"}}, "draft.fc_norm='yes'"), ({"draft_vocab_size": 0}, "draft_vocab_size=0")],
+    [
+        ({"draft": {"num_hidden_layers": 0}}, "draft.num_hidden_layers=0"),
+        ({"draft": {"fc_norm": "yes"}}, "draft.fc_norm='yes'"),
+        ({"draft_vocab_size": 0}, "draft_vocab_size=0"),
+    ],
 )
 def test_a_shape_that_cannot_be_meant_is_refused(settings, told, target, run, tmp_path):
     outcome = train(run, target, logs=tmp_path, **settings)

@@ -72,6 +72,8 @@ SHAPES = {
     "fc_norm": {"fc_norm": True},
     "norm_output": {"norm_output": True},
     "both norms": {"fc_norm": True, "norm_output": True},
+    "two layers": {"num_hidden_layers": 2},
+    "three layers, both norms": {"num_hidden_layers": 3, "fc_norm": True, "norm_output": True},
 }
 
 
