@@ -74,7 +74,10 @@ def draft(evidence: Evidence) -> Rows:
     if evidence.draft is None:
         return []
     config = evidence.draft.facts["config"]
+    published = evidence.draft.facts.get("published", {})
+    origin = [("published at", f"{published['at']}, SHA-256 {published['sha256']}")] if published else []
     return [
+        *origin,
         ("parameters", evidence.draft.counts.get("parameters")),
         ("dtype", config["torch_dtype"]),
         *method_of(config).describe(config),
