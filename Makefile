@@ -6,7 +6,7 @@ METHOD ?= eagle3
 RUN ?= runs/demo$(if $(filter-out eagle3,$(METHOD)),-$(METHOD))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-unit test-server lint types ci bench gpu lock clean
+.PHONY: help install demo test test-unit test-server test-nodes lint types ci bench gpu lock clean
 
 help:  ## Print the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ test-unit: install  ## The fast tests
 
 test-server: install  ## From answers to an exported draft in the real SGLang server, on CPU
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/integration
+
+test-nodes: install  ## The launch of two nodes, by launchers in network namespaces (root and iproute2; 5 to 10 minutes)
+	$(BIN)/python -m pytest -q tests/nodes
 
 lint: install  ## ruff, and its formatter
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

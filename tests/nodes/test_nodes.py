@@ -1,8 +1,7 @@
 """The command of several nodes as users know it, by launchers in network namespaces of their own: two machines' worth.
 
-Making namespaces wants root; without it these are skipped. They take minutes, and are no part of `make test`:
-
-    python -m pytest tests/nodes
+Making namespaces wants root; without it these are skipped. They take minutes, and are no part of `make test`, but of
+`make test-nodes`.
 """
 
 import json

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from spec.attention.kernels import linear
+from spec.attention.kernels import add_product, linear, product
 from spec.methods.block.anchors import Blocks
 from spec.methods.logits import softmax, wide, wide_type
 
@@ -169,9 +169,9 @@ def _add_chunk(sums, chunk, wanted, target_head, weights, objective, eps, hidden
     normed = x * inverse
     y = (normed * own.norm).to(target_head.dtype)
     seen = y if own.w1 is None else torch.cat((y, own.w1[previous].to(y.dtype)), -1)  # [m, H] or [m, H + r]
-    logits = wide(linear(y, target_head))  # [m, V]
+    logits = linear(y, target_head)  # [m, V]
     if own.w2 is not None:
-        _add_product(logits, seen[:, y.shape[1] :], own.w2.T)
+        add_product(logits, seen[:, y.shape[1] :], own.w2.T)
 
     of_label = logits.gather(-1, labels[:, None]).squeeze(-1)
     q, lse, choice = softmax(logits)  # in place
@@ -181,7 +181,7 @@ def _add_chunk(sums, chunk, wanted, target_head, weights, objective, eps, hidden
         weight = weight * dpace((-losses["ce"]).exp(), block, draft, len(weights), objective.smoothing)
     p = None
     if objective.compares:
-        p = torch.softmax(wide(linear(wanted.last[wanted.blocks.chosen[chunk.low : chunk.high]], target_head)), -1)
+        p = torch.softmax(linear(wanted.last[wanted.blocks.chosen[chunk.low : chunk.high]], target_head), -1)
     losses["l1"] = _compare(q, p, slot, objective)  # q is the gradient of each draft's own loss by its logits now
     q.scatter_add_(-1, labels[:, None], q.new_full((), -objective.ce).expand(len(labels), 1))
     guess = kept = None
@@ -202,11 +202,11 @@ def _add_chunk(sums, chunk, wanted, target_head, weights, objective, eps, hidden
     # A draft's weight goes to the narrow factors instead of the logits.
     grad_hidden, *others = sums.grads
     grad_own, grad_logits = Head(*others), q.to(target_head.dtype)
-    grad_y = wide(grad_logits @ target_head)
-    grad_seen = grad_y if own.w2 is None else torch.cat((grad_y, wide(grad_logits @ own.w2)), -1)
+    grad_y = product(grad_logits, target_head)
+    grad_seen = grad_y if own.w2 is None else torch.cat((grad_y, product(grad_logits, own.w2)), -1)
     grad_seen *= weight[:, None]
     if own.w2 is not None:
-        _add_product(grad_own.w2, grad_logits.T, (seen[:, y.shape[1] :] * weight[:, None]).to(seen.dtype))
+        add_product(grad_own.w2, grad_logits.T, (seen[:, y.shape[1] :] * weight[:, None]).to(seen.dtype))
     if guess is not None:
         grad_guess = (objective.confidence * weight * (guess.sigmoid() - kept))[:, None]  # [m, 1]
         grad_own.confidence.addmm_(grad_guess.T, wide(seen))
@@ -238,11 +238,3 @@ def _compare(q: torch.Tensor, p: torch.Tensor | None, slot: torch.Tensor, object
         inner = (sign * its_q).sum(-1, keepdim=True)
         its_q.mul_(sign.sub_(inner).mul_(objective.l1).add_(objective.ce))
     return torch.cat(distances)
-
-
-def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """Adds `a @ b` to `total`; in half precision a product of it, summed in fp32."""
-    if total.dtype == a.dtype == b.dtype:
-        total.addmm_(a, b)
-    else:
-        total += a @ b
