@@ -87,7 +87,7 @@ def _print(url: str, marker: Marker, worked: bool, examples: int) -> None:
     of = ", ".join(f"{count / sum(kinds.values()):.0%} {name}" for name, count in kinds.items())
     counts = ", ".join(f"{name} {count}" for name, count in marker.counts.items())
     print(f"{url}/samples: {'done' if worked else 'already done'}: {counts}")
-    if 0 < (exact := marker.facts.get(EXACT, 0)) < sum(marker.counts.values()):
+    if 0 < (exact := marker.facts.get(EXACT, 0)) < marker.counts["answers"]:
         print(f"two kinds of rows: {exact} are the server's own tokens, the others text rendered by the chat template")
     print(
         f"{train['rows']} rows, {train['tokens']} tokens, {train['loss_share']:.0%} of them bear loss"

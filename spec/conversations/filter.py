@@ -90,12 +90,13 @@ def _finished_before(
 ) -> Marker | None:
     """The marker of this very work, found without the server, which may be gone once all is answered.
 
-    Also one from before rows with tools were answered: it counts them as rejects.
+    Also one from before rows with tools were answered, which counts them as rejects, unless some of these are wanted.
     """
     target = read_run(store).get("target", {})
     if server.model not in (None, target.get("model")):
         return None
-    for sampling in (_lineage(server.sampling, seen), server.sampling.lineage):
+    before = [server.sampling.lineage] if server.sampling.turns == "all" else []
+    for sampling in (_lineage(server.sampling, seen), *before):
         settings = {"target": target, "dataset": dataset, "sampling": sampling, "shard": str(shard)}
         with suppress(BadInput):  # of other settings: what to say of it is known once the server is
             if found := find_marker(store.at(folder_of(shard)), MARKER, STEP, settings, {}):

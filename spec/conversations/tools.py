@@ -15,7 +15,6 @@ from spec.conversations.rows import Message, Reject, Row, Said, content_of, part
 Tool = dict[str, Any]  # {"type": "function", "function": {"name", ...}}
 
 POLICY = {"history": "dataset", "tool_choice": "auto", "strict": "as the tools say"}  # what `run.json` records
-_BLANK = str.maketrans("", "", " \t\r\n")
 _COLUMNS = ("tools", "functions")
 _REASONING = ("reasoning_content", "reasoning")
 _RESULTS = {"tool", "function", "observation", "function_response", "tool_response", "ipython"}
@@ -108,7 +107,7 @@ def _tools(row: Row, messages: list[Any]) -> list[Tool]:
 
 
 def _listed(value: Any) -> list[Any]:
-    parsed = _parsed(value, "bad_tools", "tools")
+    parsed = _parsed(_without_nulls(value), "bad_tools", "tools")
     if not isinstance(parsed, list):
         raise Reject("bad_tools", f"tools are {type(parsed).__name__}, not a list")
     return parsed
@@ -116,7 +115,7 @@ def _listed(value: Any) -> list[Any]:
 
 def _tool(value: Any) -> Tool:
     """A function in OpenAI's wrapper, put there if it is bare."""
-    plain = _parsed(_without_nulls(value), "bad_tools", "a tool")
+    plain = _parsed(value, "bad_tools", "a tool")
     kind = plain.get("type", "function") if isinstance(plain, dict) else None
     if isinstance(plain, dict) and "function" not in plain and "name" in plain:
         kind, plain = "function", {"type": "function", "function": plain}
@@ -148,7 +147,7 @@ def _called(message: Any, said: Said) -> Message:
 
 
 def _calls(value: Any) -> list[dict[str, Any]]:
-    parsed = _parsed(value, "bad_tool_call", "a call")
+    parsed = _parsed(_without_nulls(value), "bad_tool_call", "a call")
     return [_call(call) for call in (parsed if isinstance(parsed, list) else [parsed])]
 
 
@@ -169,7 +168,7 @@ def _arguments(value: Any) -> str:
         return "{}"
     if not isinstance(_parsed(value, "bad_tool_call", "arguments"), dict):
         raise Reject("bad_tool_call", f"arguments are no JSON object: {str(value)[:80]}")
-    return value if isinstance(value, str) else _dumped(_without_nulls(value), "bad_tool_call")
+    return value if isinstance(value, str) else _dumped(value, "bad_tool_call")
 
 
 def _result(message: Any, said: Said, waiting: list[str | None]) -> Message:
@@ -239,7 +238,7 @@ def _is_of_tools(message: Any) -> bool:
 
 def _is_given(value: Any) -> bool:
     """Whether there is anything; text may say that there is nothing, as "[]"."""
-    return bool(value) and not (isinstance(value, str) and value[:9].translate(_BLANK) in ("", "[]", "{}", "null"))
+    return bool(value) and not (isinstance(value, str) and "".join(value.split()) in ("", "[]", "{}", "null"))
 
 
 def _is_name(value: Any) -> bool:

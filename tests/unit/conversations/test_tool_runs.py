@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import runpy
 from collections import Counter
 
 import pytest
@@ -130,6 +131,8 @@ def test_a_run_that_was_finished_before_such_rows_were_answered_is_finished(filt
     monkeypatch.undo()
     stub.asked.clear()
     assert find_shards(filtered([agent()])) == before and stub.asked == []
+    with pytest.raises(BadInput, match="another run: sampling.tools"):
+        filtered([agent()], Sampling(turns=1))
 
 
 def test_one_that_was_only_begun_is_named_as_another(filtered):
@@ -162,7 +165,7 @@ CALLED = [
 WRITTEN = '<tool_call>\n{"name": "weather"}\n</tool_call>'
 
 
-def test_a_call_without_a_word_is_an_answer_token_for_token(filtered, stub, tmp_path):
+def test_a_call_without_a_word_is_an_answer_token_for_token(filtered, stub, tmp_path, monkeypatch, capsys):
     def behave(body):
         first = len(body["messages"]) == 1
         return Reply(None, "tool_calls", tool_calls=CALLED, written=WRITTEN) if first else None
@@ -177,7 +180,9 @@ def test_a_call_without_a_word_is_an_answer_token_for_token(filtered, stub, tmp_
     assert answer["turns"][0]["finish_reason"] == "tool_calls"
 
     target = save_target(tiny_tokenizer(), tmp_path / "target")
-    marker, _ = prepare.prepare(store, str(target), prepare.Settings(max_length=2048, held_out=0, draft_vocab_size=100))
+    marker, _ = prepare.prepare(
+        store, str(target), prepare.Settings(max_length=2048, held_out=0.0, draft_vocab_size=100)
+    )
     samples = Samples.open(store.local_path() / "samples/train")
     found = [tuple(array.tolist() for array in samples[place]) for place in range(len(samples))]
     expected = []
@@ -187,6 +192,15 @@ def test_a_call_without_a_word_is_an_answer_token_for_token(filtered, stub, tmp_
     assert sorted(found) == sorted(expected)
     kinds = {"tool_calls": len(WRITTEN) + 1, "text": len(answer_to(row["messages"][:3])) + 1}
     assert marker.facts["train"]["loss_by_kind"] == kinds
+
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # it is this process's
+    options = ["--tokenizer", str(target), "--held-out", "0", "--draft-vocab-size", "100"]
+    monkeypatch.setattr("sys.argv", ["prepare_data.py", store.url, *options])
+    with pytest.raises(SystemExit):
+        runpy.run_path("tools/prepare_data.py", run_name="__main__")
+    said = capsys.readouterr().out
+    assert f"bear loss ({kinds['text'] / sum(kinds.values()):.0%} text, " in said and "% tool_calls); " in said
+    assert "already done" in said and "two kinds of rows" not in said
 
 
 def test_a_call_that_a_parser_found_broken_and_dropped_is_still_what_the_target_wrote(filtered, stub):

@@ -75,6 +75,7 @@ def test_of_answers_in_a_row_the_first_is_due_and_none_before_a_user():
     "row",
     [
         {"tools": json.dumps([WEATHER])},
+        {"tools": " " * 20 + json.dumps([WEATHER])},
         {"functions": [WEATHER["function"]]},
         {"functions": json.dumps([WEATHER["function"]])},
         {"tools": [json.dumps(WEATHER)]},
@@ -159,6 +160,11 @@ def test_text_is_sent_as_it_stands():
     spaced = '{ "city":"Paris" , "unit":null}'
     trace = read({"messages": [USER, calls(call(arguments=spaced))], "tools": [WEATHER]})
     assert trace.messages[1]["tool_calls"][0]["function"]["arguments"] == spaced
+    said = {"role": "function_call", "content": '{"name": "weather", "arguments": {"unit": null}}'}
+    nullable = {"type": "function", "function": {"name": "weather", "description": None, "parameters": {"const": None}}}
+    trace = read({"messages": [USER, said], "tools": json.dumps([nullable])})
+    assert trace.messages[1]["tool_calls"][0]["function"]["arguments"] == '{"unit": null}'
+    assert trace.tools == [nullable]
 
 
 def test_a_rows_id_is_the_same_on_every_machine_and_version():
@@ -166,7 +172,7 @@ def test_a_rows_id_is_the_same_on_every_machine_and_version():
     assert content_hash(content(row, messages_in(row, "messages"))) == "bc6f4bf3b30db6c9b9d67b1aecb792b2"
 
 
-@pytest.mark.parametrize("nothing", [None, [], "", "[]", " [ ]\n", {}, "{}", "null"])
+@pytest.mark.parametrize("nothing", [None, [], "", "[]", " [          ]\n", {}, "{}", "null"])
 def test_a_row_whose_tools_are_none_is_an_ordinary_chat(nothing):
     row = {"messages": [{**USER, "tool_calls": nothing, "tools": nothing}], "tools": nothing, "functions": nothing}
     assert not has_tools(row, messages_in(row, "messages"))
