@@ -12,6 +12,7 @@ import typer
 from spec import cli
 from spec.cluster import preflight
 from spec.cluster.api import Cluster
+from spec.evaluation.gate import Bar
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,6 +35,9 @@ def main(
     temperature: Annotated[float, typer.Option(help="Temperature of the answers")],
     max_tokens: Annotated[int, typer.Option(help="Longest answer")],
     min_accept_length: Annotated[float, typer.Option(help="The bar")],
+    min_speed_up: Annotated[float, typer.Option(help="The bar of speed; 0 is none")],
+    at_concurrency: Annotated[int, typer.Option(help="The load of that bar; 0 is none")],
+    max_running_requests: Annotated[int, typer.Option(help="Requests that the servers of the evaluation run at once")],
     shards: Annotated[int, typer.Option(help="Number of shards")],
     nodes: Annotated[int, typer.Option(help="Training nodes")],
     gpus_per_node: Annotated[int, typer.Option(help="GPUs of a training node")],
@@ -52,10 +56,16 @@ def main(
     preflight.check_number("temperature", temperature, least=0, most=2)
     preflight.check_number("max-tokens", max_tokens, least=1, most=131072)
     preflight.check_number("min-accept-length", min_accept_length, least=1, most=100)
+    preflight.check_number("min-speed-up", min_speed_up, least=0, most=100)
+    preflight.check_number("max-running-requests", max_running_requests, least=1, most=4096)
+    preflight.check_number("at-concurrency", at_concurrency, least=0, most=max_running_requests)
+    Bar(min_accept_length, min_speed_up or None, at_concurrency or None)
     preflight.check_shared("run", run, ("s3://",))
     preflight.check_shared("destination", destination, ("s3://", "hf://"))
     preflight.check_config("config", config, ROOT)
-    preflight.check_settings("train-options", train_options, ROOT)
+    with preflight.parameter("train-options"):
+        method = preflight.method_of_training(ROOT / config, train_options)
+    preflight.check_settings("train-options", train_options, ROOT, method)
     needed = {"nvidia.com/gpu": max(nodes * gpus_per_node, 2 * server_gpus)}  # the draft is proven on two servers
     names = "nodes, gpus-per-node and server-gpus"
     preflight.check_quota(Cluster(namespace).quotas(), needed, names=names)
@@ -68,11 +78,16 @@ def main(
     preflight.check_volume(models)
     target = preflight.staged_at(models, model, revision)
     preflight.check_model(model, revision, target)
+    preflight.check_family("config", method, preflight.model_config(model, revision, target))
     remaining = preflight.remaining(store, shards)
     preflight.check_nothing_to_redo("filter-options", filter_options, "answers", remaining)
     preflight.check_nothing_to_redo("train-options", train_options, "training", remaining)
     preflight.check_nothing_to_redo("evaluate-options", evaluate_options, "report", remaining)
     preflight.check_same_training("train-options", train_options, store)
+    if remaining["training"] == "missing" and (
+        told := preflight.check_start("train-options", train_options, method, store)
+    ):
+        print(told, flush=True)
     if remaining["answers"] == "missing":
         pattern = "--glob" in filter_options.split()
         preflight.check_datasets(dataset_name, weights, dataset_split, pattern=pattern)

@@ -10,9 +10,10 @@ import jinja2
 
 from spec.errors import BadInput
 from spec.methods import method_of
-from spec.report import tables
+from spec.report import sweep, tables
 from spec.report.command import serving_command, target_of
 from spec.report.evidence import Evidence, gather
+from spec.report.verdict import sentence, verdict
 from spec.storage import Store
 
 FILE = "README.md"
@@ -48,6 +49,8 @@ def render(evidence: Evidence) -> str:
         hub_datasets=[name for name in names if name and _HUB_NAME.fullmatch(name)],
         command=serving_command(draft, "DRAFT", num_steps=offline.get("num_steps", 3)),
         gate=evidence.measured("gate"),
+        sweep=sweep.markdown(evidence),
+        verdict=sentence(verdict(evidence)),
         measured=dict(tables.measured(evidence)),
         data=dict(tables.data(evidence)),
         training=dict(tables.training(evidence)),

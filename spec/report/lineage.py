@@ -52,11 +52,13 @@ def _checkpoint(draft: Marker | None) -> str:
     if draft is None:
         return ""
     reached = draft.facts.get("training", {})
-    ranks = reached.get("ranks")
+    ranks, start = reached.get("ranks"), reached.get("start", {})
     return _joined(
         str(draft.inputs.get("checkpoint", "")),
         _counted(reached.get("tokens_seen"), "tokens seen"),
         _counted(ranks, "process" if ranks == 1 else "processes"),
+        _named("begun from", start.get("initialise")),
+        _named("SHA-256", start.get("sha256")),
         _named("identity", draft.inputs.get("trained")),
     )
 

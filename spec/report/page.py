@@ -8,10 +8,12 @@ import jinja2
 from markupsafe import Markup
 
 from spec.conversations.shards import TOTALS
+from spec.evaluation.gate import at_once
 from spec.methods import method_of
-from spec.report import charts, lineage, tables
+from spec.report import charts, lineage, sweep, tables
 from spec.report.command import NUM_STEPS, serving_command, target_of
 from spec.report.evidence import Evidence, gather
+from spec.report.verdict import sentence, verdict
 from spec.samples.tokens import KINDS
 from spec.storage import Store
 from spec.storage.markers import Json
@@ -42,9 +44,11 @@ def render(evidence: Evidence) -> str:
         target=target_of(draft) if draft else evidence.run.get("target", {}).get("model", "an unnamed target"),
         summary=_summary(evidence),
         gate=evidence.measured("gate"),
+        verdict=sentence(verdict(evidence)),
         headlines=_headlines(evidence),
         acceptance=_acceptance(evidence),
         lengths=_lengths(evidence),
+        sweep=sweep.section(evidence),
         training=_training(evidence),
         bar=_bar(evidence),
         examples=[_example(example) for example in evidence.measured("offline").get("examples", ())],
@@ -95,7 +99,8 @@ def _headlines(evidence: Evidence) -> list[Json]:
         {
             "name": "Speed-up",
             "value": f"{evidence.speed_up:.2f}×" if evidence.speed_up is not None else None,
-            "note": f"{served['tokens_per_s']:.1f} tokens/s with the draft, {alone['tokens_per_s']:.1f} without"
+            "note": f"{served['tokens_per_s']:.1f} tokens/s with the draft, {alone['tokens_per_s']:.1f} without, at "
+            + at_once(served["concurrency"])
             if evidence.speed_up is not None
             else "needs a server with the draft and one without",
         },
@@ -180,7 +185,7 @@ def _training(evidence: Evidence) -> Json:
             lines.append(charts.Line(ordinal(at), points, at))
             checked = [(row["step"], row["held_out"][key][at]) for row in held]
             if checked and at == 0:
-                lines.append(charts.Line(ordinal(at), checked, at, dashed=True))
+                lines.append(charts.Line(ordinal(at), checked, at, dashed=True, dots=True))
         return charts.line_chart(lines, title=title, x_label="optimizer step", y_label=label, percent=percent)
 
     return {

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from spec.evaluation.gate import is_near_tie
+from spec.evaluation.gate import at_once, is_near_tie
 from spec.methods import method_of
 from spec.methods.method import Rows
 from spec.report.evidence import Evidence
@@ -26,7 +26,9 @@ def measured(evidence: Evidence) -> Rows:
         rows.append(
             ("tokens/s without and with the draft", f"{alone['tokens_per_s']:.1f} and {served['tokens_per_s']:.1f}")
         )
-        rows.append(("speed-up", f"{evidence.speed_up:.2f}x"))
+        rows.append(("speed-up", f"{evidence.speed_up:.2f}x at {at_once(served['concurrency'])}"))
+    if most := served.get("server", {}).get("max_running_requests"):
+        rows.append(("requests that both servers run at once, at most", most))
     if "tokens_equal_baseline" in served:
         rows.append(("same tokens as the server without the draft", same_tokens(served)))
     if "tokens_equal" in offline:
@@ -72,7 +74,10 @@ def draft(evidence: Evidence) -> Rows:
     if evidence.draft is None:
         return []
     config = evidence.draft.facts["config"]
+    published = evidence.draft.facts.get("published", {})
+    origin = [("published at", f"{published['at']}, SHA-256 {published['sha256']}")] if published else []
     return [
+        *origin,
         ("parameters", evidence.draft.counts.get("parameters")),
         ("dtype", config["torch_dtype"]),
         *method_of(config).describe(config),
