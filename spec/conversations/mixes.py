@@ -122,7 +122,6 @@ def as_begun(datasets: list[Dataset], begun: dict[str, Any]) -> list[Dataset]:
 @contextmanager
 def opened(datasets: list[Dataset], *, pattern: bool, limit: int | None) -> Iterator[Source | Mix]:
     """The one source, or the mix of several, readable for as long as the block. Raises as `open_source` does."""
-    alone = len(datasets) == 1
     with ExitStack() as stack:
         sources = [
             open_source(
@@ -131,12 +130,12 @@ def opened(datasets: list[Dataset], *, pattern: bool, limit: int | None) -> Iter
                 config=its.config,
                 revision=its.revision,
                 column=its.column,
-                limit=limit if alone else None,
+                limit=limit,  # a mix of so many has no more of any
                 pattern=pattern,
             )
             for its in datasets
         ]
-        yield sources[0] if alone else Mix(tuple(sources), tuple(its.weight for its in datasets), limit)
+        yield sources[0] if len(sources) == 1 else Mix(tuple(sources), tuple(its.weight for its in datasets), limit)
 
 
 def _weight(word: str) -> float:

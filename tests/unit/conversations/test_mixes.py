@@ -50,7 +50,10 @@ def test_at_any_row_each_dataset_has_its_share(files):
         taken = Counter(word[0] for word in words[:row])
         assert all(abs(taken[name] - row * weight / 2) < 1.5 for name, weight in weights.items())
     assert abs(len(words) - 100 * 2 / 1.3) < 3 and abs(len(words) - total) < 3  # c ends first
-    assert first_words(named([str(files["a"]), str(files["b"])], "2 1"), limit=7)[0][-1] == "a4"
+    words, _, total = first_words(named([str(files["a"]), str(files["b"])], "2 1"), limit=7)
+    assert words[-1] == "a4" and len(words) == total == 7
+    with pytest.raises(BadInput, match="--limit 0"):
+        first_words(named([str(files["a"]), str(files["b"])], "2 1"), limit=0)
 
 
 def test_a_mix_is_answered_once_whatever_ends_it(run, stub, files, tmp_path):

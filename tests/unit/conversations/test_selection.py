@@ -88,15 +88,15 @@ def hook(tmp_path, monkeypatch, request):
 
 
 def test_a_hook_changes_rows_and_drops_them_before_anything_is_stored(run, stub, jsonl, store, tmp_path, hook):
-    rows = [{"prompt": f"my number is 555-{number}"} for number in range(4)] + [{"prompt": "drop me 555-9"}]
+    rows = [{"prompt": f"my number is PERSONAL-{number}"} for number in range(4)] + [{"prompt": "drop me PERSONAL-9"}]
     body = "    import random\n    if row['prompt'].startswith('drop'):\n        return None\n"
     body += "    return {**row, 'prompt': f'my number is secret {random.random()}'}"
     name = hook(body)
     assert run("--dataset-name", jsonl(rows), "--scrub", name)[0] == 0
     assert (read_counts(store)["answers"], read_counts(store)["scrubbed"]) == (4, 1)
     written = b"".join(path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())
-    assert b"555" not in written and b"my number is secret" in written
-    assert all("555" not in json.dumps(its.body) for its in stub.asked)
+    assert b"PERSONAL" not in written and b"my number is secret" in written
+    assert all("PERSONAL" not in json.dumps(its.body) for its in stub.asked)
     assert read_run(store)["dataset"]["scrub"] == name
     # It need not be repeatable: what is finished is known by what came before it.
     store.delete("answers/shard-00000-of-00001/shard.json")
