@@ -149,7 +149,7 @@ def _check_ours(source: Source, there: Path, cfg: DictConfig, inputs: Inputs) ->
     theirs, here = (_model(run) for run in (marker.facts.get("run", {}), read_run(inputs.store)))
     if theirs and here and theirs != here:
         raise BadInput(
-            f"the draft there was trained for {theirs}, and the answers of this run are {here}'s; if these are the same "
+            f"the draft there was trained for {theirs}, and the answers of this run are {here}'s; if these are one "
             f"model, begin from a copy of its {CONFIG} and {WEIGHTS} alone"
         )
     return theirs
