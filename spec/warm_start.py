@@ -102,7 +102,7 @@ def _bring(cfg: DictConfig, inputs: Inputs, training: Training) -> Marker:
     method, store, url = METHODS[cfg.method], inputs.store.at(FOLDER), cfg.initialise
     store.delete(MARKER)  # another draft's, if any
     inputs.scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=inputs.scratch, prefix="start-") as scratch, _naming(url):
+    with tempfile.TemporaryDirectory(dir=inputs.scratch, prefix="start-") as scratch, _naming(url, scratch):
         there, ours = Path(scratch) / "there", Path(scratch) / "ours"
         source = resolve(url, method)
         if source is not None:
@@ -148,20 +148,24 @@ def _check_ours(source: Source, there: Path, cfg: DictConfig, inputs: Inputs) ->
     marker = verify_files(there, Path(cfg.target))
     theirs, here = (_model(run) for run in (marker.facts.get("run", {}), read_run(inputs.store)))
     if theirs and here and theirs != here:
-        raise BadInput(f"the draft there was trained for {theirs}, and the answers of this run are {here}'s")
+        raise BadInput(
+            f"the draft there was trained for {theirs}, and the answers of this run are {here}'s; if these are one "
+            f"model, begin from a copy of its {CONFIG} and {WEIGHTS} alone"
+        )
     return theirs
 
 
 def _model(run: Json) -> str | None:
     """The name of a run's target on a hub. A folder's says nothing: another machine has it elsewhere."""
     name: Any = run.get("target", {}).get("model")
-    return name if name and _HUB_NAME.fullmatch(name) else None
+    return name if name and _HUB_NAME.fullmatch(name) and not Path(name).exists() else None
 
 
 @contextmanager
-def _naming(url: str) -> Iterator[None]:
-    """Put where the draft is in front of what is wrong with it."""
+def _naming(url: str, scratch: str) -> Iterator[None]:
+    """Put where the draft is in front of what is wrong with it, in place of where its files are for the moment."""
     try:
         yield
     except (BadInput, PassingFault) as error:
-        raise type(error)(f"config: initialise={url}: {str(error).removeprefix('config: initialise: ')}") from error
+        wrong = str(error).removeprefix("config: initialise: ").replace(f"{scratch}/there/", "")
+        raise type(error)(f"config: initialise={url}: {wrong}") from error

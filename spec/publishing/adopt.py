@@ -41,7 +41,10 @@ def adopt(there: Path, folder: Path, target: Json, context_length: int | None = 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     save_file({name: its.contiguous() for name, its in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"})
-    check_files(folder, target, context_length or config.get("max_position_embeddings"))
+    try:
+        check_files(folder, target, context_length or config.get("max_position_embeddings"))
+    except BadInput as error:
+        raise BadInput(str(error).replace(f"{folder}/", f"{there}/")) from error
     return config
 
 

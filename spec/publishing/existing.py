@@ -40,10 +40,11 @@ def fetch(source: Source, name: str, folder: Path) -> str:
 
 
 def _folder(store: Store) -> Source | None:
-    sizes = dict(store.list())
-    if CONFIG not in sizes:
+    if not store.exists(CONFIG):
         return None
-    return Source("", sizes, store.download, lambda name, path: True)  # of ours, its marker tells what is damaged
+    return Source(
+        "", dict(store.list()), store.download, lambda name, path: True
+    )  # of ours, its marker tells what is damaged
 
 
 def _published(version: Version) -> Source:

@@ -12,13 +12,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 _HEAD_DIM = 128  # of transformers' Qwen3Config, where a config names none
-_ANYWHERE = (
-    "block_size",
-    "num_target_layers",
-    "markov_rank",
-    "markov_head_type",
-    "sample_from_anchor",
-)  # nested or not
+# Nested in dflash_config, or not.
+_ANYWHERE = ("block_size", "num_target_layers", "markov_rank", "markov_head_type", "sample_from_anchor")
 _NESTED = ("target_layer_ids", "mask_token_id")  # not or nested
 _KNOWN = {*_ANYWHERE, *_NESTED, "mask_token"}
 _DROPPED = ("embed_tokens.", "lm_head.", "rotary_emb.")  # the target's serve

@@ -239,7 +239,7 @@ def test_a_damaged_draft_is_named(drafts, target, tmp_path, run):
     data[-4:] = b"\1\2\3\4"
     (there / "model.safetensors").write_bytes(bytes(data))
     line = refused(train(run, target, logs=tmp_path, **METHOD["dflash"] | {"initialise": str(there)}))
-    assert "not the values that were exported" in line
+    assert f"initialise={there}: model.safetensors:" in line and "not the values that were exported" in line
 
 
 def test_another_targets_draft_is_refused_by_name(target, tmp_path, run):
