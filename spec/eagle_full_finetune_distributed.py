@@ -19,11 +19,10 @@ from torchtune import config
 from torchtune.recipe_interfaces import FTRecipeInterface
 from torchtune.training import get_lr
 
-from spec import launch, ranks, settings
+from spec import launch, ranks, settings, warm_start
 from spec.attention import kernels
 from spec.errors import Stopped
 from spec.methods import METHODS
-from spec.methods.method import Training
 from spec.storage import Store
 from spec.storage.markers import Marker
 from spec.target.frozen import FrozenTarget
@@ -59,7 +58,10 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         if cfg.compile:
             ranks.together(lambda: check_compiler(self.device))
         self.inputs = open_inputs(cfg, self.ranks)
-        self.method = ranks.together(self._open_method)
+        self.method = ranks.together(lambda: METHODS[cfg.method].training(cfg, self.inputs.target))
+        self.start, told = warm_start.open_start(cfg, self.inputs, self.ranks, self.method)
+        self._say(told)
+        self._say(ranks.together(self._read_samples))
         self.window = Window(self.method.positions, self.device)
         self.train_data = ranks.together(lambda: train_loader(cfg, self.inputs, self.ranks, self.method.prepare))
         self.held_out_data = ranks.together(lambda: held_out_loader(cfg, self.inputs, self.ranks, self.method.prepare))
@@ -69,7 +71,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
             self.inputs.scratch,
             self.ranks,
             settings=settings.deciding(cfg),
-            inputs=self.inputs.identity,
+            inputs=self.inputs.identity | warm_start.identity(self.start),
             keep=cfg.keep_checkpoints,
         )
         newest = self.checkpoints.newest(overwrite=cfg.overwrite)
@@ -174,7 +176,8 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
     def save_checkpoint(self) -> None:
         if self.metrics:
             self.metrics.publish()
-        self.checkpoints.save(self.progress, self._state(), self.method.config.to_json(), {"finished": self.finished})
+        facts = {"finished": self.finished} | warm_start.facts(self.start)
+        self.checkpoints.save(self.progress, self._state(), self.method.config.to_json(), facts)
 
     def load_checkpoint(self, name: str, marker: Marker) -> None:
         state = self._state()
@@ -190,11 +193,8 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.shutdown.close()
         torch.distributed.destroy_process_group()
 
-    def _open_method(self) -> Training:
-        """The method's part of the run, checked against the target and the samples."""
-        method = METHODS[self.cfg.method].training(self.cfg, self.inputs.target)
-        method.read_samples(self.inputs.samples, f"{self.inputs.store.url}/samples")
-        return method
+    def _read_samples(self) -> str:
+        return self.method.read_samples(self.inputs.samples, f"{self.inputs.store.url}/samples")
 
     def _setup_draft(self) -> Any:
         """The draft, begun alike on every rank, then split over all of them (FSDP2), weights in fp32."""
@@ -255,6 +255,8 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
             )
 
     def _say(self, text: str) -> None:
+        if not text:
+            return
         if self.metrics:
             self.metrics.say(text)
         elif self.ranks.rank == 0:

@@ -36,8 +36,12 @@ def reference_loss(parameters, config, embedding, t2d, documents, *, steps, weig
 def _document(p, config, embedding, t2d, document, steps, objective):
     length = len(document.input_ids)
     heads, kv_heads, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-    hidden = document.aux @ p["fc.weight"].T  # [T, H]
-    keys, values, allowed = [], [], []
+    features = document.aux.chunk(3, -1)
+    if config.fc_norm:
+        features = [_norm(its, p[f"fc_norm.{at}.weight"], config.rms_norm_eps) for at, its in enumerate(features)]
+    hidden = torch.cat(list(features), -1) @ p["fc.weight"].T  # [T, H]
+    names = ["midlayer", *(f"layers.{at}" for at in range(1, config.num_hidden_layers))]
+    keys, values, allowed = [[] for _ in names], [[] for _ in names], []
     for k in range(steps):
         tokens = torch.zeros_like(document.input_ids)
         tokens[: max(length - 1 - k, 0)] = document.input_ids[1 + k :]
@@ -48,21 +52,24 @@ def _document(p, config, embedding, t2d, document, steps, objective):
             ),
             dim=-1,
         )
-        query = _rope((x @ p["midlayer.self_attn.q_proj.weight"].T).view(length, heads, width), config, k)
-        key = _rope((x @ p["midlayer.self_attn.k_proj.weight"].T).view(length, kv_heads, width), config, k)
-        value = (x @ p["midlayer.self_attn.v_proj.weight"].T).view(length, kv_heads, width)
-        keys.append(key.repeat_interleave(heads // kv_heads, dim=1))
-        values.append(value.repeat_interleave(heads // kv_heads, dim=1))
         every = torch.ones(length, length, dtype=torch.bool)
         allowed.append(every.tril() if k == 0 else torch.eye(length, dtype=torch.bool))
-        scores = torch.einsum("qhd,khd->hqk", query, torch.cat(keys)) / width**0.5  # [heads, T, (k + 1) T]
-        scores = scores.masked_fill(~torch.cat(allowed, dim=1), float("-inf"))
-        attended = torch.einsum("hqk,khd->qhd", scores.softmax(-1), torch.cat(values))
-        hidden = hidden + attended.reshape(length, -1) @ p["midlayer.self_attn.o_proj.weight"].T
-        y = _norm(hidden, p["midlayer.post_attention_layernorm.weight"], config.rms_norm_eps)
-        gate = y @ p["midlayer.mlp.gate_proj.weight"].T
-        up = y @ p["midlayer.mlp.up_proj.weight"].T
-        hidden = hidden + (gate * gate.sigmoid() * up) @ p["midlayer.mlp.down_proj.weight"].T
+        for at, name in enumerate(names):
+            if at:
+                x = _norm(hidden, p[f"{name}.hidden_norm.weight"], config.rms_norm_eps)
+            query = _rope((x @ p[f"{name}.self_attn.q_proj.weight"].T).view(length, heads, width), config, k)
+            key = _rope((x @ p[f"{name}.self_attn.k_proj.weight"].T).view(length, kv_heads, width), config, k)
+            value = (x @ p[f"{name}.self_attn.v_proj.weight"].T).view(length, kv_heads, width)
+            keys[at].append(key.repeat_interleave(heads // kv_heads, dim=1))
+            values[at].append(value.repeat_interleave(heads // kv_heads, dim=1))
+            scores = torch.einsum("qhd,khd->hqk", query, torch.cat(keys[at])) / width**0.5  # [heads, T, (k + 1) T]
+            scores = scores.masked_fill(~torch.cat(allowed, dim=1), float("-inf"))
+            attended = torch.einsum("hqk,khd->qhd", scores.softmax(-1), torch.cat(values[at]))
+            hidden = hidden + attended.reshape(length, -1) @ p[f"{name}.self_attn.o_proj.weight"].T
+            y = _norm(hidden, p[f"{name}.post_attention_layernorm.weight"], config.rms_norm_eps)
+            gate = y @ p[f"{name}.mlp.gate_proj.weight"].T
+            up = y @ p[f"{name}.mlp.up_proj.weight"].T
+            hidden = hidden + (gate * gate.sigmoid() * up) @ p[f"{name}.mlp.down_proj.weight"].T
         logits = _norm(hidden, p["norm.weight"], config.rms_norm_eps) @ p["lm_head.weight"].T
         rows = [
             i
@@ -70,6 +77,8 @@ def _document(p, config, embedding, t2d, document, steps, objective):
             if document.loss_mask[i + 2 + k] and t2d[document.target_logits[i + 1 + k].argmax()]
         ]
         wanted = document.target_logits[[i + 1 + k for i in rows]]  # [rows, V]
+        if config.norm_output:
+            hidden = _norm(hidden, p["norm.weight"], config.rms_norm_eps)
         yield _objective(objective, logits[rows], wanted, t2d), logits[rows].argmax(-1) == wanted[:, t2d].argmax(-1)
 
 

@@ -1,6 +1,7 @@
 """A draft of a tiny random target, trained for seconds, until the target accepts some of what it says."""
 
 import copy
+from typing import Any
 
 import torch
 
@@ -13,10 +14,12 @@ from spec.training.batch import collate
 PROMPT_LENGTH = 10
 
 
-def random_draft(target: FrozenTarget, draft_vocab_size: int = 128, *, seed: int = 1) -> EagleDraft:
-    """An untrained draft whose tensors are all different, norms too, and whose vocabulary map has gaps."""
+def random_draft(
+    target: FrozenTarget, draft_vocab_size: int | None = 128, *, seed: int = 1, **shape: Any
+) -> EagleDraft:
+    """An untrained draft whose tensors are all different, norms too, and whose vocabulary map has gaps, or is whole."""
     torch.manual_seed(seed)
-    draft = EagleDraft(DraftConfig.for_target(target.text_config, draft_vocab_size))
+    draft = EagleDraft(DraftConfig.for_target(target.text_config, draft_vocab_size, **shape))
     for name, parameter in draft.named_parameters():
         if "norm" in name:
             parameter.data += 0.3 * torch.randn_like(parameter)

@@ -3,6 +3,7 @@
     python3 tools/evaluate_draft.py RUN --target TARGET                          # here, without a server
     python3 tools/evaluate_draft.py RUN --target TARGET --baseline-url URL       # SGLang without the draft
     python3 tools/evaluate_draft.py RUN --target TARGET --base-url URL           # SGLang with the draft
+    python3 tools/evaluate_draft.py RUN --target TARGET --draft hf://ORG/NAME    # of a draft that others published
 
 Each call keeps what it measures in RUN/report; in any order, or several at once. When all parts are there, report.json
 says whether the draft reaches the bar; this ends with 3 if it does not.
@@ -21,6 +22,7 @@ from spec.errors import BadInput, BelowBar
 from spec.evaluation.gate import Bar, gate
 from spec.evaluation.parts import NAMES
 from spec.evaluation.step import Evaluation, Settings
+from spec.publishing.adopt import bring
 from spec.report import card
 from spec.report import page as report
 from spec.report.evidence import gather
@@ -56,6 +58,12 @@ def main(
     device: Annotated[
         str | None, Option(help="Of the offline part: cpu or cuda. Default: cuda if it is there.")
     ] = None,
+    draft: Annotated[
+        str | None,
+        Option(
+            help="A draft that is published, brought to RUN/draft first: hf://ORG/NAME, s3://BUCKET/PREFIX, a folder."
+        ),
+    ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Measure again what is measured; replace a report.")] = False,
 ) -> None:
     """Measure what a run's draft is worth."""
@@ -70,6 +78,8 @@ def main(
         raise BadInput("--min-speed-up wants a server with the draft and one without; leave out --without")
     load = concurrency or at_concurrency or Settings.concurrency
     settings = Settings(prompts, max_new_tokens, drafts, load, frozenset(without or ()))
+    if draft:
+        bring(open_store(run), draft, target, overwrite=overwrite)
     evaluation = Evaluation(open_store(run), target, settings, overwrite=overwrite)
 
     def needed(part: str) -> bool:

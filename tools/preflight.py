@@ -28,7 +28,9 @@ def main(
     train_options: Annotated[str, typer.Option(help="Settings of the recipe to change, as key=value words")],
     filter_options: Annotated[str, typer.Option(help="More words for tools/filter_data.py")],
     evaluate_options: Annotated[str, typer.Option(help="More words for tools/evaluate_draft.py")],
-    dataset_name: Annotated[str, typer.Option(help="Where the prompts come from")],
+    dataset_name: Annotated[str, typer.Option(help="Where the prompts come from; with weights, one word each")],
+    dataset_split: Annotated[str, typer.Option(help="The dataset's split; with weights, one word for all or each")],
+    weights: Annotated[str, typer.Option(help="The weights of a mix, as words; none for one dataset")],
     parallel: Annotated[int, typer.Option(help="Requests that a filter pod keeps in flight")],
     temperature: Annotated[float, typer.Option(help="Temperature of the answers")],
     max_tokens: Annotated[int, typer.Option(help="Longest answer")],
@@ -61,7 +63,9 @@ def main(
     preflight.check_shared("run", run, ("s3://",))
     preflight.check_shared("destination", destination, ("s3://", "hf://"))
     preflight.check_config("config", config, ROOT)
-    preflight.check_settings("train-options", train_options, ROOT)
+    with preflight.parameter("train-options"):
+        method = preflight.method_of_training(ROOT / config, train_options)
+    preflight.check_settings("train-options", train_options, ROOT, method)
     needed = {"nvidia.com/gpu": max(nodes * gpus_per_node, 2 * server_gpus)}  # the draft is proven on two servers
     names = "nodes, gpus-per-node and server-gpus"
     preflight.check_quota(Cluster(namespace).quotas(), needed, names=names)
@@ -74,13 +78,19 @@ def main(
     preflight.check_volume(models)
     target = preflight.staged_at(models, model, revision)
     preflight.check_model(model, revision, target)
+    preflight.check_family("config", method, preflight.model_config(model, revision, target))
     remaining = preflight.remaining(store, shards)
     preflight.check_nothing_to_redo("filter-options", filter_options, "answers", remaining)
     preflight.check_nothing_to_redo("train-options", train_options, "training", remaining)
     preflight.check_nothing_to_redo("evaluate-options", evaluate_options, "report", remaining)
     preflight.check_same_training("train-options", train_options, store)
+    if remaining["training"] == "missing" and (
+        told := preflight.check_start("train-options", train_options, method, store)
+    ):
+        print(told, flush=True)
     if remaining["answers"] == "missing":
-        preflight.check_dataset(dataset_name)
+        pattern = "--glob" in filter_options.split()
+        preflight.check_datasets(dataset_name, weights, dataset_split, pattern=pattern)
     output.mkdir(parents=True, exist_ok=True)
     for name, value in {"target": str(target), **remaining}.items():
         print(f"{name}: {value}", flush=True)

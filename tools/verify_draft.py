@@ -1,6 +1,9 @@
 """Check that a draft is whole and is what was trained; a damaged one is refused with the damage named (exit 2).
 
-python3 tools/verify_draft.py RUN/draft --target TARGET
+    python3 tools/verify_draft.py RUN/draft --target TARGET
+
+One that others published (EAGLE-3, DFlash or DSpark in SGLang's format) is checked against the target: what was trained
+is not known of it.
 """
 
 import tempfile
@@ -10,32 +13,48 @@ from typing import Annotated
 from typer import Argument, Option
 
 from spec import cli
+from spec.errors import BadInput
 from spec.export.verify import verify
+from spec.methods import method_of
 from spec.methods.files import CONFIG, MARKER, WEIGHTS
-from spec.storage import Store, open_store
+from spec.publishing import existing
+from spec.publishing.adopt import verify_published
+from spec.storage import open_store
 
 
 def main(
-    draft: Annotated[str, Argument(help="The draft: a directory or s3://BUCKET/PREFIX.")],
+    draft: Annotated[str, Argument(help="The draft: a directory, s3://BUCKET/PREFIX or hf://ORG/NAME[@REVISION].")],
     target: Annotated[
         Path | None, Option(help="The target's directory. Default: what the exporter noted of the target is believed.")
     ] = None,
     context_length: Annotated[
-        int | None, Option(min=1, help="What it is to be served with. Default: what it was exported for.")
+        int | None, Option(min=1, help="What it is to be served with. Default: what it was made for.")
     ] = None,
 ) -> None:
     """Check that a draft is whole and is what was trained."""
-    store = open_store(draft)
     with tempfile.TemporaryDirectory() as scratch:
-        marker = verify(_local(store, Path(scratch)), target, context_length=context_length)
-    print(
-        f"{draft}: whole, and equal to the trained draft; for contexts up to "
-        f"{marker.facts['config']['max_position_embeddings']}"
-    )
+        folder = _local(draft, Path(scratch))
+        if (folder / MARKER).is_file() or not (folder / CONFIG).is_file():
+            config = verify(folder, target, context_length=context_length).facts["config"]
+            found = "whole, and equal to the trained draft"
+        elif target is None:
+            raise BadInput(f"{draft}: no {MARKER}, so it is not known what was trained; name the target with --target")
+        else:
+            config = verify_published(folder, target, context_length=context_length)
+            found = f"a whole {method_of(config).title} draft that fits the target (not exported here: no {MARKER})"
+    print(f"{draft}: {found}; for contexts up to {config['max_position_embeddings']}")
 
 
-def _local(store: Store, scratch: Path) -> Path:
+def _local(draft: str, scratch: Path) -> Path:
     """The draft's folder on this machine; what is missing stays missing, for `verify` to name."""
+    if draft.startswith("hf://"):
+        source = existing.resolve(draft)
+        if source is None:
+            raise BadInput(f"{draft}: no draft is there")
+        for name in {CONFIG, WEIGHTS, MARKER} & source.files.keys():
+            existing.fetch(source, name, scratch)
+        return scratch
+    store = open_store(draft)
     folder = store.local_path()
     if folder is not None:
         return folder

@@ -3,8 +3,10 @@
 Seconds of a small pod instead of hours of a GPU node. Every message names the workflow parameter that is wrong.
 """
 
+import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +16,21 @@ import yaml
 
 from spec.cluster.api import Json
 from spec.conversations.ids import Shard
+from spec.conversations.patterns import is_pattern, stored_files
 from spec.conversations.shards import MARKER, folder_of
 from spec.errors import BadInput, PassingFault
+from spec.export.verify import read_config
+from spec.methods import FIRST, method_named, method_of_published
+from spec.methods.checks import WORDS
+from spec.methods.files import CONFIG
+from spec.methods.method import Method
+from spec.publishing import existing
 from spec.storage import Store, open_store
 from spec.storage.markers import read_marker
 from spec.target.staging import STAGED
 
 TRAINED = "draft/draft.json"  # the exported draft's marker
+BEGUN = "start/start.json"  # what it began from
 LONGEST_NAME = 40  # of a workflow: `-draft-server` and a Deployment's suffixes must fit into a label's 63 characters
 _UNITS: dict[str, float] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 1e-3}
@@ -119,20 +129,96 @@ def check_model(model: str, revision: str, staged: Path) -> None:
                 raise BadInput(f"{model}: no config.json in that repository: not a model that transformers loads")
 
 
-def check_dataset(name: str) -> None:
-    """The prompts are where the filter will read them: an object in S3, a dataset of the hub."""
-    with parameter("dataset-name"):
-        if name.startswith("s3://"):
-            folder, _, file = name.rpartition("/")
-            if not open_store(folder).exists(file):
-                raise BadInput(f"{name}: no such object")
-        else:
-            from huggingface_hub import HfApi
+def check_datasets(name: str, weights: str, split: str, *, pattern: bool) -> None:
+    """The prompts are where the filter will read them: objects in S3, datasets of the hub.
 
-            from spec.storage.hub_errors import told
+    With `weights` they are several, as the words of `name`; by `pattern` an `s3://` URL may stand for several objects.
+    """
+    from spec.conversations.mixes import named  # brings `datasets`, which takes a second to import
 
-            with told(name):
-                HfApi(endpoint=os.environ.get("HF_ENDPOINT")).dataset_info(name)
+    with parameter("weights and dataset-name"):
+        datasets = named([name], weights, splits=[split])
+    for dataset in datasets:
+        with parameter("dataset-name"):
+            _check_dataset(dataset.name, pattern)
+
+
+def _check_dataset(name: str, pattern: bool) -> None:
+    if not name.startswith("s3://"):
+        from huggingface_hub import HfApi
+
+        from spec.storage.hub_errors import told
+
+        with told(name):
+            HfApi(endpoint=os.environ.get("HF_ENDPOINT")).dataset_info(name)
+    elif pattern and is_pattern(name):
+        stored_files(name)
+    else:
+        folder, _, file = name.rpartition("/")
+        if not open_store(folder).exists(file):
+            raise BadInput(f"{name}: no such object")
+
+
+def model_config(model: str, revision: str, staged: Path) -> Json:
+    """The target's `config.json`, from where it is staged or will be staged from."""
+    with parameter("model"), tempfile.TemporaryDirectory() as scratch:
+        path = staged / "config.json"
+        if not path.is_file():
+            path = Path(scratch) / "config.json"
+            if model.startswith("s3://"):
+                open_store(model).download("config.json", path)
+            else:
+                from spec.target.hub_source import on_hub
+
+                on_hub(model, revision).download("config.json", path)
+        try:
+            return dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"{model}: its config.json is not JSON ({error})") from error
+
+
+def check_family(name: str, method: Method, config: Json) -> None:
+    """The server has drafts of this method for the target, whose `config.json` is given."""
+    with parameter(name):
+        method.check_family(str(config.get("model_type")))
+
+
+def method_of_training(config: Path, words: str) -> Method:
+    """The method that training will take, by the recipe's config and the settings that change it."""
+    there = yaml.safe_load(config.read_text())
+    return method_named(_settings(words).get("method", there.get("method", FIRST)))
+
+
+def check_start(name: str, words: str, method: Method, run: Store) -> str:
+    """There is a draft to begin from where `initialise` says so, one that this method can begin from.
+
+    Returns what there is to tell: where there is none yet, that training begins otherwise.
+    """
+    settings = _settings(words)
+    place, otherwise = settings.get("initialise", WORDS[0]), settings.get("initialise_else")
+    if place in WORDS or run.exists(BEGUN):  # a run that has begun has its start
+        return ""
+    if not place.startswith("s3://"):
+        raise BadInput(
+            f"parameter {name}: initialise={place}: trainers ask no hub and share no directory; copy the draft to s3://…"
+        )
+    with parameter(name), tempfile.TemporaryDirectory() as scratch:
+        source = existing.resolve(place, method)
+        if source is not None:
+            existing.fetch(source, CONFIG, Path(scratch))
+            its = method_of_published(read_config(Path(scratch) / CONFIG))
+            if its.name in method.begins_from:
+                return ""
+            if not otherwise:
+                raise BadInput(f"{place} holds a draft of {its.title}, which none of {method.title} begins from")
+        if not otherwise:
+            raise BadInput(f"{place}: no draft is there; initialise_else=random begins without one")
+    return f"{place} has no {method.title} draft to begin from yet: training begins as {otherwise}"
+
+
+def _settings(words: str) -> dict[str, str]:
+    pairs = (word.partition("=") for word in words.split())
+    return {key: value for key, _, value in pairs}
 
 
 def check_config(name: str, config: str, root: Path) -> None:
@@ -142,13 +228,16 @@ def check_config(name: str, config: str, root: Path) -> None:
         raise BadInput(f"parameter {name}: {config}: no such file; there are {', '.join(known) or 'none'}")
 
 
-def check_settings(name: str, words: str, root: Path) -> None:
-    """Every word is `key=value`, and the key a setting of the recipe: else training would refuse it, hours later."""
+def check_settings(name: str, words: str, root: Path, method: Method) -> None:
+    """Every word is `key=value`, and the key a setting of the recipe or of its method: else training would refuse it,
+    hours later.
+    """
     known = yaml.safe_load((root / "spec" / "configs" / "defaults.yaml").read_text())
+    known |= yaml.safe_load(method.defaults.read_text())
     for word in words.split():
         key, equals, _ = word.partition("=")
         if not equals or key.partition(".")[0] not in known:
-            raise BadInput(f"parameter {name}: {word}: no setting of spec/configs/defaults.yaml, as key=value")
+            raise BadInput(f"parameter {name}: {word}: no setting of {method.title}, as key=value")
 
 
 def check_nothing_to_redo(name: str, words: str, part: str, remaining: dict[str, str]) -> None:

@@ -20,9 +20,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-import numpy as np
-
 from spec.conversations import token_ids
+from spec.conversations.answer import Answer, read_answer
 from spec.conversations.rows import Message, Reject
 from spec.errors import BadInput
 from spec.server.client import Client, Fault, Reply
@@ -46,6 +45,8 @@ class Sampling:
     chat_template_kwargs: dict[str, Any] | list[dict[str, Any]] | None = None  # several: each row once for each
     keep_truncated: bool = False
     samples: int = 1  # answers to each prompt, each a row of its own
+    turns: str | int = "all"  # answers to ask for of a row with tools: all, or the last ones
+    keep_sampling: bool = False  # a request's own parameters in place of these
 
     @property
     def variants(self) -> list[dict[str, Any] | None]:
@@ -54,19 +55,23 @@ class Sampling:
 
     @property
     def lineage(self) -> dict[str, Any]:
-        """What `run.json` records: as it was before there were samples, where there is one."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("samples", 1)}
+        """What `run.json` records: as it was before there were samples, where there is one.
 
+        `turns` stands with what else decides about rows with tools, where there are any.
+        """
+        later = {"samples": 1, "turns": self.turns, "keep_sampling": False}
+        return {name: value for name, value in asdict(self).items() if name not in later or later[name] != value}
 
-@dataclass(frozen=True)
-class Answer:
-    message: Message  # with "reasoning_content" where the server separates it
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    reasoning_tokens: int = 0  # of the completion's, where the server tells them apart
-    prompt_ids: np.ndarray | None = None  # [prompt_tokens] int32; None where the server gives no ids
-    response_ids: np.ndarray | None = None  # [completion_tokens] int32, the token that ended the answer included
+    def of_request(self, own: dict[str, Any], wanted: dict[str, Any], sample: int) -> dict[str, Any]:
+        """`wanted` with a request's own parameters: `max_tokens` at most ours, its template's settings below ours."""
+        both = {**wanted, **own}
+        if isinstance(own.get("max_tokens"), int):
+            both["max_tokens"] = min(own["max_tokens"], wanted["max_tokens"])
+        if isinstance(own.get("seed"), int):
+            both["seed"] = own["seed"] + sample
+        if isinstance(own.get("chat_template_kwargs"), dict):
+            both["chat_template_kwargs"] = own["chat_template_kwargs"] | wanted.get("chat_template_kwargs", {})
+        return both
 
 
 class Server:
@@ -133,17 +138,28 @@ class Server:
         target = {"model": self.model, "revision": info.get("revision")}
         return target, f"sglang {version}" if version else None
 
-    async def chat(self, messages: list[Message], *, variant: int = 0, sample: int = 0) -> Answer:
+    async def chat(
+        self,
+        messages: list[Message],
+        *,
+        variant: int = 0,
+        sample: int = 0,
+        tools: list[Any] | None = None,
+        own: dict[str, Any] | None = None,
+    ) -> Answer:
         """The target's answer to `messages`. Raises `Reject` where the server has none for them.
 
-        Asked with the template settings of a variant; a seed is another one for each sample.
+        Asked with the template settings of a variant, with tools that it may call, and with a request's `own`
+        parameters; a seed is another one for each sample.
         """
+        if tools and self._told_no_ids:
+            raise _no_token_ids()
         own_faults = 0
         for attempt in itertools.count():
             try:
                 if attempt:
                     await self._check_model()  # who answers now need not be who answered before
-                answer = await self._complete(messages, self.sampling.max_tokens, variant, sample)
+                answer = await self._complete(messages, self.sampling.max_tokens, variant, sample, tools, own)
             except Fault as fault:
                 own_faults += fault.maybe_the_row
                 if own_faults >= _TRIES and await self._answers_others():
@@ -171,7 +187,15 @@ class Server:
             elif time.monotonic() - alive_at > self._client.patience:
                 self._client.give_up("it answers neither requests nor /health")
 
-    async def _complete(self, messages: list[Message], max_tokens: int, variant: int = 0, sample: int = 0) -> Answer:
+    async def _complete(
+        self,
+        messages: list[Message],
+        max_tokens: int,
+        variant: int = 0,
+        sample: int = 0,
+        tools: list[Any] | None = None,
+        own: dict[str, Any] | None = None,
+    ) -> Answer:
         sampling = self.sampling
         wanted: dict[str, Any] = {
             "model": self.model,
@@ -183,6 +207,10 @@ class Server:
             wanted["seed"] = sampling.seed + sample
         if (template := sampling.variants[variant]) is not None:
             wanted["chat_template_kwargs"] = template
+        if tools:
+            wanted |= {"tools": tools, "tool_choice": "auto"}
+        if own:
+            wanted = sampling.of_request(own, wanted, sample)
         if self._ask_ids:
             wanted["return_token_ids"] = True
         self.in_flight += 1
@@ -192,9 +220,14 @@ class Server:
             self.in_flight -= 1
         if reply.status in (400, 422) and self._ask_ids and "return_token_ids" in reply.said:
             self._ask_ids = False
-            return await self._complete(messages, max_tokens, variant, sample)
+            return await self._complete(messages, max_tokens, variant, sample, tools, own)
         self._check("/v1/chat/completions", reply)
-        answer = self._read_answer(reply.body)
+        try:
+            answer = read_answer(reply.body, self.url)
+        except ValueError as error:
+            raise Fault(f"200 without a chat completion: {reply.body[:200]!r}", maybe_the_row=True) from error
+        if answer.finish_reason == "abort":
+            raise Fault("the server aborted the request")
         if answer.response_ids is None and not self._told_no_ids:
             self._told_no_ids = True
             print(
@@ -202,26 +235,8 @@ class Server:
                 f"renders them again with the chat template",
                 file=sys.stderr,
             )
-        return answer
-
-    def _read_answer(self, body: bytes) -> Answer:
-        try:
-            reply = json.loads(body)
-            choice, usage = reply["choices"][0], reply.get("usage")
-            said = choice["message"]
-            message = {"role": "assistant", "content": said["content"] or ""}
-            if said.get("reasoning_content"):
-                message["reasoning_content"] = said["reasoning_content"]
-            if usage is None and not choice.get("response_token_ids"):
-                raise BadInput(
-                    f"{self.url} says neither how many tokens its answers have (`usage`) nor which "
-                    f"(`response_token_ids`), so nothing can be checked: serve the target with SGLang 0.5.23"
-                )
-            answer = Answer(message, choice["finish_reason"], **_counted(choice, usage))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise Fault(f"200 without a chat completion: {body[:200]!r}", maybe_the_row=True) from error
-        if answer.finish_reason == "abort":
-            raise Fault("the server aborted the request")
+        if answer.response_ids is None and (tools or answer.message.get("tool_calls")):
+            raise _no_token_ids()
         return answer
 
     def _check(self, path: str, reply: Reply) -> None:
@@ -288,18 +303,6 @@ class Server:
         return status in (200, 404)  # 404: it answers, and has no such path
 
 
-def _counted(choice: dict[str, Any], usage: dict[str, Any] | None) -> dict[str, Any]:
-    """The counts of an answer and, where the choice has them, its ids; then these are what is counted."""
-    ids = [choice.get("prompt_token_ids"), choice.get("response_token_ids")]
-    reasoning = (usage or {}).get("reasoning_tokens") or 0
-    if not all(ids):
-        counts = usage or {}
-        return {name: counts[name] for name in ("prompt_tokens", "completion_tokens")} | {"reasoning_tokens": reasoning}
-    prompt, response = (token_ids.as_ids(its or []) for its in ids)
-    return {
-        "prompt_tokens": len(prompt),
-        "completion_tokens": len(response),
-        "reasoning_tokens": min(reasoning, len(response)),
-        "prompt_ids": prompt,
-        "response_ids": response,
-    }
+def _no_token_ids() -> Reject:
+    """What a template makes of tools and calls is the server's alone to know."""
+    return Reject("no_token_ids", "tools or calls, and a server that does not say which tokens it read and wrote")

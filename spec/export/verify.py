@@ -86,7 +86,7 @@ def target_facts(method: Method, target: Path) -> dict[str, Any]:
 
 def check_files(folder: Path, target: dict[str, Any], context_length: int | None) -> None:
     """What stands in `config.json` and `model.safetensors` is complete, consistent, and fits `target` and context."""
-    config = _read_config(folder / CONFIG)
+    config = read_config(folder / CONFIG)
     method = _method_of(folder / CONFIG, config)
     method.check_config(folder / CONFIG, config)
     method.check_target(folder / CONFIG, config, target)
@@ -104,7 +104,8 @@ def _method_of(path: Path, config: dict[str, Any]) -> Method:
         raise BadInput(f"{path.parent}/{error}") from error
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """A draft's `config.json`, before anything is known of it."""
     if not path.is_file():
         raise BadInput(f"{path}: missing")
     try:
@@ -159,7 +160,7 @@ def _check_tensors(path: Path, method: Method, config: dict[str, Any], tensors: 
 # ---------------------------------------------------------------- as it was exported
 def _check_as_exported(folder: Path, marker: Marker) -> None:
     """Whatever changed since the export, by its name, then the hashes of the files."""
-    config, exported = _read_config(folder / CONFIG), marker.facts["config"]
+    config, exported = read_config(folder / CONFIG), marker.facts["config"]
     for name in sorted(config.keys() | exported.keys()):
         if config.get(name) != exported.get(name):
             raise BadInput(f"{folder / CONFIG}: {name} is {config.get(name)!r}, was exported as {exported.get(name)!r}")

@@ -24,3 +24,12 @@ def method_of(config: Json) -> Method:
             return method
     known = " or ".join(f"{[method.architecture]} ({method.title})" for method in METHODS.values())
     raise BadInput(f"config.json: architectures is {architectures!r}; a draft that SGLang loads needs {known}")
+
+
+def method_of_published(config: Json) -> Method:
+    """The method of any draft that the server loads, by its `config.json`; `BadInput` if it is none's."""
+    architectures = config.get("architectures")
+    for method in METHODS.values():
+        if architectures in [[name] for name in method.also_called]:
+            return method
+    return method_of(config)

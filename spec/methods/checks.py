@@ -39,6 +39,45 @@ def _check_rope(path: Path, config: Json) -> None:
         raise BadInput(f"{path}: rope_theta and rope_scaling do not say what rope_parameters says")
 
 
+def check_start(ours: Json, theirs: Json, settings: Mapping[str, str]) -> None:
+    """`BadInput` names the first field in which the draft to begin from is another than the one to be trained.
+
+    `settings`: for each field the setting that would make ours equal, or "" where the target decides it.
+    """
+    for name, setting in settings.items():
+        if theirs.get(name) != ours.get(name):
+            advice = f"set {setting}={_as_setting(theirs.get(name))}" if setting else "no setting changes it"
+            raise BadInput(
+                f"config: initialise: the draft there has {name} {_shown(theirs.get(name))}, the one to be trained "
+                f"{_shown(ours.get(name))}; {advice}"
+            )
+
+
+def _shown(value: Any) -> str:
+    return _as_setting(value) if isinstance(value, dict) else repr(value)
+
+
+def _as_setting(value: Any) -> str:
+    """As the command line takes it."""
+    return "{" + ",".join(f"{key}:{its}" for key, its in value.items()) + "}" if isinstance(value, dict) else str(value)
+
+
+def check_initialise(initialise: Any, otherwise: Any) -> None:
+    """A word, or where a draft is; `otherwise` is for a place that may still be empty."""
+    words = "random, target, or where a draft is: a directory as ./NAME, s3://BUCKET/PREFIX, hf://ORG/NAME"
+    if not isinstance(initialise, str) or not (initialise in WORDS or "/" in initialise):
+        raise BadInput(f"config: initialise={initialise!r}; it is {words}")
+    if otherwise is not None and otherwise not in WORDS:
+        raise BadInput(f"config: initialise_else={otherwise!r}; it is one of {', '.join(WORDS)}, or null")
+    if otherwise is not None and initialise in WORDS:
+        raise BadInput(
+            f"config: initialise_else={otherwise} without a place that it is else for: initialise={initialise}"
+        )
+
+
+WORDS = ("random", "target")  # what a draft begins as that is nobody's
+
+
 def check_names(group: str, node: Mapping[Any, Any], known: set[str]) -> None:
     """`BadInput` for the first setting of the config's `group` that is not `known`."""
     for key in node:

@@ -34,6 +34,8 @@ class Method(ABC):
     tags: tuple[str, ...]  # of a hub's model card
     algorithm: str  # the server's --speculative-algorithm
     architecture: str  # the only one in the exported config.json's `architectures`
+    also_called: tuple[str, ...] = ()  # architectures that the server loads as the same model
+    begins_from: tuple[str, ...]  # names of the methods whose drafts one of this can begin from
     about: str  # what the draft is, in a sentence of the card
     serving_note: str  # what goes wrong when it is served otherwise, for the card
     no_weights: frozenset[str]  # tensors of the export that are no weights: kept as they are, not counted
@@ -56,6 +58,10 @@ class Method(ABC):
     @abstractmethod
     def check_server(self, info: Json, drafts: int, url: str) -> None:
         """`BadInput` if what a server says of itself (`/server_info`) is not this method at `drafts` a round."""
+
+    @abstractmethod
+    def check_family(self, model_type: str) -> None:
+        """`BadInput` where the server has no drafts of this method for targets of that `model_type`."""
 
     # ---- the exported files
     @abstractmethod
@@ -90,6 +96,18 @@ class Method(ABC):
     def most_drafts(self, config: Json) -> int | None:
         """Drafts a round that a draft of this config was trained for; None: any number."""
 
+    # ---- drafts that others published
+    @abstractmethod
+    def as_served(self, config: Json, target: Json) -> Json:
+        """A published `config.json` as ours are: what the server takes where it says nothing is written out.
+
+        `target` are the facts of the target that it is served with. `BadInput` for a draft of a kind that is not known.
+        """
+
+    @abstractmethod
+    def adopt(self, config: Json, tensors: "dict[str, torch.Tensor]") -> tuple[Json, "dict[str, torch.Tensor]"]:
+        """Its `as_served` config and its tensors by the names of our exports, without those that the server drops."""
+
     # ---- what computes
     @abstractmethod
     def training(self, cfg: "DictConfig", target: "PretrainedConfig") -> "Training":
@@ -123,15 +141,26 @@ class Training(Protocol):
     positions: int  # P
     head_rows: int  # of the target's head that the draft keeps a copy of
     cache: int  # numbers of a draft's keys and values for each token of a context
+    start: Path | str  # what the draft begins as: `random`, `target`, or the folder of a draft as our exports are
 
-    def read_samples(self, folder: Path, url: str) -> None:
-        """Take from the prepared samples what the draft needs. `BadInput` if they are another target's or setting's."""
+    def check_start(self, config: Json) -> None:
+        """`BadInput` names what the draft with this `config.json` has otherwise than the one to be trained."""
+
+    def begin_from(self, folder: Path) -> str:
+        """Have the draft in `folder`, which `check_start` has passed, be the `start`, and take from it what the samples
+        would decide. Returns what of it begins anew or is left out, in words, or "".
+        """
+
+    def read_samples(self, folder: Path, url: str) -> str:
+        """Take from the prepared samples what the draft needs, once its start is known; returns what of them is to be
+        told, or "". `BadInput` if they are another target's or setting's.
+        """
 
     def build(self, device: "torch.device | str") -> Any:
         """The draft, at random from torch's generator."""
 
     def initialise(self, draft: Any, target: "FrozenTarget") -> None:
-        """Begin from where the settings say. Every rank calls it."""
+        """Begin as `start` says. Every rank calls it."""
 
     def share_target(self, draft: Any, target: "FrozenTarget") -> None:
         """Lend the draft the target's frozen weights, once all of its own are sharded."""

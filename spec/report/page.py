@@ -14,6 +14,7 @@ from spec.report import charts, lineage, sweep, tables
 from spec.report.command import NUM_STEPS, serving_command, target_of
 from spec.report.evidence import Evidence, gather
 from spec.report.verdict import sentence, verdict
+from spec.samples.tokens import KINDS
 from spec.storage import Store
 from spec.storage.markers import Json
 
@@ -211,10 +212,10 @@ def _samples(evidence: Evidence) -> Json:
     facts = evidence.samples.facts
     lengths = facts.get("lengths", {"edges": [], "rows": []})
     example = [(text[:_LONGEST_EXAMPLE], bears) for text, bears in next(iter(facts.get("examples", [])), [])]
+    splits = [(name, facts[key]) for name, key in (("training", "train"), ("held out", "held_out")) if key in facts]
     return {
-        "splits": [
-            (name, facts[key]) for name, key in (("training", "train"), ("held out", "held_out")) if key in facts
-        ],
+        "splits": splits,
+        "kinds": _kinds([split for _, split in splits]),
         "histogram": charts.histogram(
             lengths["edges"],
             lengths["rows"],
@@ -224,6 +225,15 @@ def _samples(evidence: Evidence) -> Json:
         ),
         "example": example,
     }
+
+
+def _kinds(splits: list[Json]) -> list[tuple[str, list[float]]]:
+    """What the tokens that bear loss are, and their share of these in each split; older samples do not say."""
+    by_kind = [split.get("loss_by_kind", {}) for split in splits]
+    present = [kind for kind in KINDS if any(kind in its for its in by_kind)]
+    return [
+        (kind.replace("_", " "), [its.get(kind, 0) / (sum(its.values()) or 1) for its in by_kind]) for kind in present
+    ]
 
 
 def _rejects(evidence: Evidence) -> list[Json]:

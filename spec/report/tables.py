@@ -74,7 +74,10 @@ def draft(evidence: Evidence) -> Rows:
     if evidence.draft is None:
         return []
     config = evidence.draft.facts["config"]
+    published = evidence.draft.facts.get("published", {})
+    origin = [("published at", f"{published['at']}, SHA-256 {published['sha256']}")] if published else []
     return [
+        *origin,
         ("parameters", evidence.draft.counts.get("parameters")),
         ("dtype", config["torch_dtype"]),
         *method_of(config).describe(config),
@@ -83,10 +86,15 @@ def draft(evidence: Evidence) -> Rows:
 
 
 def flatten(settings: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(name, value) of nested settings as `optimizer.lr`; those without a value are left out."""
+    """(name, value) of nested settings as `optimizer.lr`, of things that have names as `mix.1.share`.
+
+    Those without a value are left out.
+    """
     for name, value in settings.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and all(isinstance(its, dict) and "name" in its for its in value):
+            yield from flatten({str(number): its for number, its in enumerate(value, start=1)}, f"{prefix}{name}.")
         elif value is not None:
             yield prefix + name, value
 

@@ -49,6 +49,14 @@ def on_hub(model: str, revision: str | None) -> Source:
     return Source(commit, {name: entry.size for name, entry in entries.items()}, download, is_right)
 
 
+def is_there(model: str) -> bool:
+    """Whether the hub has `model` (ORG/NAME) for whoever asks; what is private to others is not there."""
+    with told(model):
+        if constants.HF_HUB_OFFLINE:
+            raise OfflineModeIsEnabled
+        return HfApi(endpoint=os.environ.get("HF_ENDPOINT")).repo_exists(model)
+
+
 def _git_blob(path: Path) -> str:
     """The name that git gives the content of a (small) file."""
     data = path.read_bytes()

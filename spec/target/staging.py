@@ -52,7 +52,7 @@ def stage(
     for name, size in files.items():
         if name not in notes:
             say(f"{name} ({size / 2**20:.1f} MiB)")
-            notes[name] = _bring(source, name, store)
+            notes[name] = bring(source, name, store)
             store.write(NOTES, _notes(settings, inputs, notes))
     _refuse_missing_shards(store, notes)
     marker = Marker(
@@ -108,7 +108,7 @@ def stored(store: Store) -> Source:
     return Source(marker.inputs.get("commit", "") if marker else "", files, store.download, is_right)
 
 
-def _bring(source: Source, name: str, store: Store) -> File:
+def bring(source: Source, name: str, store: Store) -> File:
     """One file from `source` to `store`, by way of the directory itself or, for S3, of a temporary one."""
     folder = store.local_path()
     with tempfile.TemporaryDirectory() as scratch:

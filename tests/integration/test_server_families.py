@@ -27,15 +27,26 @@ DENSE = {"moe_layers": [], "interleave_moe_layer_step": 9}  # the same twice: tr
 pytestmark = pytest.mark.server
 
 
+WHOLE = {"draft_vocab_size": None}  # the draft can say every token
+NORMS = {"fc_norm": True, "norm_output": True}  # EAGLE-3.1's
+TWO = {"num_hidden_layers": 2}
+
+
 @pytest.mark.parametrize(
-    ("family", "shape"),
-    [("qwen3", {}), ("qwen3_moe", {}), ("llama4", LLAMA4 | DENSE), ("llama4", LLAMA4)],
-    ids=["qwen3", "qwen3_moe", "llama4_dense", "llama4"],
+    ("family", "shape", "its"),
+    [
+        ("qwen3", {}, WHOLE),
+        ("qwen3_moe", {}, NORMS),
+        ("llama4", LLAMA4 | DENSE, TWO),
+        ("llama4", LLAMA4, {}),
+    ],
+    ids=["qwen3, whole vocabulary", "qwen3_moe, EAGLE-3.1", "llama4_dense, two layers", "llama4"],
 )
-def test_the_server_says_and_keeps_what_an_offline_run_does(tmp_path, family, shape):
+def test_the_server_says_and_keeps_what_an_offline_run_does(tmp_path, family, shape, its):
+    """The draft's shape, `its`, hangs on no family: each is shown with one."""
     path = save_tiny_target(family, tmp_path / "target", **shape)
     trained = FrozenTarget.load(path, dtype=torch.float32)
-    draft = tiny_drafts.random_draft(trained)
+    draft = tiny_drafts.random_draft(trained, **its)
     prompts, stop = tiny_drafts.prompts(PROMPTS), stop_tokens(path)
     tiny_drafts.train(draft, trained, prompts[: PROMPTS // 2], steps=60, length=TOKENS)  # the others it has never seen
     method = METHODS["eagle3"]
@@ -56,7 +67,7 @@ def test_the_server_says_and_keeps_what_an_offline_run_does(tmp_path, family, sh
     with serving.sglang_on_cpu(path, tmp_path / "draft", log=tmp_path / "server.log", flags=flags) as url:
         said = SglangServer(url).answer(prompts, max_new_tokens=TOKENS, stop=stop, concurrency=3).answers
     assert [answer.tokens for answer in said] == [answer.tokens for answer in expected]
-    for answer, its in zip(said, expected, strict=True):
-        kept = [its.kept.count(count) for count in range(STEPS + 1)]
+    for answer, offline_one in zip(said, expected, strict=True):
+        kept = [offline_one.kept.count(count) for count in range(STEPS + 1)]
         assert answer.histogram + [0] * (STEPS + 1 - len(answer.histogram)) == kept
-    assert sum(sum(its.kept) for its in expected) > TOKENS, "too few drafts were kept to show anything"
+    assert sum(sum(answer.kept) for answer in expected) > TOKENS, "too few drafts were kept to show anything"

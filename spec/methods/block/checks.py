@@ -23,6 +23,14 @@ _SIZES = (
 _FOREIGN = ("mlp_bias", "quantization_config", "sliding_window", "use_sliding_window", "draft_vocab_size")
 
 
+def check_family(model_type: str) -> None:
+    """`BadInput` for a target whose model in the server gives block drafts no features."""
+    if model_type.startswith("llama4"):
+        raise BadInput(
+            "a Llama 4 target has no block drafts: SGLang 0.5.23's mllama4 gives them no features; train method=eagle3"
+        )
+
+
 def check_config(path: Path, config: Json, markov: bool) -> None:
     for name, value in _FIXED.items():
         if config.get(name) != value:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from transformers import PretrainedConfig
 
 from spec.errors import BadInput
+from spec.methods.block.checks import check_family
 from spec.methods.block.layout import feature_layers
 from spec.methods.files import default_context
 from spec.methods.layers import LeanMlp, LeanNorm, Rope, rotate
@@ -70,11 +71,7 @@ class BlockDraftConfig:
         """A draft as wide as the target's text model, with its heads and RoPE, that reads `features` of its layers;
         `overrides` replace single fields. `BadInput` where these make no draft of this target.
         """
-        if target.model_type.startswith("llama4"):
-            raise BadInput(
-                "a Llama 4 target has no block drafts: SGLang 0.5.23's mllama4 gives them no features; train "
-                "method=eagle3"
-            )
+        check_family(target.model_type)
         heads = target.num_attention_heads
         fields = {
             "hidden_size": target.hidden_size,

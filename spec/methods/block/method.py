@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spec.errors import BadInput
-from spec.methods.block import checks, layout
-from spec.methods.checks import check_names
+from spec.methods.block import checks, layout, published
+from spec.methods.checks import check_initialise, check_names
 from spec.methods.method import Drafter, Json, Method, Rows, Training
 from spec.methods.tensors import StoredTensor
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 _COUNTS = ("block_size", "layers", "features", "anchors")
-_CHOICES = {"initialise": ("random", "target"), "weighting": ("decay", "dpace")}
+_CHOICES = {"weighting": ("decay", "dpace")}
 _SHARES = ("ce", "l1", "confidence")
 # The target's, or settings with a name of their own.
 _NOT_TO_CHOOSE = {
@@ -32,8 +32,9 @@ class Block(Method):
     def check_settings(self, cfg: "DictConfig") -> None:
         from spec.methods.block.draft import BlockDraftConfig  # torch
 
+        check_initialise(cfg.initialise, cfg.initialise_else)
         for name, choices in _CHOICES.items():
-            if name in cfg and cfg[name] not in choices:
+            if cfg[name] not in choices:
                 raise BadInput(f"config: {name}={cfg[name]!r}; it is one of {', '.join(choices)}")
         for name in (*_COUNTS, *(("markov_rank",) if self.markov else ())):
             if not isinstance(cfg[name], int) or isinstance(cfg[name], bool) or cfg[name] < 1:
@@ -54,6 +55,9 @@ class Block(Method):
 
     def check_server(self, info: Json, drafts: int, url: str) -> None:
         checks.check_server(info, self.algorithm, drafts, url)
+
+    def check_family(self, model_type: str) -> None:
+        checks.check_family(model_type)
 
     def target_facts(self, target: "PretrainedConfig") -> Json:
         return {}
@@ -85,6 +89,12 @@ class Block(Method):
 
     def most_drafts(self, config: Json) -> int | None:
         return config["block_size"] if self.markov else config["block_size"] - 1
+
+    def as_served(self, config: Json, target: Json) -> Json:
+        return published.as_served(config, self.architecture, target, self.markov)
+
+    def adopt(self, config: Json, tensors: "dict[str, torch.Tensor]") -> tuple[Json, "dict[str, torch.Tensor]"]:
+        return published.adopt(config, tensors)
 
     def training(self, cfg: "DictConfig", target: "PretrainedConfig") -> Training:
         from spec.methods.block.training import BlockTraining
@@ -119,6 +129,7 @@ class DFlash(Block):
     tags = ("dflash",)
     algorithm = "DFLASH"
     architecture = "DFlashDraftModel"
+    begins_from = ("dflash",)  # a DSpark draft's rows draft another token each, and its Markov head would be lost
     about = "A few layers that draft a whole block of tokens in one forward, reading the target's hidden states"
     serving_note = "A block of other than the trained size is another input, not a part of it: fewer drafts are worth\n\
 measuring, more are not to be asked for."
@@ -137,6 +148,8 @@ class DSpark(Block):
     tags = ("dspark",)
     algorithm = "DSPARK"
     architecture = "DSparkDraftModel"
+    also_called = ("Qwen3DSparkModel",)
+    begins_from = ("dspark", "dflash")
     about = (
         "A few layers that draft a whole block of tokens in one forward, reading the target's hidden states, and a "
         "Markov\nhead that lets each draft follow from the one before"

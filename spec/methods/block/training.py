@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,15 +11,37 @@ from transformers import PretrainedConfig
 
 from spec.attention.documents import Documents
 from spec.errors import BadInput
-from spec.methods.block import initialise
+from spec.methods import start
+from spec.methods.block import initialise, layout
 from spec.methods.block.anchors import Blocks, draw
 from spec.methods.block.draft import BlockDraft, BlockDraftConfig
+from spec.methods.block.export import server_config
 from spec.methods.block.losses import Objective, decay_of, decay_weights
 from spec.methods.block.step import Observation, observe, step_loss
+from spec.methods.checks import check_start
 from spec.samples.dataset import Samples
 from spec.target.frozen import Features, FrozenTarget
 from spec.training.batch import Batch
 from spec.training.result import StepResult
+
+Json = dict[str, Any]
+
+# In what a draft to begin from must be as the one to be trained, and the setting that makes it so. Not the size of its
+# block, on which no weight depends.
+_SHAPE = {
+    **dict.fromkeys(("hidden_size", "vocab_size", "num_target_layers"), ""),
+    "features": "features",
+    "feature_layers": "",
+    "mask_token_id": "mask_token_id",
+    "num_hidden_layers": "layers",
+    "markov_rank": "markov_rank",
+    **{
+        name: f"draft.{name}"
+        for name in ("intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps")
+    },
+    "rope_parameters": "draft.rope_parameters",
+}
+_HEADS = ("markov_head.", "confidence_head.")  # what one block draft has and another has not
 
 _AT_ONCE = 1 << 24  # tokens of the samples looked through together
 
@@ -48,8 +71,21 @@ class BlockTraining:
         self.cache = 2 * self.config.num_hidden_layers * self.config.num_key_value_heads * self.config.head_dim
         self.objective = Objective(ce=cfg.ce, l1=cfg.l1, confidence=confidence, weighting=cfg.weighting)
         self.decay = cfg.decay or decay_of(self.config.block_size, rank)
+        self.start: Path | str = cfg.initialise
 
-    def read_samples(self, folder: Path, url: str) -> None:
+    def check_start(self, config: Json) -> None:
+        """A DFlash draft, which has no Markov head, may become a DSpark one with a fresh one."""
+        ours, theirs = _shape(server_config(self.config, "", "float32", 1)), _shape(config)
+        if not theirs.get("markov_rank"):
+            theirs["markov_rank"] = ours.get("markov_rank")
+        check_start(ours, theirs, _SHAPE)
+
+    def begin_from(self, folder: Path) -> str:
+        self.start = folder
+        written = server_config(self.config, "", "float32", 1)
+        return start.told(folder, set(layout.weight_shapes(written)), _HEADS)
+
+    def read_samples(self, folder: Path, url: str) -> str:
         """Nothing is kept; refused are samples in which the mask token is a word, or no answer fills a block."""
         mask, longest = self.config.mask_token_id, 0
         for split in ("train", "held_out"):
@@ -66,13 +102,16 @@ class BlockTraining:
                 f"config: a block of {self.positions} drafts, and the longest answer in {url} has {longest} tokens; "
                 f"set block_size to {max(longest - 1, 1)} at most"
             )
+        return ""
 
     def build(self, device: torch.device | str) -> BlockDraft:
         with torch.device(device):
             return BlockDraft(self.config)
 
     def initialise(self, draft: BlockDraft, target: FrozenTarget) -> None:
-        if self.cfg.initialise == "target":
+        if isinstance(self.start, Path):
+            start.load(draft, self.start, _HEADS)
+        elif self.start == "target":
             initialise.from_target(draft, target)
 
     def share_target(self, draft: BlockDraft, target: FrozenTarget) -> None:
@@ -127,6 +166,12 @@ class BlockTraining:
     def _draw(self, documents: Documents, loss_mask: torch.Tensor, row_ids: Sequence[int], epoch: int | None) -> Blocks:
         most, seed = self.cfg.anchors, self.cfg.seed
         return draw(documents, loss_mask, row_ids, drafts=self.positions, most=most, seed=seed, epoch=epoch)
+
+
+def _shape(config: Json) -> Json:
+    block = config["dflash_config"]
+    layers = block["target_layer_ids"]
+    return config | {"features": len(layers), "feature_layers": layers, "mask_token_id": block["mask_token_id"]}
 
 
 def _longest_answer(samples: Samples) -> int:

@@ -13,11 +13,11 @@ Json = dict[str, Any]
 _FIXED = {
     "architectures": ["LlamaForCausalLMEagle3"],
     "model_type": "llama",
-    "num_hidden_layers": 1,
     "hidden_act": "silu",
     "tie_word_embeddings": False,
 }
 _SIZES = (
+    "num_hidden_layers",
     "hidden_size",
     "target_hidden_size",
     "intermediate_size",
@@ -32,15 +32,17 @@ _SIZES = (
 _FOREIGN = (
     "attention_bias",
     "bias",
-    "fc_norm",
     "mlp_bias",
     "norm_before_fc",
-    "norm_output",
     "num_aux_hidden_states",
     "quantization_config",
     "sliding_window",
     "use_aux_norm",
 )
+
+
+# The server reads these at the top level alone, as flags.
+_SHAPES = ("fc_norm", "norm_output")
 
 
 def check_config(path: Path, config: Json) -> None:
@@ -54,6 +56,11 @@ def check_config(path: Path, config: Json) -> None:
     foreign = [name for name in _FOREIGN if config.get(name) or eagle.get(name)]
     if foreign:
         raise BadInput(f"{path}: {foreign[0]} is set; the draft was not trained with it")
+    for name in _SHAPES:
+        if type(config.get(name, False)) is not bool:
+            raise BadInput(f"{path}: {name} is {config[name]!r}; it is true or false")
+        if eagle.get(name):
+            raise BadInput(f"{path}: {name} is set in eagle_config, where the server does not look for it")
     check_numbers(path, config)
 
 

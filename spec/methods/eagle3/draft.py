@@ -1,4 +1,4 @@
-"""The EAGLE-3 draft: one decoder layer over the target's features, the same class for every target.
+"""The EAGLE-3 draft: a decoder layer, or a few, over the target's features, the same class for every target.
 
 Its parameters have the names that SGLang 0.5.23's `LlamaForCausalLMEagle3` loads, so a checkpoint and an export are the
 same tensors. What the layer attends to is the caller's: training attends to block 0 and the diagonals of the
@@ -25,7 +25,7 @@ Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 _SIZES = (
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
-    "max_position_embeddings",
+    *("max_position_embeddings", "num_hidden_layers"),
 )
 
 
@@ -43,16 +43,21 @@ class DraftConfig:
     draft_vocab_size: int
     max_position_embeddings: int
     feature_layers: tuple[int, int, int]  # 0-based layers whose OUTPUTS the draft reads, ascending
+    num_hidden_layers: int = 1
+    fc_norm: bool = False  # each feature has a norm of its own before fc
+    norm_output: bool = False  # the next step reads the hidden after the last norm, not before it
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
 
     @classmethod
-    def for_target(cls, target: PretrainedConfig, draft_vocab_size: int, **overrides: Any) -> "DraftConfig":
+    def for_target(cls, target: PretrainedConfig, draft_vocab_size: int | None, **overrides: Any) -> "DraftConfig":
         """A draft as wide as the target's text model, with its heads and RoPE; `overrides` replace single fields.
+        `draft_vocab_size` None is the target's whole vocabulary.
 
         `BadInput` if the target is too shallow for three feature layers, the draft vocabulary exceeds the target's, or
         the overrides make no layer.
         """
+        draft_vocab_size = target.vocab_size if draft_vocab_size is None else draft_vocab_size
         if not 0 < draft_vocab_size <= target.vocab_size:
             raise BadInput(f"a draft vocabulary of {draft_vocab_size} does not fit the target's of {target.vocab_size}")
         heads = target.num_attention_heads
@@ -81,6 +86,9 @@ class DraftConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise BadInput(f"config: draft.{name}={value!r}; it is a whole number of at least 1")
+        for name in ("fc_norm", "norm_output"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadInput(f"config: draft.{name}={getattr(self, name)!r}; it is true or false")
         if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2:
             raise BadInput(
                 f"config: a draft of {self.num_attention_heads} heads, {self.num_key_value_heads} of keys, head_dim "
@@ -91,6 +99,13 @@ class DraftConfig:
                 f"config: draft.hidden_size={self.hidden_size}; it must be the target's {target.hidden_size}, as the "
                 "draft reads the target's embedding"
             )
+
+    @property
+    def whole_vocabulary(self) -> bool:
+        """Whether the draft can say every token of the target's: then its map is the identity, in a draft's buffers
+        from the start.
+        """
+        return self.draft_vocab_size == self.vocab_size
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2)
@@ -106,54 +121,53 @@ class DraftConfig:
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, config: DraftConfig):
+    def __init__(self, config: DraftConfig, width: int):
         super().__init__()
-        width, queries = 2 * config.hidden_size, config.num_attention_heads * config.head_dim
+        queries = config.num_attention_heads * config.head_dim
         self.q_proj = nn.Linear(width, queries, bias=False)
         self.k_proj = nn.Linear(width, config.num_key_value_heads * config.head_dim, bias=False)
         self.v_proj = nn.Linear(width, config.num_key_value_heads * config.head_dim, bias=False)
         self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
 
 
-class Midlayer(nn.Module):
-    """The decoder layer. Its attention reads `cat(input_layernorm(embedding), hidden_norm(h))`; `h` un-normed is the
-    residual, and the output is the next step's `h`, before any norm.
+class Layer(nn.Module):
+    """A decoder layer. Its attention reads `hidden_norm(h)`; `h` un-normed is the residual, and the output is the next
+    layer's `h`, before any norm.
 
-    The projection of that concatenation is the sum of its halves', and the embedding's half hangs on the token alone:
-    training computes it once for all steps. Hence the pieces; `forward` is their composition.
+    It comes in pieces, since training computes some of them once for all steps; `forward` is their composition.
     """
 
-    def __init__(self, config: DraftConfig):
+    def __init__(self, config: DraftConfig, *, reads_embedding: bool = False):
         super().__init__()
         self.head_dim = config.head_dim
         self.heads = config.num_attention_heads
         self.kv_heads = config.num_key_value_heads
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)  # of the embedding
-        self.hidden_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)  # of the feature
+        if reads_embedding:
+            self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)  # of the embedding
+        self.hidden_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)  # in the first layer, of the feature
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = SelfAttention(config)
+        self.self_attn = SelfAttention(config, config.hidden_size * (2 if reads_embedding else 1))
         self.mlp = Mlp(config)
         self.rope = Rope(config)
 
-    def qkv_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The embedding's and the hidden's half of the weights of q, k and v: each `[(heads + 2 kv_heads) D, H]`."""
+    def qkv_weight(self) -> torch.Tensor:
+        """The weights of q, k and v, `[(heads + 2 kv_heads) D, H]`."""
         attention = self.self_attn
-        weight = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight))
-        return weight[:, : weight.shape[1] // 2], weight[:, weight.shape[1] // 2 :]
-
-    def embed_half(self, embeds: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """`embeds [.., H]` -> its part `[.., (heads + 2 kv_heads) D]` of q, k and v."""
-        return F.linear(self.input_layernorm(embeds), weight)
+        return torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight))
 
     def qkv(
         self,
-        embed_half: torch.Tensor,
+        embed_half: torch.Tensor | None,
         hidden: torch.Tensor,
         weight: torch.Tensor,
         tables: tuple[torch.Tensor, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """q `[.., heads, D]` and k, rotated by the `tables` of their positions, and v, both `[.., kv_heads, D]`."""
-        x = embed_half + F.linear(self.hidden_norm(hidden), weight)
+        """q `[.., heads, D]` and k, rotated by the `tables` of their positions, and v, both `[.., kv_heads, D]`.
+
+        `embed_half`: what the token adds to them in a `Midlayer`.
+        """
+        x = F.linear(self.hidden_norm(hidden), weight)
+        x = x if embed_half is None else embed_half + x
         x = x.unflatten(-1, (-1, self.head_dim))
         query, key, value = x.split((self.heads, self.kv_heads, self.kv_heads), dim=-2)
         return rotate(query, *tables), rotate(key, *tables), value.contiguous()  # a view would keep all of x
@@ -163,7 +177,31 @@ class Midlayer(nn.Module):
         hidden = hidden + self.self_attn.o_proj(attended.flatten(-2))
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
-    def forward(
+    def forward(self, hidden: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """`hidden [.., H]`, `positions [..]` -> the next hidden `[.., H]`."""
+        tables = self.rope.tables(positions, hidden.dtype)
+        return self.after_attention(hidden, attend(*self.qkv(None, hidden, self.qkv_weight(), tables)))
+
+
+class Midlayer(Layer):
+    """The first layer, whose attention reads `cat(input_layernorm(embedding), hidden_norm(h))`.
+
+    The projection of that concatenation is the sum of its halves', and the embedding's half hangs on the token alone.
+    """
+
+    def __init__(self, config: DraftConfig):
+        super().__init__(config, reads_embedding=True)
+
+    def qkv_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The embedding's and the hidden's half of `qkv_weight`: each `[(heads + 2 kv_heads) D, H]`."""
+        weight = self.qkv_weight()
+        return weight[:, : weight.shape[1] // 2], weight[:, weight.shape[1] // 2 :]
+
+    def embed_half(self, embeds: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """`embeds [.., H]` -> its part `[.., (heads + 2 kv_heads) D]` of q, k and v."""
+        return F.linear(self.input_layernorm(embeds), weight)
+
+    def forward(  # type: ignore[override]  # it reads a token as well
         self, embeds: torch.Tensor, hidden: torch.Tensor, positions: torch.Tensor, attend: Attend
     ) -> torch.Tensor:
         """`embeds [.., H]`, `hidden [.., H]`, `positions [..]` -> the next hidden `[.., H]`."""
@@ -174,7 +212,8 @@ class Midlayer(nn.Module):
 
 
 class EagleDraft(nn.Module):
-    """fc, one decoder layer, norm and a head over the draft vocabulary. See `DraftConfig` for the shapes.
+    """fc, decoder layers, norm and a head over the draft vocabulary. See `DraftConfig` for the shapes; EAGLE-3.1
+    norms the features before fc (`fc_norm`) and what a step hands to the next one (`norm_output`).
 
     `d2t` int64 `[draft_vocab]` holds offsets (`token = i + d2t[i]`), `t2d` bool `[vocab]` marks the tokens it reaches.
     `embed_tokens [V, H]` is the target's embedding, `target_head [draft_vocab, H_target]` of its head the rows of these
@@ -189,8 +228,14 @@ class EagleDraft(nn.Module):
     def __init__(self, config: DraftConfig):
         super().__init__()
         self.config = config
+        self.fc_norm = (
+            nn.ModuleList(nn.RMSNorm(config.target_hidden_size, config.rms_norm_eps) for _ in config.feature_layers)
+            if config.fc_norm
+            else None
+        )
         self.fc = nn.Linear(3 * config.target_hidden_size, config.hidden_size, bias=False)
         self.midlayer = Midlayer(config)
+        self.layers = nn.ModuleDict({str(at): Layer(config) for at in range(1, config.num_hidden_layers)})
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.draft_vocab_size, bias=False)
         self.register_buffer("d2t", torch.zeros(config.draft_vocab_size, dtype=torch.int64))
@@ -200,7 +245,8 @@ class EagleDraft(nn.Module):
 
     def share_target(self, embed: torch.Tensor, head: torch.Tensor) -> None:
         """Uses the target's embedding `[V, H]` as it is, no copy, and of its head `[V, H_target]` the rows of the
-        draft's vocabulary, which is set before. `BadInput` if the embedding is not as wide as the draft.
+        draft's vocabulary, which is set before (a copy, unless it is the whole one). `BadInput` if the embedding is not
+        as wide as the draft.
         """
         if embed.shape[1] != self.config.hidden_size:
             raise BadInput(
@@ -208,7 +254,7 @@ class EagleDraft(nn.Module):
                 "it reads the target's embedding"
             )
         self.embed_tokens = embed.detach()
-        self.target_head = head.detach()[self.draft_tokens()]
+        self.target_head = head.detach() if self.config.whole_vocabulary else head.detach()[self.draft_tokens()]
 
     def set_vocabulary(self, d2t: torch.Tensor, t2d: torch.Tensor) -> None:
         """Copies a vocabulary map in; `BadInput` if `d2t` and `t2d` do not describe the same tokens in order."""
@@ -235,7 +281,15 @@ class EagleDraft(nn.Module):
 
     def project_features(self, aux: torch.Tensor) -> torch.Tensor:
         """`aux [.., 3 * H_target]` -> `[.., H]`, un-normed: the first hidden."""
-        return self.fc(aux.to(self.fc.weight.dtype))
+        aux = aux.to(self.fc.weight.dtype)
+        if self.fc_norm is not None:
+            features = aux.chunk(len(self.fc_norm), -1)
+            aux = torch.cat([norm(its) for norm, its in zip(self.fc_norm, features, strict=True)], -1)
+        return self.fc(aux)
+
+    def carry(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the next step reads of this one's `hidden [.., H]`: itself, or normed."""
+        return self.norm(hidden) if self.config.norm_output else hidden
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """`hidden [.., H]` pre-norm -> logits `[.., draft_vocab]`."""

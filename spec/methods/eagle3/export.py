@@ -17,12 +17,13 @@ def sglang_config(config: DraftConfig, dtype: str, context_length: int) -> dict[
     RoPE stands there in both spellings, since transformers 5 reads `rope_parameters`, else takes a theta of 10000.
     """
     rope = dict(config.rope_parameters)
-    return {
+    shapes = {name: True for name in ("fc_norm", "norm_output") if getattr(config, name)}
+    return shapes | {
         "architectures": ["LlamaForCausalLMEagle3"],
         "model_type": "llama",
         "torch_dtype": dtype,
         "dtype": dtype,
-        "num_hidden_layers": 1,
+        "num_hidden_layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "target_hidden_size": config.target_hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -63,17 +64,28 @@ def trained_answer(draft: EagleDraft, dtype: torch.dtype) -> torch.Tensor:
     every = Queries.of_runs(
         ((0, 0, probe.FEATURES),), torch.tensor([0, probe.FEATURES], dtype=torch.int32), probe.FEATURES
     )
-    keys: list[torch.Tensor] = []
-    values: list[torch.Tensor] = []
-
-    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        keys.append(key)
-        values.append(value)
-        return ttt_attention(query, keys, values, every)
-
+    attends = [_Attend(every) for _ in range(draft.config.num_hidden_layers)]
     hidden, states = rounded.project_features(aux), []
     for step in range(probe.CHAIN + 1):
         at = embeddings[: probe.FEATURES] if step == 0 else embeddings[probe.FEATURES + step - 1].expand_as(hidden)
-        hidden = rounded.midlayer(at, hidden, torch.arange(probe.FEATURES) + step, attend)
+        hidden = hidden if step == 0 else rounded.carry(hidden)
+        positions = torch.arange(probe.FEATURES) + step
+        hidden = rounded.midlayer(at, hidden, positions, attends[0])
+        for layer, attend in zip(rounded.layers.values(), attends[1:], strict=True):
+            hidden = layer(hidden, positions, attend)
         states.append(hidden if step == 0 else hidden[-1:])
     return rounded.head(torch.cat(states))
+
+
+class _Attend:
+    """A layer's attention, which remembers the keys and values of earlier steps."""
+
+    def __init__(self, queries: Queries):
+        self.queries = queries
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+
+    def __call__(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        self.keys.append(key)
+        self.values.append(value)
+        return ttt_attention(query, self.keys, self.values, self.queries)

@@ -18,14 +18,17 @@ from spec.methods.files import WEIGHTS
 
 
 class Cache(NamedTuple):
-    """Keys and values of the positions read so far. Never changed in place: a chain that runs ahead leaves no trace."""
+    """Keys and values of the positions read so far, an entry a layer: `[kv_heads, length, head_dim]` each.
 
-    keys: torch.Tensor  # [kv_heads, length, head_dim]
-    values: torch.Tensor  # [kv_heads, length, head_dim]
+    Never changed in place: a chain that runs ahead leaves no trace.
+    """
+
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
 
     @property
     def length(self) -> int:
-        return self.keys.shape[1]
+        return self.keys[0].shape[1]
 
 
 class InferenceDraft:
@@ -38,6 +41,7 @@ class InferenceDraft:
         self.rotary = LlamaRotaryEmbedding(config).to(self.device)
         d2t = weights["d2t"]
         self.to_target = torch.arange(len(d2t), device=d2t.device) + d2t  # [draft_vocab] target ids
+        self.names = ("midlayer", *(f"layers.{at}" for at in range(1, config.num_hidden_layers)))
         self.layers = tuple(config.eagle_config["eagle_aux_hidden_state_layer_ids"])
 
     @classmethod
@@ -54,7 +58,7 @@ class InferenceDraft:
         random = torch.Generator().manual_seed(seed)
         weights = dict(self.weights)
         for name, weight in self.weights.items():
-            if name.endswith("norm.weight"):
+            if "norm" in name:
                 weights[name] = torch.ones_like(weight)
             elif weight.is_floating_point():
                 weights[name] = (torch.randn(weight.shape, generator=random) * 0.02).to(weight)
@@ -62,11 +66,20 @@ class InferenceDraft:
 
     def empty_cache(self) -> Cache:
         empty = torch.empty(self.kv_heads, 0, self.head_dim, dtype=self.dtype, device=self.device)
-        return Cache(empty, empty)
+        nothing = (empty,) * len(self.names)
+        return Cache(nothing, nothing)
 
     def project(self, aux: torch.Tensor) -> torch.Tensor:
-        """The target's three hidden states [T, 3*H_target] as one feature [T, H], without a norm."""
-        return self._linear(aux.to(self.dtype), "fc")
+        """The target's three hidden states [T, 3*H_target] as one feature [T, H]; each normed with `fc_norm`."""
+        aux = aux.to(self.dtype)
+        if getattr(self.config, "fc_norm", False):
+            features = aux.chunk(len(self.layers), -1)
+            aux = torch.cat([self._norm(its, f"fc_norm.{at}") for at, its in enumerate(features)], -1)
+        return self._linear(aux, "fc")
+
+    def carry(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What is read of the state that `read` returned, when the draft is read in turn; normed with `norm_output`."""
+        return self._norm(hidden, "norm") if getattr(self.config, "norm_output", False) else hidden
 
     @torch.no_grad()
     def read(self, embeddings: torch.Tensor, hidden: torch.Tensor, cache: Cache) -> tuple[torch.Tensor, Cache]:
@@ -82,11 +95,18 @@ class InferenceDraft:
             ],
             dim=-1,
         )  # [T, 2H]
-        attended, cache = self._attend(x, cache)
-        hidden = hidden + attended
-        x = self._norm(hidden, "midlayer.post_attention_layernorm")
-        gated = F.silu(self._linear(x, "midlayer.mlp.gate_proj")) * self._linear(x, "midlayer.mlp.up_proj")
-        return hidden + self._linear(gated, "midlayer.mlp.down_proj"), cache
+        keys, values = [], []
+        for index, name in enumerate(self.names):
+            if index:
+                x = self._norm(hidden, f"{name}.hidden_norm")
+            attended, key, value = self._attend(x, name, cache.keys[index], cache.values[index])
+            keys.append(key)
+            values.append(value)
+            hidden = hidden + attended
+            x = self._norm(hidden, f"{name}.post_attention_layernorm")
+            gated = F.silu(self._linear(x, f"{name}.mlp.gate_proj")) * self._linear(x, f"{name}.mlp.up_proj")
+            hidden = hidden + self._linear(gated, f"{name}.mlp.down_proj")
+        return hidden, Cache(tuple(keys), tuple(values))
 
     @torch.no_grad()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -108,7 +128,7 @@ class InferenceDraft:
         for _ in range(drafts):
             guessed.append(self.to_target[self.logits(hidden)[0].argmax()])
             if len(guessed) < drafts:
-                hidden, ahead = self.read(embed[guessed[-1]][None], hidden, ahead)
+                hidden, ahead = self.read(embed[guessed[-1]][None], self.carry(hidden), ahead)
         return [int(token) for token in guessed], known
 
     def probe_answer(self) -> torch.Tensor:
@@ -117,7 +137,7 @@ class InferenceDraft:
         hidden, cache = self.read(embeddings[: probe.FEATURES], self.project(aux), self.empty_cache())
         states = [hidden]
         for embedding in embeddings[probe.FEATURES :]:
-            hidden, cache = self.read(embedding[None], hidden[-1:], cache)
+            hidden, cache = self.read(embedding[None], self.carry(hidden[-1:]), cache)
             states.append(hidden)
         return self.logits(torch.cat(states))
 
@@ -130,19 +150,23 @@ class InferenceDraft:
         scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.config.rms_norm_eps)
         return scaled.to(x.dtype) * self.weights[name + ".weight"]
 
-    def _attend(self, x: torch.Tensor, cache: Cache) -> tuple[torch.Tensor, Cache]:
-        """Causal attention of T new positions [T, 2H] over the cached ones and each other; [T, H]."""
-        count = len(x)
+    def _attend(
+        self, x: torch.Tensor, name: str, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Causal attention of T new positions [T, 2H or H] over a layer's cached ones and each other: [T, H], and the
+        longer keys and values.
+        """
+        count, before = len(x), keys.shape[1]
         q, k, v = (
-            self._linear(x, f"midlayer.self_attn.{name}_proj").unflatten(-1, (-1, self.head_dim)).transpose(0, 1)
-            for name in "qkv"
+            self._linear(x, f"{name}.self_attn.{part}_proj").unflatten(-1, (-1, self.head_dim)).transpose(0, 1)
+            for part in "qkv"
         )  # [heads, T, head_dim]
-        positions = torch.arange(cache.length, cache.length + count, device=self.device)
+        positions = torch.arange(before, before + count, device=self.device)
         cos, sin = self.rotary(x, positions[None])  # [1, T, head_dim]
         q, k = (y * cos + rotate_half(y) * sin for y in (q, k))
-        cache = Cache(torch.cat([cache.keys, k], 1), torch.cat([cache.values, v], 1))
-        seen = torch.arange(cache.length, device=self.device) <= positions[:, None]  # [T, length]
-        mixed = F.scaled_dot_product_attention(
-            q[None], cache.keys[None], cache.values[None], attn_mask=seen, enable_gqa=True
-        )[0]  # [heads, T, head_dim]
-        return self._linear(mixed.transpose(0, 1).flatten(1), "midlayer.self_attn.o_proj"), cache
+        keys, values = torch.cat([keys, k], 1), torch.cat([values, v], 1)
+        seen = torch.arange(before + count, device=self.device) <= positions[:, None]  # [T, length]
+        mixed = F.scaled_dot_product_attention(q[None], keys[None], values[None], attn_mask=seen, enable_gqa=True)[
+            0
+        ]  # [heads, T, head_dim]
+        return self._linear(mixed.transpose(0, 1).flatten(1), f"{name}.self_attn.o_proj"), keys, values

@@ -19,6 +19,12 @@ def from_target(draft: EagleDraft, target: FrozenTarget) -> None:
     the embedding half begins at zero. `BadInput` where the layer is not the draft's kind (Qwen3 norms its queries,
     Llama 4 rotates pairs and routes experts) or not of its shape.
     """
+    if draft.config.num_hidden_layers > 1:
+        raise BadInput("config: initialise=target copies one layer; take draft.num_hidden_layers=1 or another start")
+    if draft.config.fc_norm:
+        raise BadInput(
+            "config: initialise=target has a feature pass fc as it is; take draft.fc_norm=false or another start"
+        )
     layer = {name: _whole(weight) for name, weight in target.model.model.layers[-1].named_parameters()}
     hidden = draft.config.hidden_size
     ours = dict(draft.midlayer.named_parameters())

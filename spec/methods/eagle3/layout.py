@@ -4,12 +4,13 @@ from typing import Any
 
 from spec.errors import BadInput
 
-NORMS = (
+_LAST = "norm.weight"
+_FIRST = (
     "midlayer.input_layernorm.weight",  # of the token's embedding
     "midlayer.hidden_norm.weight",  # of the feature
     "midlayer.post_attention_layernorm.weight",
-    "norm.weight",
 )
+_LATER = ("hidden_norm", "post_attention_layernorm")  # of a layer that reads no embedding
 VOCABULARY_MAP = ("d2t", "t2d")  # the only tensors that are no weights
 
 
@@ -28,21 +29,44 @@ def feature_layers(num_layers: int) -> tuple[int, int, int]:
     return layers
 
 
+def norms(config: dict[str, Any]) -> tuple[str, ...]:
+    """The norms of hidden states, all of one shape."""
+    later = [f"layers.{at}.{name}.weight" for at in range(1, config["num_hidden_layers"]) for name in _LATER]
+    return (*_FIRST, *later, _LAST)
+
+
+def fc_norms(config: dict[str, Any]) -> tuple[str, ...]:
+    """The norms of the features before fc, where the draft has them."""
+    return tuple(f"fc_norm.{at}.weight" for at in range(3)) if config.get("fc_norm") else ()
+
+
 def weight_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Every tensor that `model.safetensors` holds, no more and no less, by the sizes in the draft's `config.json`."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     queries = config["num_attention_heads"] * config["head_dim"]
     keys = config["num_key_value_heads"] * config["head_dim"]
+
+    def layer(at: str, width: int) -> dict[str, tuple[int, ...]]:
+        return {
+            f"{at}.self_attn.q_proj.weight": (queries, width),
+            f"{at}.self_attn.k_proj.weight": (keys, width),
+            f"{at}.self_attn.v_proj.weight": (keys, width),
+            f"{at}.self_attn.o_proj.weight": (hidden, queries),
+            f"{at}.mlp.gate_proj.weight": (inner, hidden),
+            f"{at}.mlp.up_proj.weight": (inner, hidden),
+            f"{at}.mlp.down_proj.weight": (hidden, inner),
+        }
+
     return {
+        **dict.fromkeys(fc_norms(config), (config["target_hidden_size"],)),
         "fc.weight": (hidden, 3 * config["target_hidden_size"]),
-        **dict.fromkeys(NORMS, (hidden,)),
-        "midlayer.self_attn.q_proj.weight": (queries, 2 * hidden),
-        "midlayer.self_attn.k_proj.weight": (keys, 2 * hidden),
-        "midlayer.self_attn.v_proj.weight": (keys, 2 * hidden),
-        "midlayer.self_attn.o_proj.weight": (hidden, queries),
-        "midlayer.mlp.gate_proj.weight": (inner, hidden),
-        "midlayer.mlp.up_proj.weight": (inner, hidden),
-        "midlayer.mlp.down_proj.weight": (hidden, inner),
+        **dict.fromkeys(norms(config), (hidden,)),
+        **layer("midlayer", 2 * hidden),
+        **{
+            name: its
+            for at in range(1, config["num_hidden_layers"])
+            for name, its in layer(f"layers.{at}", hidden).items()
+        },
         "lm_head.weight": (config["draft_vocab_size"], hidden),
         "d2t": (config["draft_vocab_size"],),
         "t2d": (config["vocab_size"],),

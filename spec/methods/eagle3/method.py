@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spec.errors import BadInput
-from spec.methods.checks import check_names
-from spec.methods.eagle3 import checks, layout
+from spec.methods.checks import check_initialise, check_names
+from spec.methods.eagle3 import checks, layout, published
 from spec.methods.method import Drafter, Json, Method, Rows, Training
 from spec.methods.tensors import StoredTensor
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 _THE_TARGETS = {"target_hidden_size", "vocab_size", "draft_vocab_size", "feature_layers"}  # not to choose
 _COUNTS = ("draft_vocab_size", "steps")
-_CHOICES = {"initialise": ("random", "target"), "objective": ("ce", "lk", "hard")}
+_OPTIONAL = ("draft_vocab_size",)
+_CHOICES = {"objective": ("ce", "lk", "hard")}
 
 
 class Eagle3(Method):
@@ -27,7 +28,8 @@ class Eagle3(Method):
     tags = ("eagle3",)
     algorithm = "EAGLE3"  # `EAGLE` runs too, and accepts nothing
     architecture = "LlamaForCausalLMEagle3"
-    about = "One decoder layer over three of the target's hidden states"
+    begins_from = ("eagle3",)
+    about = "A decoder layer, or a few, over three of the target's hidden states"
     serving_note = (
         "All three speculative numbers go together, and the algorithm is `EAGLE3`: with `EAGLE` the server runs "
         "without a\nwarning and accepts nothing."
@@ -38,10 +40,13 @@ class Eagle3(Method):
     def check_settings(self, cfg: "DictConfig") -> None:
         from spec.methods.eagle3.draft import DraftConfig  # torch
 
+        check_initialise(cfg.initialise, cfg.initialise_else)
         for name, choices in _CHOICES.items():
             if cfg[name] not in choices:
                 raise BadInput(f"config: {name}={cfg[name]!r}; it is one of {', '.join(choices)}")
         for name in _COUNTS:
+            if cfg[name] is None and name in _OPTIONAL:
+                continue
             if not isinstance(cfg[name], int) or isinstance(cfg[name], bool) or cfg[name] < 1:
                 raise BadInput(f"config: {name}={cfg[name]!r}; it is a whole number of at least 1")
         if not isinstance(cfg.decay, int | float) or not 0 < cfg.decay <= 1:
@@ -60,6 +65,9 @@ class Eagle3(Method):
     def check_server(self, info: Json, drafts: int, url: str) -> None:
         checks.check_server(info, drafts, url)
 
+    def check_family(self, model_type: str) -> None:
+        """Every family of targets gives it features."""
+
     def target_facts(self, target: "PretrainedConfig") -> Json:
         return {"feature_layers": list(layout.feature_layers(target.num_hidden_layers))}
 
@@ -76,10 +84,13 @@ class Eagle3(Method):
         checks.check_vocabulary(path, tensors["d2t"].array(), tensors["t2d"].array())
 
     def norms(self, config: Json) -> tuple[str, ...]:
-        return layout.NORMS
+        return (*layout.norms(config), *layout.fc_norms(config))
 
     def describe(self, config: Json) -> Rows:
+        norms = [name for name in ("fc_norm", "norm_output") if config.get(name)]
         return [
+            ("layers", config["num_hidden_layers"]),
+            *([("norms of EAGLE-3.1", " and ".join(norms))] if norms else []),
             ("draft vocabulary", f"{config['draft_vocab_size']:,} of {config['vocab_size']:,} tokens"),
             (
                 "features",
@@ -90,6 +101,12 @@ class Eagle3(Method):
 
     def most_drafts(self, config: Json) -> int | None:
         return None  # a chain may be of any length
+
+    def as_served(self, config: Json, target: Json) -> Json:
+        return published.as_served(config, self.architecture, target)
+
+    def adopt(self, config: Json, tensors: "dict[str, torch.Tensor]") -> tuple[Json, "dict[str, torch.Tensor]"]:
+        return published.adopt(config, tensors)
 
     def training(self, cfg: "DictConfig", target: "PretrainedConfig") -> Training:
         from spec.methods.eagle3.training import Eagle3Training

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from spec.attention.block0 import Queries
+from spec.attention.documents import Documents
 from spec.training.batch import Batch
 
 
@@ -26,10 +27,11 @@ class Rows:
     rows: torch.Tensor  # [K, J] int64, the row of step k that drafts it, among the K * A of all steps; any if none does
     bears: torch.Tensor  # [K, J] bool, whether one does
     queries: Queries
+    every: Queries | None = None  # all N, where layers above need what the first ones make of each token
 
 
-def drafted_rows(batch: Batch, steps: int) -> Rows:
-    """The rows of `batch`, which is still on the host."""
+def drafted_rows(batch: Batch, steps: int, layers: int = 1) -> Rows:
+    """The rows of `batch`, which is still on the host, for a draft of so many `layers`."""
     documents = batch.documents
     tokens = documents.tokens  # [N]
     positions = documents.position_ids.flatten()[tokens]
@@ -42,14 +44,20 @@ def drafted_rows(batch: Batch, steps: int) -> Rows:
     needed[at[bears]] = True
     slot = (needed.cumsum(0) - 1).clamp_min(0)  # of each of the N tokens among the A rows
     first = torch.arange(steps)[:, None] * int(needed.sum())  # of each step's A rows
+    every = torch.ones_like(needed) if layers > 1 else None
     return Rows(
         input_ids=batch.input_ids.flatten()[tokens],
         positions=positions,
         seen=tokens[seen],
         rows=torch.where(bears, slot[at] + first, 0),
         bears=bears,
-        queries=Queries.of_runs(_runs(needed, documents.lengths), documents.cu_seqlens, max(documents.lengths)),
+        queries=_queries(needed, documents),
+        every=None if every is None else _queries(every, documents),
     )
+
+
+def _queries(chosen: torch.Tensor, documents: Documents) -> Queries:
+    return Queries.of_runs(_runs(chosen, documents.lengths), documents.cu_seqlens, max(documents.lengths))
 
 
 def _runs(needed: torch.Tensor, lengths: tuple[int, ...]) -> list[tuple[int, int, int]]:

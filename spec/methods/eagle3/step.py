@@ -1,9 +1,9 @@
 """The training step of the draft: K steps of training-time test, and their loss.
 
 At position i, step k: the draft reads the embedding of token i+1+k and, at k = 0, the target's features of position i,
-later its own pre-norm hidden of step k-1; it predicts token i+2+k from the target's distribution at i+1+k. The step
-bears loss where token i+2+k does, the target's own choice there is in the draft's vocabulary, and all of it lies in
-i's document.
+later its own hidden of step k-1, before its last norm (after it with `norm_output`); it predicts token i+2+k from the
+target's distribution at i+1+k. The step bears loss where token i+2+k does, the target's own choice there is in the
+draft's vocabulary, and all of it lies in i's document.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from spec.attention.block0 import Queries
 from spec.attention.merged import ttt_attention
 from spec.attention.to_device import to_device
-from spec.methods.eagle3.draft import EagleDraft, Midlayer
+from spec.methods.eagle3.draft import EagleDraft, Layer
 from spec.methods.eagle3.losses import OBJECTIVES, Wanted, argmax_and_lse, drafting_loss
 from spec.methods.eagle3.rows import drafted_rows
 from spec.training.batch import Batch
@@ -38,6 +38,7 @@ class Observation:
     aux: torch.Tensor  # [N, 3 * H_target]
     queries: Queries
     wanted: Wanted
+    every: Queries | None = None  # see `Rows.every`
 
     @property
     def count(self) -> torch.Tensor:
@@ -74,7 +75,8 @@ def observe(draft: EagleDraft, target, batch: Batch, *, steps: int = 7, objectiv
     on the host. Only "lk" needs the log-sum-exps.
     """
     documents = batch.documents
-    rows = batch.rows or to_device(drafted_rows(batch.to("cpu"), steps), batch.input_ids.device)
+    layers = draft.config.num_hidden_layers
+    rows = batch.rows or to_device(drafted_rows(batch.to("cpu"), steps, layers), batch.input_ids.device)
     features = target.features(batch.input_ids, documents, draft.config.feature_layers)
     hidden = features.last.flatten(0, 1)[rows.seen]  # [J, H_target]
     choice, lse = argmax_and_lse(hidden, target.head_weight, with_lse=objective == "lk")
@@ -88,7 +90,7 @@ def observe(draft: EagleDraft, target, batch: Batch, *, steps: int = 7, objectiv
     aux = features.aux.flatten(0, 1)
     if len(documents.tokens) < len(aux):
         aux = aux[documents.tokens]
-    return Observation(rows.input_ids, rows.positions, aux, rows.queries, wanted)
+    return Observation(rows.input_ids, rows.positions, aux, rows.queries, wanted, rows.every)
 
 
 def step_loss(
@@ -124,43 +126,52 @@ def _unroll(
     checkpoint_steps: bool,
     compiled: bool,
 ):
-    qkv, after_attention, row_losses = Midlayer.qkv, Midlayer.after_attention, OBJECTIVES[objective]
+    qkv, after_attention, row_losses = Layer.qkv, Layer.after_attention, OBJECTIVES[objective]
     if compiled:
         qkv, after_attention, row_losses = map(_compiled, (qkv, after_attention, row_losses))
-    layer, rows = draft.midlayer, seen.queries.rows
-    of_embeds, of_hidden = layer.qkv_weights()
-    embed_half = layer.embed_half(draft.embed(seen.input_ids), of_embeds)  # [N, qkv], of each token
+    first, rows = draft.midlayer, seen.queries.rows
+    of_embeds, of_hidden = first.qkv_weights()
+    embed_half = first.embed_half(draft.embed(seen.input_ids), of_embeds)  # [N, qkv], of each token
+    later: Any = draft.layers.values()
+    layers = [(first, of_hidden), *((layer, layer.qkv_weight()) for layer in later)]
 
     places = torch.arange(seen.queries.longest + len(weights), device=embed_half.device)
-    tables = layer.rope.tables(places, embed_half.dtype)  # once, of every position that any step may have
+    tables = first.rope.tables(places, embed_half.dtype)  # once, of every position that any step may have
 
-    def step(hidden, at, positions, keys, values):
+    def step(hidden, at, positions, before):
+        """`before`: of each layer the keys and values of earlier steps. Returns the hidden and each layer's own two."""
+        if before[0]:
+            hidden = draft.carry(hidden)
         token = at.clamp_max(len(embed_half) - 1)  # beyond its document's end a row bears no loss: any token will do
         # index_select: its backward adds whole rows, that of `[token]` number by number
         rotary = tuple(table.index_select(0, positions) for table in tables)
-        query, key, value = qkv(layer, embed_half.index_select(0, token), hidden, of_hidden, rotary)
-        if not keys:  # block 0: keys at every token, queries at the rows
-            query, hidden = query.index_select(0, rows), hidden.index_select(0, rows)
-        attended = ttt_attention(query, [*keys, key], [*values, value], seen.queries)
-        return after_attention(layer, hidden, attended), key, value
+        adds, made = embed_half.index_select(0, token), []
+        for (layer, weight), earlier in zip(layers, before, strict=True):
+            query, key, value = qkv(layer, adds, hidden, weight, rotary)
+            queries, adds = seen.queries, None
+            if not earlier:  # block 0: keys at every token, queries at those that the next layer or the loss reads
+                if layer is layers[-1][0]:
+                    query, hidden = query.index_select(0, rows), hidden.index_select(0, rows)
+                else:
+                    queries = seen.every
+            keys, values = [its for its, _ in earlier], [its for _, its in earlier]
+            attended = ttt_attention(query, [*keys, key], [*values, value], queries)
+            hidden = after_attention(layer, hidden, attended)
+            made.append((key, value))
+        return hidden, made
 
     hidden = draft.project_features(seen.aux)  # [N, H], from step 1 on [A, H]
     at = torch.arange(len(seen.input_ids), device=hidden.device)
     positions = seen.positions
     hiddens: list[torch.Tensor] = []
-    keys: list[torch.Tensor] = []
-    values: list[torch.Tensor] = []
+    before: list[tuple[tuple[torch.Tensor, torch.Tensor], ...]] = [() for _ in layers]
     for k in range(len(weights)):
-        arguments = (hidden, at + 1 + k, positions + k, tuple(keys), tuple(values))
-        if checkpoint_steps:
-            hidden, key, value = checkpoint(step, *arguments, use_reentrant=False)
-        else:
-            hidden, key, value = step(*arguments)
+        arguments = (hidden, at + 1 + k, positions + k, tuple(before))
+        hidden, made = checkpoint(step, *arguments, use_reentrant=False) if checkpoint_steps else step(*arguments)
         if k == 0:
             at, positions = rows, positions[rows]
         hiddens.append(hidden)
-        keys.append(key)
-        values.append(value)
+        before = [(*its, pair) for its, pair in zip(before, made, strict=True)]
     if draft.target_head is None:
         raise RuntimeError("share_target() comes after set_vocabulary() and before the first step")
     return drafting_loss(hiddens, draft.norm, draft.lm_head.weight, draft.target_head, seen.wanted, weights, row_losses)

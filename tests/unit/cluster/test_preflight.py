@@ -1,13 +1,19 @@
 """What cannot succeed is refused by name before anything starts."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from spec.cluster import preflight
 from spec.errors import BadInput
+from spec.methods import METHODS
 from spec.storage import open_store
 from spec.storage.markers import Marker, digest_of, write_marker
+from tests.hub import Hub
+
+ROOT = Path(__file__).parents[3]
 
 
 def quota(hard: str, used: str) -> dict:
@@ -77,17 +83,107 @@ def test_a_hub_to_publish_on_wants_a_token(monkeypatch: pytest.MonkeyPatch):
 
 def test_prompts_that_are_not_there_name_the_parameter(bucket: str):
     open_store(f"s3://{bucket}").write("prompts.jsonl", b"{}")
-    preflight.check_dataset(f"s3://{bucket}/prompts.jsonl")
+    preflight.check_datasets(f"s3://{bucket}/prompts.jsonl", "", "train", pattern=False)
     with pytest.raises(BadInput, match="parameter dataset-name: .*none.jsonl: no such object"):
-        preflight.check_dataset(f"s3://{bucket}/none.jsonl")
+        preflight.check_datasets(f"s3://{bucket}/none.jsonl", "", "train", pattern=False)
+
+
+def test_a_pattern_must_match_and_is_one_only_where_that_is_said(bucket: str):
+    for key in ("logs/a/host_0.log", "logs/b/host_0.log.2026-11-29_21", "logs/odd[1].log"):
+        open_store(f"s3://{bucket}").write(key, b"{}")
+    logs = f"s3://{bucket}/logs"
+    preflight.check_datasets(f"{logs}/*/*.log*", "", "train", pattern=True)
+    preflight.check_datasets(f"{logs}/odd[1].log", "", "train", pattern=False)
+    with pytest.raises(BadInput, match="parameter dataset-name: .*: no object matches"):
+        preflight.check_datasets(f"{logs}/*.log.*", "", "train", pattern=True)
+    with pytest.raises(BadInput, match="parameter dataset-name: .*: no such object"):
+        preflight.check_datasets(f"{logs}/*/*.log", "", "train", pattern=False)
+    with pytest.raises(BadInput, match="parameter dataset-name: .*: the bucket must be named"):
+        preflight.check_datasets("s3://*/x.log", "", "train", pattern=True)
+
+
+def test_every_dataset_of_a_mix_must_be_there_and_have_a_weight(bucket: str):
+    open_store(f"s3://{bucket}").write("a.jsonl", b"{}")
+    both = f"s3://{bucket}/a.jsonl s3://{bucket}/b.jsonl"
+    with pytest.raises(BadInput, match="parameter dataset-name: .*b.jsonl: no such object"):
+        preflight.check_datasets(both, "2 1", "train", pattern=False)
+    open_store(f"s3://{bucket}").write("b.jsonl", b"{}")
+    preflight.check_datasets(both, "2 1", "train", pattern=False)
+    for weights, split in (("2 1 1", "train"), ("2 0", "train"), ("2 1", "a b c")):
+        with pytest.raises(BadInput, match="parameters? weights and dataset-name: "):
+            preflight.check_datasets(both, weights, split, pattern=False)
 
 
 @pytest.mark.parametrize("words", ["epoch=2", "--epochs=2", "epochs 2", "optimiser.lr=1"])
 def test_a_setting_that_the_recipe_does_not_have_is_named(words: str):
-    root = Path(__file__).parents[3]
-    preflight.check_settings("train-options", "epochs=2 optimizer.lr=1e-4 metric_logger.log_dir=/tmp/x", root)
+    known = "epochs=2 optimizer.lr=1e-4 metric_logger.log_dir=/tmp/x draft_vocab_size=128 initialise_else=random"
+    preflight.check_settings("train-options", known, ROOT, METHODS["eagle3"])
     with pytest.raises(BadInput, match=f"parameter train-options: {words.split()[0]}: no setting"):
-        preflight.check_settings("train-options", words, root)
+        preflight.check_settings("train-options", words, ROOT, METHODS["eagle3"])
+
+
+def test_another_methods_setting_is_named():
+    with pytest.raises(BadInput, match="parameter train-options: markov_rank=8: no setting of DFlash"):
+        preflight.check_settings("train-options", "markov_rank=8", ROOT, METHODS["dflash"])
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "method"),
+    [
+        ("smollm2/135M_eagle", "", "eagle3"),
+        ("smollm2/135M_dspark", "epochs=2", "dspark"),
+        ("smollm2/135M_eagle", "method=dflash mask_token_id=7", "dflash"),
+    ],
+)
+def test_the_method_is_the_configs_or_the_options(config: str, words: str, method: str):
+    assert preflight.method_of_training(ROOT / f"spec/configs/{config}.yaml", words).name == method
+
+
+@pytest.mark.parametrize("where", ["staged", "s3", "hub"])
+def test_a_llama_4_target_is_refused_for_block_drafts_alone(where: str, tmp_path: Path, bucket: str, hub: Hub):
+    written, staged, model = b'{"model_type": "llama4"}', tmp_path / "staged", "ORG/NAME"
+    if where == "staged":
+        staged.mkdir()
+        (staged / "config.json").write_bytes(written)
+    elif where == "s3":
+        model = f"s3://{bucket}/target"
+        open_store(model).write("config.json", written)
+    else:
+        hub.create("models/ORG/NAME")
+        hub.commit("models/ORG/NAME", {"config.json": written})
+    config = preflight.model_config(model, "main", staged)
+    preflight.check_family("config", METHODS["eagle3"], config)
+    for method in ("dflash", "dspark"):
+        with pytest.raises(BadInput, match="parameter config: a Llama 4 target has no block drafts: .*method=eagle3"):
+            preflight.check_family("config", METHODS[method], config)
+
+
+def test_what_training_is_to_begin_from_is_looked_for(tmp_path: Path, bucket: str):
+    run, place, dspark = open_store(tmp_path), f"s3://{bucket}/drafts", METHODS["dspark"]
+    asked = f"initialise={place} epochs=2"
+
+    def told(words: str) -> str:
+        return preflight.check_start("train-options", words, dspark, run)
+
+    with pytest.raises(BadInput, match="parameter train-options: .*no draft is there; initialise_else=random"):
+        told(asked)
+    assert "has no DSpark draft to begin from yet" in told(f"{asked} initialise_else=random")
+    open_store(place).write("config.json", b'{"architectures": ["LlamaForCausalLMEagle3"]}')
+    with pytest.raises(BadInput, match="holds a draft of EAGLE-3, which none of DSpark begins from"):
+        told(asked)
+    assert "begins as random" in told(f"{asked} initialise_else=random")
+    open_store(place).write("config.json", b'{"architectures": ["DFlashDraftModel"]}')
+    assert told(asked) == told("initialise=target") == told("") == ""
+    for elsewhere in ("./draft", "hf://ORG/NAME"):
+        with pytest.raises(BadInput, match="trainers ask no hub and share no directory"):
+            told(f"initialise={elsewhere}")
+    run.write("start/start.json", b"{}")  # this run has begun
+    assert told("initialise=s3://nowhere/at-all") == ""
+
+
+def test_nothing_of_it_needs_torch():
+    code = "import sys; sys.modules['torch'] = None; import spec.cluster.preflight"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_nothing_that_is_done_is_done_again():

@@ -200,6 +200,50 @@ def test_the_probe_sees_settings_that_training_did_not_have(trained, target, tmp
         export(trained, tmp_path / "draft", target)
 
 
+SHAPES = {
+    "whole vocabulary": ({"draft_vocab_size": None}, ("lm_head.weight",)),
+    "two layers": (
+        {"num_hidden_layers": 2},
+        (
+            *("layers.1.hidden_norm.weight", "layers.1.post_attention_layernorm.weight"),
+            *(f"layers.1.self_attn.{name}_proj.weight" for name in "qkvo"),
+            *(f"layers.1.mlp.{name}_proj.weight" for name in ("gate", "up", "down")),
+        ),
+    ),
+    "EAGLE-3.1": (
+        {"fc_norm": True, "norm_output": True},
+        ("norm.weight", *(f"fc_norm.{at}.weight" for at in range(3))),
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_draft_of_another_shape_is_whole_too_and_its_weights_take_part(target, tmp_path, monkeypatch, shape):
+    settings, names = SHAPES[shape]
+    draft = random_draft(FrozenTarget.load(target, dtype=torch.float32), **settings)
+    config = export(draft, tmp_path / "whole", target).facts["config"]
+    assert verify(tmp_path / "whole", target)
+    assert config["draft_vocab_size"] == (320 if shape == "whole vocabulary" else 128)  # never null
+    save = exporting.save_file
+    for name in names:
+
+        def damaged(weights, *rest, name=name, **more):
+            weights[name] = weights[name].flip(0).contiguous()
+            return save(weights, *rest, **more)
+
+        monkeypatch.setattr(exporting, "save_file", damaged)
+        with pytest.raises(BadInput, match="does not compute what was trained"):
+            export(draft, tmp_path / "damaged", target)
+
+
+@pytest.mark.parametrize("flag", ["fc_norm", "norm_output"])
+def test_a_norm_that_training_had_and_the_config_lost_is_refused(target, tmp_path, flag):
+    export(random_draft(FrozenTarget.load(target, dtype=torch.float32), **{flag: True}), tmp_path, target)
+    change_config(tmp_path, **{flag: False})
+    with pytest.raises(BadInput, match=f"{flag} is False, was exported as True|fc_norm.0.weight"):
+        verify(tmp_path, target)
+
+
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_every_weight_takes_part_in_the_probe(trained, target, tmp_path, monkeypatch, name):
     save = exporting.save_file

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from spec.export.extract import read_draft
+from spec.export.extract import extract, find_checkpoint, read_draft
+from spec.export.verify import verify
 from spec.methods import METHODS
 from tests.prepared import prepared_run
 from tests.tiny_models import save_tiny_target
@@ -106,3 +107,36 @@ def test_the_draft_of_a_checkpoint_reads_back_without_a_process_group(uninterrup
     assert torch.equal(state["draft"]["fc.weight"], draft.fc.weight)
     assert draft.t2d.sum() == 128 and draft.lm_head.weight.dtype == torch.float32
     assert losses(uninterrupted)
+
+
+SHAPES = {
+    "whole vocabulary": {"draft_vocab_size": None},
+    "two layers": {"draft": {"num_hidden_layers": 2}},
+    "EAGLE-3.1": {"draft": {"fc_norm": True, "norm_output": True}},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_draft_of_another_shape_learns_goes_on_bit_for_bit_and_is_exported(shape, target, run, tmp_path):
+    whole = prepared_run(tmp_path / "whole")
+    assert train(whole, target, logs=tmp_path, **SHAPES[shape]).codes == [0]
+    assert losses(whole)[-1][0] < losses(whole)[0][0]
+    assert train(run, target, logs=tmp_path, interruption=Interruption(7), **SHAPES[shape]).codes == [143]
+    assert train(run, target, logs=tmp_path, **SHAPES[shape]).codes == [0]
+    assert losses(run) == losses(whole)
+    store, name, checkpoint = find_checkpoint(f"{run}/checkpoints")
+    extract(store, name, checkpoint, store.at("draft"), target=target)
+    verify(run / "draft", target)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"draft": {"num_hidden_layers": 0}}, "draft.num_hidden_layers=0"),
+        ({"draft": {"fc_norm": "yes"}}, "draft.fc_norm='yes'"),
+        ({"draft_vocab_size": 0}, "draft_vocab_size=0"),
+    ],
+)
+def test_a_shape_that_cannot_be_meant_is_refused(settings, told, target, run, tmp_path):
+    outcome = train(run, target, logs=tmp_path, **settings)
+    assert outcome.codes == [2] and told in outcome.said[0]

@@ -12,7 +12,7 @@ from spec.attention import block0
 from spec.methods import logits
 from spec.methods.eagle3 import losses, step
 from spec.methods.eagle3.step import decay_weights, draft_loss, observe, step_loss
-from tests.tiny_steps import DRAFT_VOCAB, fake_target, judged, tiny_batch, tiny_config, tiny_draft
+from tests.tiny_steps import DRAFT_VOCAB, VOCAB, fake_target, judged, tiny_batch, tiny_config, tiny_draft
 
 STEPS = 7
 # Of a gradient, in shares of its largest entry. Rounding in fp32 comes to 2e-5 in the worst of a thousand drafts, other
@@ -65,6 +65,25 @@ def test_chunks_of_any_size_equal_the_reference(objective, width, block, rows, d
     monkeypatch.setitem(losses.CHUNK, "cpu", rows * STEPS * DRAFT_VOCAB)
     draft = tiny_draft(tiny_config(), dtype=dtype)
     assert_equals_reference(draft, tiny_batch([[12, 9, 14], [20, 15]]), objective=objective)
+
+
+SHAPES = {
+    "whole vocabulary": {"draft_vocab_size": VOCAB},
+    "fc_norm": {"fc_norm": True},
+    "norm_output": {"norm_output": True},
+    "both norms": {"fc_norm": True, "norm_output": True},
+    "two layers": {"num_hidden_layers": 2},
+    "three layers, both norms": {"num_hidden_layers": 3, "fc_norm": True, "norm_output": True},
+}
+
+
+@pytest.mark.parametrize("recomputed", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("objective", ["ce", "lk", "hard"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_other_shapes_equal_the_reference(shape, objective, recomputed):
+    draft = tiny_draft(tiny_config(**SHAPES[shape]), dtype=torch.float64)
+    batch = tiny_batch([[12, 9, 14], [20, 8]], width=36)
+    assert_equals_reference(draft, batch, objective=objective, checkpoint_steps=recomputed)
 
 
 @pytest.mark.parametrize("steps", [1, 2])

@@ -1,0 +1,123 @@
+"""A draft that others published, written as our own exports are: from then on it is checked and read as one of ours."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from spec.conversations.lineage import read_run
+from spec.errors import BadInput
+from spec.export import probe
+from spec.export.export import STEP
+from spec.export.verify import check_files, read_config, target_facts, verify_files
+from spec.methods import method_of_published
+from spec.methods.files import CONFIG, MARKER, WEIGHTS
+from spec.methods.method import Method
+from spec.methods.tensors import read_tensors
+from spec.publishing.existing import fetch, resolve
+from spec.storage import Store
+from spec.storage.markers import Json, Marker, describe_files, digest_of, read_marker, write_marker
+
+
+def adopt(there: Path, folder: Path, target: Json, context_length: int | None = None) -> Json:
+    """Write the draft in `there` to `folder` as config.json and model.safetensors; returns that config.
+
+    `target` are `verify.target_facts`. Values stay as they are: where tensors have several dtypes, all get the widest.
+    `BadInput` names what is missing, damaged or of a kind that is not known; `context_length`: what it is to be served
+    with, by default what its config says that it knows.
+    """
+    published = read_config(there / CONFIG)
+    method = method_of_published(published)
+    if not (there / WEIGHTS).is_file():
+        raise BadInput(f"{there / WEIGHTS}: missing; a draft is {CONFIG} and one file of weights, {WEIGHTS}")
+    read_tensors(there / WEIGHTS)  # names a file that is cut short
+    config, tensors = method.adopt(method.as_served(published, target), load_file(there / WEIGHTS))
+    dtype = _widest(tensors)
+    name = str(dtype).removeprefix("torch.")
+    config |= {"torch_dtype": name, "dtype": name}
+    tensors = {name: its.to(dtype) if its.is_floating_point() else its for name, its in tensors.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    save_file({name: its.contiguous() for name, its in tensors.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    check_files(folder, target, context_length or config.get("max_position_embeddings"))
+    return config
+
+
+def verify_published(there: Path, target: Path, *, context_length: int | None = None) -> Json:
+    """All checks of a draft of which only its files are known, against the target's directory; returns its config."""
+    with tempfile.TemporaryDirectory(prefix="verify-draft-") as scratch:
+        ours = Path(scratch)
+        method = method_of_published(read_config(there / CONFIG))
+        config = adopt(there, ours, target_facts(method, target), context_length)
+        _answer(method, ours)
+    return config
+
+
+def bring(run: Store, url: str, target: Path, *, overwrite: bool = False) -> Marker:
+    """Have RUN/draft hold the draft that is published at `url` (see `existing.resolve`), as if it had been exported
+    there; returns its marker. Which version it is, is settled once for the run.
+
+    `BadInput` where the run has another draft, unless `overwrite`, or where none is at `url`.
+    """
+    output, settings = run.at("draft"), {"published": url}
+    found = read_marker(output, MARKER)
+    if found and not overwrite:
+        if found.settings == settings:
+            return found
+        raise BadInput(f"{output.url} holds another draft than {url}; --overwrite replaces it, or give another run")
+    source = resolve(url)
+    if source is None:
+        raise BadInput(f"{url}: no draft is there")
+    with tempfile.TemporaryDirectory(prefix="bring-draft-") as scratch:
+        there, ours = Path(scratch) / "there", Path(scratch) / "ours"
+        fetch(source, CONFIG, there)
+        inputs = {"version": source.commit, "sha256": fetch(source, WEIGHTS, there)}
+        if MARKER in source.files:
+            fetch(source, MARKER, there)
+            verify_files(there, target)
+        method = method_of_published(read_config(there / CONFIG))
+        facts = target_facts(method, target)
+        config = adopt(there, ours, facts)
+        tensors = read_tensors(ours / WEIGHTS)
+        marker = Marker(
+            step=STEP,
+            digest=digest_of(STEP, settings, inputs),
+            settings=settings,
+            inputs=inputs,
+            files=describe_files(ours, [CONFIG, WEIGHTS]),
+            counts={
+                "parameters": sum(its.values.size for name, its in tensors.items() if name not in method.no_weights)
+            },
+            facts={
+                "run": read_run(run),
+                "training": {"settings": {}},
+                "published": {"at": url, **inputs},
+                "target": facts,
+                "context_length": config["max_position_embeddings"],
+                "config": config,
+                "tensors": {name: its.sha256() for name, its in tensors.items()},
+                "probe": probe.describe(_answer(method, ours)),
+            },
+        )
+        output.delete(MARKER)  # another draft's: what follows is a mix of two until it is done
+        for name in marker.files:
+            output.upload(name, ours / name)
+    return write_marker(output, MARKER, marker)
+
+
+def _answer(method: Method, folder: Path) -> torch.Tensor:
+    answer = method.load(folder, dtype=torch.float32).probe_answer()
+    if not bool(answer.isfinite().all()):
+        raise BadInput(f"{folder / WEIGHTS}: what the draft computes on the fixed probe is not finite")
+    return answer
+
+
+def _widest(tensors: dict[str, torch.Tensor]) -> torch.dtype:
+    """Of the tensors' floating dtypes, the one that all of their values fit into."""
+    dtypes = {its.dtype for its in tensors.values() if its.is_floating_point()} or {torch.bfloat16}
+    widest = dtypes.pop()
+    for other in dtypes:
+        widest = torch.promote_types(widest, other)
+    return widest

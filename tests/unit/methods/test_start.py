@@ -1,0 +1,170 @@
+"""A draft that begins with the weights of another: exactly those, and what is not the same draft's is refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from spec.errors import BadInput
+from spec.export.verify import target_facts
+from spec.methods import METHODS, method_of_published
+from spec.publishing.adopt import adopt
+from tests.existing_drafts import METHOD, as_others_publish, exported, random_draft, tiny_training
+from tests.tiny_models import save_tiny_target
+
+BYTES = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    return save_tiny_target("llama", tmp_path_factory.mktemp("target"))
+
+
+def begun(method, target, there, folder, **more):
+    """A fresh draft that has begun from the one in `there`, as a run does; and what it told."""
+    training = tiny_training(method, target, **more)
+    its = method_of_published(json.loads((there / "config.json").read_text()))
+    config = adopt(there, folder, target_facts(its, target))
+    training.check_start(config)
+    told = training.begin_from(folder)
+    torch.manual_seed(0)
+    draft = training.build("cpu")
+    training.initialise(draft, None)
+    return draft, told
+
+
+SHAPES = {
+    "eagle3, whole vocabulary": ("eagle3", {"draft_vocab_size": None}),
+    "eagle3, two layers": ("eagle3", {"draft": {"num_hidden_layers": 2}}),
+    "eagle3.1": ("eagle3", {"draft": {"fc_norm": True, "norm_output": True}}),
+}
+DRAFTS = {**{method: (method, {}) for method in METHOD}, **SHAPES}
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+def test_what_begins_from_an_export_is_exported_as_the_same_bytes(name, target, tmp_path):
+    method, more = DRAFTS[name]
+    there = exported(method, target, tmp_path / "there", **more)
+    draft, told = begun(method, target, there, tmp_path / "start", **more)
+    again = exported(method, target, tmp_path / "again", draft)
+    assert (again / BYTES).read_bytes() == (there / BYTES).read_bytes() and told == ""
+
+
+@pytest.mark.parametrize("name", DRAFTS)
+def test_a_draft_that_others_published_begins_as_the_same_one(name, target, tmp_path):
+    method, more = DRAFTS[name]
+    ours = exported(method, target, tmp_path / "ours", **more)
+    wanted = (ours / BYTES).read_bytes()
+    draft, _ = begun(method, target, as_others_publish(ours), tmp_path / "start", **more)
+    assert (exported(method, target, tmp_path / "again", draft) / BYTES).read_bytes() == wanted
+
+
+def test_dspark_begins_from_dflash_with_fresh_heads(target, tmp_path):
+    there = exported("dflash", target, tmp_path / "there")
+    draft, told = begun("dspark", target, there, tmp_path / "start")
+    assert told == "its markov_head and confidence_head begins anew"
+    weights = load_file(there / BYTES)
+    state = draft.state_dict()
+    assert all(torch.equal(state[name].bfloat16(), weight) for name, weight in weights.items())
+    torch.manual_seed(0)
+    fresh = tiny_training("dspark", target).build("cpu").state_dict()
+    heads = state.keys() - weights.keys()
+    assert {name.split(".")[0] for name in heads} == {"markov_head", "confidence_head"}
+    assert all(torch.equal(state[name], fresh[name]) for name in heads)
+
+
+def test_a_confidence_head_that_is_not_asked_for_is_left_out_and_told(target, tmp_path):
+    there = exported("dspark", target, tmp_path / "there")
+    draft, told = begun("dspark", target, there, tmp_path / "start", confidence=0.0)
+    assert told == "its confidence_head is left out" and draft.confidence_head is None
+
+
+def test_another_block_size_changes_no_weight(target, tmp_path):
+    there = exported("dflash", target, tmp_path / "there")
+    draft, _ = begun("dflash", target, there, tmp_path / "start", block_size=3)
+    assert torch.equal(draft.fc.weight.bfloat16(), load_file(there / BYTES)["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "told"),
+    [
+        (
+            "eagle3",
+            {"draft_vocab_size": 64},
+            "draft_vocab_size 128, the one to be trained 64; set draft_vocab_size=128",
+        ),
+        ("eagle3", {"draft": {"intermediate_size": 64}}, "set draft.intermediate_size=128"),
+        ("eagle3", {"draft": {"rms_norm_eps": 1e-5}}, "set draft.rms_norm_eps=1e-06"),
+        (
+            "eagle3",
+            {"draft": {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}},
+            "set draft.rope_parameters={rope_theta:10000.0,rope_type:default}",
+        ),
+        ("eagle3", {"draft": {"num_hidden_layers": 2}}, "set draft.num_hidden_layers=1"),
+        ("eagle3", {"draft": {"fc_norm": True}}, "fc_norm False, the one to be trained True; set draft.fc_norm=False"),
+        ("dflash", {"layers": 2}, "num_hidden_layers 1, the one to be trained 2; set layers=1"),
+        ("dflash", {"mask_token_id": 318}, "mask_token_id 319, the one to be trained 318; set mask_token_id=319"),
+        ("dflash", {"features": 2}, "features 3, the one to be trained 2; set features=3"),
+        ("dspark", {"markov_rank": 4}, "markov_rank 8, the one to be trained 4; set markov_rank=8"),
+    ],
+)
+def test_another_shape_is_refused_with_the_setting_that_would_do(target, tmp_path, method, more, told):
+    config = json.loads((exported(method, target, tmp_path / "there") / "config.json").read_text())
+    with pytest.raises(BadInput) as refused:
+        tiny_training(method, target, **more).check_start(config)
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("method", METHOD)
+def test_a_wider_or_a_deeper_targets_draft_is_refused(target, tmp_path, method):
+    config = json.loads((exported(method, target, tmp_path / "there") / "config.json").read_text())
+    other = {"num_hidden_layers": 12}, {"hidden_size": 128}, {"vocab_size": 400}
+    for at, shape in enumerate(other):
+        path = save_tiny_target("llama", tmp_path / str(at), **shape)
+        with pytest.raises(BadInput, match="no setting changes it"):
+            tiny_training(method, path).check_start(config)
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "told"),
+    [
+        ("dspark", {"sample_from_anchor": False}, "sample_from_anchor is False: a layout with one row more"),
+        ("dspark", {"markov_head_type": "gated"}, "markov_head_type is 'gated'"),
+        ("dspark", {"dspark_block_size": 7}, "dspark_block_size is set"),
+        ("dflash", {"quantization_config": {"bits": 4}}, "quantization_config is set"),
+        ("eagle3", {"norm_before_fc": True}, "norm_before_fc is set"),
+        ("eagle3", {"architectures": ["Eagle3Speculator"]}, "architectures is"),
+        ("eagle3", {"draft_vocab_size": None}, "draft_vocab_size is None"),
+    ],
+)
+def test_a_published_draft_of_a_kind_that_is_not_known_is_refused(target, tmp_path, method, config, told):
+    there = as_others_publish(exported(method, target, tmp_path / "there"), **config)
+    with pytest.raises(BadInput) as refused:
+        adopt(there, tmp_path / "start", target_facts(METHODS[method], target))
+    assert told in str(refused.value)
+
+
+def test_a_layout_written_inside_of_dflash_config_is_read_too(target, tmp_path):
+    there = exported("dspark", target, tmp_path / "there")
+    block = json.loads((there / "config.json").read_text())["dflash_config"] | {"sample_from_anchor": False}
+    as_others_publish(there, sample_from_anchor=None, dflash_config=block)
+    with pytest.raises(BadInput, match="sample_from_anchor is False"):
+        adopt(there, tmp_path / "start", target_facts(METHODS["dspark"], target))
+
+
+def test_a_published_dspark_draft_by_its_other_name_and_with_nested_fields(target, tmp_path):
+    there = exported("dspark", target, tmp_path / "there")
+    config = json.loads((there / "config.json").read_text())
+    nested = config["dflash_config"] | {name: config[name] for name in ("markov_rank", "block_size")}
+    empty = dict.fromkeys(("markov_rank", "block_size", "sample_from_anchor", "enable_confidence_head"))
+    as_others_publish(there, architectures=["Qwen3DSparkModel"], dflash_config=nested, num_target_layers=None, **empty)
+    assert adopt(there, tmp_path / "start", target_facts(METHODS["dspark"], target)) == config
+
+
+def test_weights_of_a_random_draft_differ_from_a_fresh_one(target):
+    """Else the tests above would pass without a weight being read."""
+    fresh, random = (
+        d.state_dict() for d in (tiny_training("eagle3", target).build("cpu"), random_draft("eagle3", target))
+    )
+    assert not any(torch.equal(fresh[name], random[name]) for name in fresh)

@@ -1,0 +1,142 @@
+"""Drafts that others published, of every method: verified and evaluated without having been trained here."""
+
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from spec.errors import BadInput
+from spec.evaluation.step import Evaluation, Settings
+from spec.methods import METHODS
+from spec.methods.tensors import read_tensors
+from spec.publishing.adopt import bring
+from spec.report import card
+from spec.storage import open_store
+from spec.storage.markers import Marker, describe_files, write_marker
+from tests.existing_drafts import METHOD, as_others_publish, exported
+from tests.tiny_models import save_tiny_target
+from tools import evaluate_draft, verify_draft
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    return save_tiny_target("llama", tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture(scope="module")
+def ours(target, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ours")
+    return {method: exported(method, target, folder / method, dtype="float32") for method in METHOD}
+
+
+@pytest.fixture(params=METHOD)
+def published(request, ours, tmp_path):
+    """A draft of each method, and the same one as others publish it."""
+    method = request.param
+    return method, ours[method], as_others_publish(shutil.copytree(ours[method], tmp_path / "published"))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """With two held-out prompts and no draft."""
+    store = open_store(tmp_path / "run")
+    rows = [{"input_ids": [65, 66, at], "messages": [{"role": "user", "content": "ABC"}]} for at in (67, 68)]
+    store.write("samples/prompts.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    files = describe_files(tmp_path / "run/samples", ["prompts.jsonl"])
+    marker = Marker(step="prepare", digest="", settings={}, inputs={}, files=files)
+    write_marker(store.at("samples"), "samples.json", marker)
+    return store
+
+
+def tool(main, *words):
+    """Its exit as a user sees it: (output, error)."""
+    import typer
+
+    app = typer.Typer()
+    app.command()(main)
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    return done.output, done.exception
+
+
+def test_the_tool_verifies_what_others_published(published, target):
+    method, _, folder = published
+    said, error = tool(verify_draft.main, folder, "--target", target)
+    assert error is None and f"a whole {METHODS[method].title} draft that fits the target" in said, (said, error)
+
+
+def test_without_its_target_it_cannot_be_verified(published):
+    _, error = tool(verify_draft.main, published[2])
+    assert isinstance(error, BadInput) and "name the target with --target" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"hidden_size": 32}, "hidden_size"),
+        ({"num_attention_heads": 8}, r"by config.json it is"),
+        ({"architectures": ["Other"]}, "architectures is"),
+    ],
+)
+def test_what_does_not_fit_is_named(published, target, changes, named):
+    folder = published[2]
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    _, error = tool(verify_draft.main, folder, "--target", target)
+    assert isinstance(error, BadInput)
+    with pytest.raises(BadInput, match=named):
+        raise error
+
+
+def test_a_target_of_another_depth_is_named(published, tmp_path):
+    deeper = save_tiny_target("llama", tmp_path / "deeper", num_hidden_layers=12)
+    _, error = tool(verify_draft.main, published[2], "--target", deeper)
+    assert isinstance(error, BadInput) and ("12 layers" in str(error) or "the target has 12" in str(error))
+
+
+def test_cut_short_it_is_named(published, target):
+    weights = published[2] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    _, error = tool(verify_draft.main, published[2], "--target", target)
+    assert isinstance(error, BadInput) and "truncated" in str(error)
+
+
+def test_it_is_evaluated_as_the_one_that_was_exported(published, target, run):
+    """The same drafts are kept of it, and its card says where it is from; brought again it is the one that is there."""
+    method, ours, folder = published
+    said, error = tool(
+        evaluate_draft.main,
+        *(run.url, "--target", target, "--draft", folder, "--device", "cpu"),
+        *("--max-new-tokens", 8, "--without", "baseline", "--without", "speculative"),
+    )
+    assert error is None, (said, error)
+    served = frozenset(("baseline", "speculative"))
+    evaluation = Evaluation(run, target, Settings(max_new_tokens=8, without=served))
+    there = evaluation.parts["offline"]
+    tensors, wanted = (read_tensors(path / "model.safetensors") for path in (run.root / "draft", ours))
+    assert {name: its.sha256() for name, its in tensors.items()} == {name: its.sha256() for name, its in wanted.items()}
+    other = open_store(run.root.parent / "other")
+    shutil.copytree(run.root / "samples", other.root / "samples")
+    shutil.copytree(ours, other.root / "draft")
+    alone = Evaluation(other, target, Settings(max_new_tokens=8))
+    alone.measure_offline("cpu")
+    assert there["outputs"] == alone.parts["offline"]["outputs"]
+    assert there["histograms"] == alone.parts["offline"]["histograms"]
+    card.write(run)
+    assert str(folder) in run.read("draft/README.md").decode()
+
+    shutil.rmtree(folder)
+    assert bring(run, str(folder), target).identity == evaluation.draft.identity
+    with pytest.raises(BadInput, match="holds another draft than ./elsewhere"):
+        bring(run, "./elsewhere", target)
+    with pytest.raises(BadInput, match="no draft is there"):
+        bring(run, "./elsewhere", target, overwrite=True)
+
+
+def test_one_on_a_hub_is_verified_and_brought_at_a_commit(ours, target, run, hub, tmp_path):
+    folder = as_others_publish(shutil.copytree(ours["dspark"], tmp_path / "theirs"))
+    hub.create("models/ORG/NAME")
+    commit = hub.commit("models/ORG/NAME", {path.name: path.read_bytes() for path in folder.iterdir()})
+    said, error = tool(verify_draft.main, "hf://ORG/NAME", "--target", target)
+    assert error is None and "DSpark" in said
+    assert bring(run, "hf://ORG/NAME", target).inputs["version"] == commit
