@@ -120,7 +120,7 @@ def urls_of(given: list[str]) -> dict[int, str]:
 
 
 def show(facts: Json) -> None:
-    table = Table("drafts", "at once", "tokens/s", "without", "speed-up", "accepts", "costs", "round ms", "first ms")
+    table = Table("drafts", "at once", "tokens/s", "without", "speed-up", "accepts", "costs")
     for one in facts["measured"]:
         faster = one["speed_up"]
         table.add_row(
@@ -131,8 +131,6 @@ def show(facts: Json) -> None:
             f"{faster[0]:.2f} ({faster[1]:.2f} to {faster[2]:.2f})",
             f"{one['accepts']:.2f}",
             f"{one['costs'][0]:.2f}",
-            f"{one['drafted']['round_ms'][0]:.1f}",
-            f"{one['drafted']['first_token_ms'][0]:.0f}",
         )
     for one in facts["skipped"]:
         table.add_row(str(one["drafts"]), str(one["concurrency"]), "", "", f"at most {one['at_most']:.2f}")

@@ -12,6 +12,8 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 480, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 14, 40
+_NAMES = 56  # width of the lines' labels
+_ROW = 13  # height of one
 
 
 class Line(NamedTuple):
@@ -20,6 +22,7 @@ class Line(NamedTuple):
     colour: int  # class `c0` .. of the page's style
     dashed: bool = False
     dots: bool = False  # at each point, where they are few, perhaps a single one
+    named: bool = False  # its label beside its last point
 
 
 def line_chart(
@@ -40,7 +43,8 @@ def line_chart(
     if not xs:
         return Markup("")
     y_ticks = _ticks(0.0 if percent else min(ys), max(ys))
-    x_at = _scale(min(xs), max(xs), _LEFT, WIDTH - _RIGHT)
+    named = [line for line in finite if line.named and line.points]
+    x_at = _scale(min(xs), max(xs), _LEFT, WIDTH - _RIGHT - (_NAMES if named else 0))
     y_at = _scale(y_ticks[0], y_ticks[-1], HEIGHT - _BOTTOM, _TOP)
     x_ticks = [tick for tick in _ticks(min(xs), max(xs)) if min(xs) <= tick <= max(xs)]
     names = x_names or [(tick, plain_number(tick)) for tick in x_ticks]
@@ -53,7 +57,7 @@ def line_chart(
         if line.dots:
             dot = Markup('<circle class="dot c{}" cx="{:.1f}" cy="{:.1f}" r="3"/>')
             parts += [dot.format(line.colour, x_at(x), y_at(y)) for x, y in line.points]
-    return _svg(title, parts)
+    return _svg(title, [*parts, *_names(named, x_at, y_at)])
 
 
 def bar_chart(groups: Sequence[tuple[str, Sequence[float]]], *, title: str, y_label: str) -> Markup:
@@ -91,6 +95,16 @@ def histogram(edges: Sequence[float], counts: Sequence[int], *, title: str, x_la
     ticks = [tick for tick in _ticks(edges[0], edges[-1]) if edges[0] <= tick <= edges[-1]]
     parts += [_x_tick(x_at(tick), plain_number(tick)) for tick in ticks]
     return _svg(title, parts)
+
+
+def _names(named: Sequence[Line], x_at, y_at) -> list[Markup]:
+    """Labels beside the last points, those that would lie over one another moved down."""
+    lowest, parts = -math.inf, []
+    for line in sorted(named, key=lambda line: y_at(line.points[-1][1])):
+        x, y = line.points[-1]
+        lowest = max(y_at(y) + 4, lowest + _ROW)
+        parts.append(_text(x_at(x) + 8, lowest, line.label, "tick", "start"))
+    return parts
 
 
 def thin(points: Sequence[tuple[float, float]], most: int = 80) -> list[tuple[float, float]]:

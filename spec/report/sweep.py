@@ -66,11 +66,11 @@ def _chart(measured: list[Json], drafts: list[int]) -> Markup:
     for at, count in enumerate(drafts):
         of = sorted((one["concurrency"], one["speed_up"][0]) for one in measured if one["drafts"] == count)
         points = [(math.log2(load), faster) for load, faster in of]
-        lines.append(charts.Line(_drafts(count), points, _colour(at), dots=True))
+        lines.append(charts.Line(_drafts(count), points, _colour(at), dots=True, named=True))
     ends = [(math.log2(load), 1.0) for load in (loads[0], loads[-1])]
     told = "; ".join(f"{_drafts(one['drafts'])} at {one['concurrency']}: {one['speed_up'][0]:.2f}" for one in measured)
     return charts.line_chart(
-        [charts.Line("without the draft", ends, _REFERENCE, dashed=True), *lines],
+        [charts.Line("no draft", ends, _REFERENCE, dashed=True, named=True), *lines],
         title=f"Speed-up over requests at once. {told}",
         x_label="requests at once",
         y_label="times the tokens/s without",

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from spec.errors import BadInput, BelowBar
+from spec.evaluation import served, step
 from spec.evaluation.gate import Bar, gate
+from spec.evaluation.prompts import Asked
 from spec.evaluation.served import check_room
 from spec.publishing.drafts import publish
 from spec.server.sglang import SglangServer
@@ -72,6 +75,36 @@ def test_servers_that_run_other_numbers_of_requests_are_not_compared():
             check_room(server, 8, 48)
         with pytest.raises(BadInput, match="runs 8 requests at once, so that 9 would wait"):
             check_room(server, 9, None)
+
+
+@pytest.fixture
+def evaluation(tmp_path, monkeypatch):
+    """Of a run whose draft nobody has measured on a server, at 4 requests at once."""
+    run = make_run(tmp_path / "run")
+    run.delete("report/report.json")
+    asked = Asked(tuple((at, at + 1) for at in range(6)), ("?",) * 6, 9, frozenset({2}))
+    monkeypatch.setattr(step, "read_asked", lambda *args, **options: asked)
+    monkeypatch.setattr(step, "verified_draft", lambda *args: nullcontext(tmp_path))
+    monkeypatch.setattr(served, "check_target", lambda *args: None)
+    return step.Evaluation(run, tmp_path, step.Settings(concurrency=4, without=frozenset({"offline"})))
+
+
+def test_an_evaluation_asks_both_servers_and_judges_their_speed(evaluation):
+    with GeneratingStub(round_seconds=0.02) as plain, GeneratingStub(drafts=3, kept=3, round_seconds=0.02) as drafted:
+        evaluation.measure_baseline(plain.url)
+        evaluation.measure_speculative(drafted.url)
+    judged = evaluation.conclude(Bar(1.0, 1.5, 4)).facts["gate"]
+    assert judged["passed"] and 2 < judged["speed_up"] < 4  # 9 tokens: 9 rounds or 3
+    assert not evaluation.conclude(Bar(1.0, 5.0, 4)).facts["gate"]["passed"]
+    assert evaluation.parts["baseline"]["server"]["max_running_requests"] == 16
+
+
+def test_an_evaluation_refuses_the_second_server_before_it_is_asked(evaluation):
+    with GeneratingStub() as plain, GeneratingStub(drafts=3, kept=1, most=8) as drafted:
+        evaluation.measure_baseline(plain.url)
+        with pytest.raises(BadInput, match="at most 8 requests at once.* compared with 16"):
+            evaluation.measure_speculative(drafted.url)
+    assert not drafted.asked and "speculative" not in evaluation.parts
 
 
 def test_what_came_of_the_flag_counts_over_all_copies():

@@ -160,6 +160,7 @@ def test_the_picture_has_a_line_a_number_of_drafts_and_one_at_1(run):
     picture.write(run)
     svg = run.read("report/sweep.svg").decode()
     assert svg.startswith('<svg xmlns="http://www.w3.org/2000/svg" viewBox') and svg.count("<polyline") == 3
+    assert ">1 draft</text>" in svg and ">3 drafts</text>" in svg and ">no draft</text>" in svg
     assert "<style>" in svg and "--accent" in svg and "&" not in svg.split("</style>")[0]
     page = report.render(gather(run))
     assert "Speed over load" in page and page.count("<polyline") >= 3
