@@ -26,8 +26,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 lock:  ## Pin every package that pyproject.toml leads to, in constraints.txt
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --extra server-cpu --extra demo --extra dev pyproject.toml -o constraints.txt
 
-demo: install  ## Real prompts and a real model in, a proven and published draft out (METHOD=eagle3, dflash, dspark; 20 minutes)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/demo.py --run $(RUN) --method $(METHOD)
+demo: install  ## Real prompts and a real model in, a proven and published draft out (METHOD=eagle3, dflash, dspark; SWEEP=1 measures loads; 20 minutes)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/demo.py --run $(RUN) --method $(METHOD) $(if $(SWEEP),--sweep)
 
 test: install test-unit test-server  ## All tests that need no cluster (under 15 minutes)
 

@@ -1,10 +1,10 @@
 """How a training process is started and how it ends, for a run of one process and of many.
 
 torch's launcher (`torchrun`, and `tune run` with processes) is a process of its own, and two things it does mislead
-whoever runs this: it ends with 1 whatever its workers ended with, and `tune run` drops `--node-rank` and
-`--master-addr` without a word, so that every node waits alone. The launcher loads `watch_launcher` as a plugin (entry
-point `torchrun.handlers` in pyproject.toml), which acts only where the recipe of this package is launched: it stops
-the lone form with the right command, and passes the workers' exit code on.
+whoever runs this: it ends with 1 whatever its workers ended with, and `tune run` without a rendezvous endpoint drops
+`--node-rank` and `--master-addr` without a word, so that every node waits alone. The launcher loads `watch_launcher` as
+a plugin (entry point `torchrun.handlers` in pyproject.toml), which acts only where the recipe of this package is
+launched: it gives `tune run` the endpoint that the flags say, and passes the workers' exit code on.
 """
 
 import ctypes
@@ -12,9 +12,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import yaml
 
 from spec import cli
 from spec.errors import BadInput, PassingFault, SpecError, Stopped
@@ -106,7 +110,7 @@ def watch_launcher() -> Callable[..., Any]:
     """Called once in every process that imports torch's launcher; does nothing unless that launches our recipe."""
     if sys.argv[0].endswith(_LAUNCHERS) and any(RECIPE in argument for argument in sys.argv[1:]):
         try:
-            refuse_lone_nodes(sys.argv, os.environ)
+            meet(sys.argv, os.environ)
         except BadInput as error:
             cli.fail(str(error), error.exit_code)
         os.environ.setdefault("PET_SHUTDOWN_TIMEOUT", GRACE)
@@ -114,23 +118,39 @@ def watch_launcher() -> Callable[..., Any]:
     return _no_rendezvous
 
 
-def refuse_lone_nodes(argv: Sequence[str], environ: Any) -> None:
-    """`BadInput` with the right command for `tune run --nnodes 2 ...` without a rendezvous endpoint."""
-    if os.path.basename(argv[0]) != "tune":
-        return
+def meet(argv: Sequence[str], environ: MutableMapping[str, str]) -> None:
+    """Let the nodes of a launch find each other, or `BadInput` before one of them waits for the rest.
+
+    `tune run` goes alone unless it is told a rendezvous endpoint, and torch reads its flags' defaults from `environ`
+    after this. The backend stays what it is: with `static` the node rank counts, and the endpoint is the first node's.
+    """
     own = next(index for index, argument in enumerate(argv) if RECIPE in argument)
-    flags = _flags(argv[2:own])
+    flags = _flags(argv[1:own])
     nodes = flags.get("nnodes", environ.get("PET_NNODES", "1"))
-    if nodes in ("1", "1:1") or flags.get("rdzv-endpoint") or environ.get("PET_RDZV_ENDPOINT"):
+    if nodes in ("1", "1:1"):
         return
-    host = flags.get("master-addr", environ.get("PET_MASTER_ADDR", "FIRST_NODE"))
+    if missing := _missing(argv[own:]):
+        raise BadInput(f"config: {missing} is not set; add {missing}=... to the command of every node")
+    if os.path.basename(argv[0]) != "tune" or flags.get("rdzv-endpoint") or environ.get("PET_RDZV_ENDPOINT"):
+        return
+    host = flags.get("master-addr", environ.get("PET_MASTER_ADDR"))
+    if not host:
+        raise BadInput(
+            f"{nodes} nodes and no address to meet at, so each would wait for itself; run this on every node, with a "
+            f"node rank of its own: tune run --nproc-per-node "
+            f"{flags.get('nproc-per-node', environ.get('PET_NPROC_PER_NODE', '8'))} --nnodes {nodes} --node-rank 0 "
+            f"--master-addr FIRST_NODE --master-port 29500 {' '.join(argv[own:])}"
+        )
     port = flags.get("master-port", environ.get("PET_MASTER_PORT", "29500"))
-    raise BadInput(
-        f"tune run with {nodes} nodes and no --rdzv-endpoint ignores --node-rank, --master-addr and --master-port, and "
-        f"each node would wait for itself; run the same on every node: tune run --nnodes {nodes} "
-        f"--nproc-per-node {flags.get('nproc-per-node', environ.get('PET_NPROC_PER_NODE', '8'))} --rdzv-backend c10d "
-        f"--rdzv-id eagle --rdzv-endpoint {host}:{port} {' '.join(argv[own:])}"
-    )
+    environ["PET_RDZV_ENDPOINT"] = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _missing(words: Sequence[str]) -> str | None:
+    """The first of run_dir and target that neither `words` (the recipe's own) nor the file of --config sets."""
+    given = {word.partition("=")[0] for word in words if "=" in word and not word.startswith("--")}
+    with suppress(ValueError, IndexError, OSError, TypeError, yaml.YAMLError):  # the recipe says what is wrong with it
+        given |= set(yaml.safe_load(Path(words[words.index("--config") + 1]).read_bytes()))
+    return next((name for name in ("run_dir", "target") if name not in given), None)
 
 
 def _flags(arguments: Sequence[str]) -> dict[str, str]:
@@ -150,7 +170,10 @@ def _end_as_workers(kind: type[BaseException], error: BaseException, trace: Trac
         _leave("", Stopped.exit_code)
     if kind is ValueError:  # what torch raises for a flag that makes no sense
         _leave(f"the launcher's flags: {' '.join(str(error).split())}", BadInput.exit_code)
-    if any(base.__name__ == "RendezvousError" for base in kind.__mro__):
+    bases = {base.__name__ for base in kind.__mro__}
+    if "DistError" in bases:  # of the store that the nodes of a static rendezvous meet in
+        _leave(*_not_met(" ".join(str(error).split())))
+    if "RendezvousError" in bases:
         _leave(
             f"the nodes did not meet, or one has left ({str(error) or kind.__name__}): check that the endpoint is the "
             "same on every node (--rdzv-endpoint), and start this again on all of them",
@@ -165,6 +188,21 @@ def _end_as_workers(kind: type[BaseException], error: BaseException, trace: Trac
     if any(code < 0 for code in codes):
         _leave("a rank was killed; start this again: it goes on from the newest checkpoint", PassingFault.exit_code)
     _leave("a rank failed; its traceback is above", 1)
+
+
+def _not_met(said: str) -> tuple[str, int]:
+    """One line and an exit code for what the store `said`: all nodes are there once their ranks are compared."""
+    if "torchelastic/" in said and "timeout" in said:
+        return (
+            "as many nodes as --nnodes came, and a rank is missing: two nodes have the same --node-rank; number them "
+            "from 0, and start this again on all of them",
+            BadInput.exit_code,
+        )
+    return (
+        f"the nodes did not meet, or one has left ({said[:160]}): check that --nnodes, --master-addr and --master-port "
+        "are the same on every node and that the node of rank 0 is there, and start this again on all of them",
+        PassingFault.exit_code,
+    )
 
 
 def _leave(message: str, code: int) -> None:

@@ -108,7 +108,9 @@ def add_answers(store: Store, rows: list[dict[str, Any]] | None = None) -> None:
 def add_samples(store: Store) -> None:
     """Only the marker: counts and statistics, as the prepare step writes them."""
     train = {"rows": 33, "tokens": 2900, "loss_tokens": 1300, "loss_share": 0.4483, "vocabulary_coverage": 0.9931}
+    train["loss_by_kind"] = {"text": 325, "reasoning": 650, "tool_calls": 325}
     held_out = {"rows": 3, "tokens": 250, "loss_tokens": 110, "loss_share": 0.44, "vocabulary_coverage": 0.981}
+    held_out["loss_by_kind"] = {"text": 110}
     shown = [
         ("<|im_start|>user\nWhat is <b>2 + 2</b>?<|im_end|>\n<|im_start|>assistant\n", False),
         ("4.<|im_end|>", True),

@@ -56,9 +56,10 @@ class Reply:
 END = 256  # the token that ends a turn
 
 
-def prompt_ids(messages: list[Json], template: Json | None = None) -> list[int]:
+def prompt_ids(messages: list[Json], template: Json | None = None, tools: list[Json] | None = None) -> list[int]:
     """What the stub's model is given: an answer that stands in the history reads back as the tokens it was."""
     ids = [] if not template else written_ids(json.dumps(template, sort_keys=True))
+    ids += written_ids(json.dumps(tools)) if tools else []
     for message in messages:
         content = message.get("content") or ""
         said = content if isinstance(content, str) else " ".join(part["text"] for part in content)
@@ -144,17 +145,20 @@ class StubServer:
 
     async def _listen(self) -> None:
         app = web.Application(client_max_size=1 << 26)
+        self.routes(app)
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, backlog=1024)
+        await site.start()
+        self._port = self._runner.addresses[0][1]
+
+    def routes(self, app: web.Application) -> None:
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
         app.router.add_get("/server_info", self._server_info)
         app.router.add_get("/model_info", self._model_info)
         app.router.add_post("/v1/tokenize", self._tokenize)
         app.router.add_post("/v1/chat/completions", self._chat)
-        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port, backlog=1024)
-        await site.start()
-        self._port = self._runner.addresses[0][1]
 
     async def _vanish(self) -> None:
         for transport in list(self._answering):
@@ -202,11 +206,13 @@ class StubServer:
             return web.json_response(error, status=reply.status, headers=reply.headers)
         content = answer_to(asked.messages) if reply.content is None else reply.content
         message = {"role": "assistant", "content": content, "reasoning_content": reply.reasoning}
-        message["tool_calls"] = reply.tool_calls
+        if reply.tool_calls is not None:
+            message |= {"tool_calls": reply.tool_calls, "content": reply.content}
         choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason, "matched_stop": None}
         if self.ids and asked.body.get("return_token_ids"):
             written = content if reply.written is None else reply.written
-            choice["prompt_token_ids"] = prompt_ids(asked.messages, asked.body.get("chat_template_kwargs"))
+            its = (asked.body.get(name) for name in ("messages", "chat_template_kwargs", "tools"))
+            choice["prompt_token_ids"] = prompt_ids(*its)
             choice["response_token_ids"] = written_ids(written) + [END] * (reply.finish_reason != "length")
             prompt, completion = len(choice["prompt_token_ids"]), len(choice["response_token_ids"])
         else:

@@ -65,24 +65,34 @@ def some_blocks(draft: BlockDraft, batch: Batch, *, most: int = 512, seed: int =
     return draw(batch.documents, batch.loss_mask, ids, drafts=drafts, most=most, seed=seed, epoch=epoch)
 
 
-def judged(draft: BlockDraft, target: FakeTarget, batch: Batch, blocks: Blocks, *, weights, shares, dpace=None):
+def judged(
+    draft: BlockDraft,
+    target: FakeTarget,
+    batch: Batch,
+    blocks: Blocks,
+    *,
+    weights,
+    shares,
+    dpace=None,
+    dtype=torch.float64,
+):
     """The reference's results and its gradients by name, all in double: in fp32 its own rounding is larger than that
-    of what it judges."""
-    parameters = {name: p.detach().double().requires_grad_() for name, p in draft.named_parameters()}
+    of what it judges. In another `dtype`, what that rounding is."""
+    parameters = {name: p.detach().clone().to(dtype).requires_grad_() for name, p in draft.named_parameters()}
     documents, first = [], 0
     for row, start, end in batch.documents.spans:
         anchors = [at - first for its, at in zip(blocks.firsts, blocks.places, strict=True) if its == first]
         part = (row, slice(start, end))
-        states = target.aux[part].double(), target.last[part].double()
+        states = target.aux[part].to(dtype), target.last[part].to(dtype)
         documents.append(Document(batch.input_ids[part], batch.loss_mask[part], *states, anchors))
         first += end - start
     loss, *rest = reference_loss(
         parameters,
         draft.config,
-        target.embed_weight.double(),
-        target.head_weight.double(),
+        target.embed_weight.to(dtype),
+        target.head_weight.to(dtype),
         documents,
-        weights=weights.double(),
+        weights=weights.to(dtype),
         shares=shares,
         dpace=dpace,
     )

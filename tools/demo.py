@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Annotated
 
 import boto3
-import requests
 import typer
+from botocore.exceptions import EndpointConnectionError
 from rich.console import Console
 from rich.table import Table
 
@@ -24,9 +24,11 @@ from spec import cli
 from spec.errors import PassingFault, SpecError
 from spec.methods import method_named
 from spec.publishing.drafts import place_of
+from spec.report.evidence import gather
+from spec.report.verdict import verdict
 from spec.server import start as serving
 from spec.storage import Store, open_store
-from spec.storage.markers import Marker, digest_of, find_marker, read_marker, write_marker
+from spec.storage.markers import Json, Marker, digest_of, find_marker, read_marker, write_marker
 
 ROOT = Path(__file__).parents[1]
 MARKER = "demo.json"
@@ -48,13 +50,17 @@ def main(
     min_accept_length: Annotated[
         float | None, typer.Option(help="The gate: a draft below it is not published. Default: the method's")
     ] = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Also measure loads and drafts a round: minutes more")] = False,
 ) -> None:
     """Filter, prepare, train, extract, evaluate and publish a draft of SmolLM2-135M-Instruct."""
     method_named(method)
     min_accept_length = min_accept_length or BARS[method]
     os.chdir(ROOT)
     started, store = time.monotonic(), open_store(run)
-    settings = {"method": method, "rows": rows, "answer_tokens": answer_tokens, "min_accept_length": min_accept_length}
+    settings: Json = {"method": method, "rows": rows, "answer_tokens": answer_tokens}
+    settings["min_accept_length"] = min_accept_length
+    if sweep:
+        settings["sweep"] = True
     if done := find_marker(store, MARKER, "demo", settings, {}):
         return show(done.facts, f"already done: {store.url}")
     inputs = run.parent / "demo-inputs"
@@ -84,6 +90,10 @@ def main(
     step("offline", *evaluate)
     with served_unless((run / "report/report.json").exists(), model, run / "draft", logs / "server-draft.log") as url:
         step("evaluate", *evaluate, "--base-url", url)
+
+    if sweep:
+        tune = ["tools/tune_server.py", run, "--target", model, "--concurrency", "1,8", "--drafts", "1,3"]
+        step("tune", *tune, "--prompts", 8, "--rounds", 2, "--max-new-tokens", answer_tokens)
 
     with s3_endpoint(logs / "s3.log"):
         published = f"s3://{BUCKET}/{NAME}"
@@ -148,11 +158,12 @@ def s3_endpoint(log: Path) -> Iterator[None]:
             if server.poll() is not None:
                 raise PassingFault(f"moto's S3 server ended with {server.returncode}: see {log}")
             try:
-                requests.get(os.environ["AWS_ENDPOINT_URL"], timeout=5)
+                boto3.client("s3").create_bucket(Bucket=BUCKET)
                 break
-            except requests.ConnectionError:
+            except EndpointConnectionError:
                 time.sleep(0.2)
-        boto3.client("s3").create_bucket(Bucket=BUCKET)
+        else:
+            raise PassingFault(f"moto's S3 server does not listen: see {log}")
         yield
     finally:
         server.terminate()
@@ -177,6 +188,7 @@ def figures_of(store: Store) -> dict[str, str]:
         "tokens/s without the draft": f"{alone['tokens_per_s']:.0f}",
         "tokens/s with the draft": f"{served['tokens_per_s']:.0f}",
         "same tokens": "yes" if served["tokens_equal_baseline"] else f"all but {len(served['differ'])} answers",
+        "worth serving": verdict(gather(store)),
         "report": f"{store.url}/report/report.html",
     }
 

@@ -19,12 +19,14 @@ from typer import Argument, Option
 
 from spec import cli
 from spec.errors import BadInput, BelowBar
-from spec.evaluation.gate import gate
+from spec.evaluation.gate import Bar, gate
 from spec.evaluation.parts import NAMES
 from spec.evaluation.step import Evaluation, Settings
 from spec.publishing.adopt import bring
 from spec.report import card
 from spec.report import page as report
+from spec.report.evidence import gather
+from spec.report.verdict import verdict
 from spec.storage import open_store
 
 _HOW = {"offline": "without a URL", "baseline": "with --baseline-url", "speculative": "with --base-url"}
@@ -36,12 +38,20 @@ def main(
     base_url: Annotated[str | None, Option(help="An SGLang server with the draft.")] = None,
     baseline_url: Annotated[str | None, Option(help="An SGLang server of the same target without a draft.")] = None,
     min_accept_length: Annotated[float | None, Option(min=1.0, help="The bar: below it, this ends with 3.")] = None,
+    min_speed_up: Annotated[
+        float, Option(min=0.0, help="The bar of speed: tokens/s with the draft over those without. 0: none.")
+    ] = 0.0,
+    at_concurrency: Annotated[
+        int, Option(min=0, help="The load of that bar, in requests at once; both servers are asked at it.")
+    ] = 0,
     prompts: Annotated[int, Option(min=1, help="Held-out prompts to ask, at most.")] = 32,
     max_new_tokens: Annotated[int, Option(min=2, help="Tokens an answer may have.")] = 128,
     drafts: Annotated[
         int, Option("--drafts", "--num-steps", min=1, help="Drafts a round, as the server was started with.")
     ] = Settings.drafts,
-    concurrency: Annotated[int, Option(min=1, help="Requests at once to a server.")] = 8,
+    concurrency: Annotated[
+        int | None, Option(min=1, help="Requests at once to a server. Default: the bar's load, else 8.")
+    ] = None,
     without: Annotated[
         list[str] | None, Option(help="A part that the report does without: offline, baseline or speculative.")
     ] = None,
@@ -59,7 +69,15 @@ def main(
     """Measure what a run's draft is worth."""
     if unknown := set(without or ()) - set(NAMES):
         raise BadInput(f"--without {min(unknown)}: the parts are {', '.join(NAMES)}")
-    settings = Settings(prompts, max_new_tokens, drafts, concurrency, frozenset(without or ()))
+    bar = Bar(min_accept_length, min_speed_up or None, at_concurrency or None)
+    if at_concurrency and concurrency not in (None, at_concurrency):
+        raise BadInput(
+            f"--at-concurrency {at_concurrency} wants the servers asked at it, not --concurrency {concurrency}"
+        )
+    if min_speed_up and {"baseline", "speculative"} & set(without or ()):
+        raise BadInput("--min-speed-up wants a server with the draft and one without; leave out --without")
+    load = concurrency or at_concurrency or Settings.concurrency
+    settings = Settings(prompts, max_new_tokens, drafts, load, frozenset(without or ()))
     if draft:
         bring(open_store(run), draft, target, overwrite=overwrite)
     evaluation = Evaluation(open_store(run), target, settings, overwrite=overwrite)
@@ -70,7 +88,8 @@ def main(
     if (base_url or not baseline_url) and needed("offline"):
         evaluation.measure_offline(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if not base_url and "offline" in evaluation.parts and "speculative" in evaluation.missing:
-        _refuse_below(gate({"offline": evaluation.parts["offline"]}, min_accept_length))  # a server would say the same
+        # A server would say the same of its accept length.
+        _refuse_below(gate({"offline": evaluation.parts["offline"]}, Bar(min_accept_length)))
     if baseline_url and needed("baseline"):
         evaluation.measure_baseline(baseline_url)
     if base_url and needed("speculative"):
@@ -80,11 +99,13 @@ def main(
         needs = " and ".join(f"{part} ({_HOW[part]})" for part in evaluation.missing)
         print(f"{run}: kept {', '.join(evaluation.parts) or 'nothing'}; no report yet, it needs {needs}")
         return
-    marker = evaluation.conclude(min_accept_length)
+    marker = evaluation.conclude(bar)
     card.write(evaluation.run)
     report.write(evaluation.run)
     _refuse_below(marker.facts["gate"])
     print(f"{run}: {marker.facts['gate']['why']}; see {run}/{report.PAGE}")
+    if words := verdict(gather(evaluation.run)):
+        print(words)
 
 
 def _refuse_below(judged: dict) -> None:
@@ -94,7 +115,7 @@ def _refuse_below(judged: dict) -> None:
 
 def _show(evaluation: Evaluation) -> None:
     """The figures, a row a part."""
-    table = Table("", "accept length", "kept at 1, 2, ..", "tokens/s", "same tokens")
+    table = Table("", "accept length", "kept at 1, 2, ..", "tokens/s", "at once (most)", "same tokens")
     for name in evaluation.parts:
         part = evaluation.parts[name]
         same = part.get("tokens_equal", part.get("tokens_equal_baseline"))
@@ -103,6 +124,7 @@ def _show(evaluation: Evaluation) -> None:
             f"{part['accept_length']:.3f}" if "accept_length" in part else "",
             " ".join(f"{share:.2f}" for share in part.get("acceptance_by_position", [])),
             f"{part['tokens_per_s']:.0f}" if "tokens_per_s" in part else "",
+            f"{part['concurrency']} ({part['server'].get('max_running_requests') or '?'})" if "server" in part else "",
             "" if same is None else "yes" if same else f"{len(part['differ'])} of {part['prompts']} differ",
         )
         if name == "offline":

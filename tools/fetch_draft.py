@@ -11,6 +11,7 @@ from typer import Argument, Option
 from spec import cli
 from spec.publishing.drafts import fetch
 from spec.report.command import serving_command
+from spec.tuning.arithmetic import words
 
 
 def main(
@@ -26,6 +27,8 @@ def main(
     """Fetch the draft that SOURCE's latest version holds into DIR, every SHA-256 verified."""
     marker = fetch(source, folder, version=version)
     print(f"{folder}: whole and verified. Serve it:\n\n{serving_command(marker, str(folder), target=target)}")
+    if serving := marker.facts.get("serving"):
+        print(f"\nmeasured: {words(serving)}")
 
 
 if __name__ == "__main__":

@@ -17,28 +17,53 @@ from spec import cli
 from spec.conversations.filter import filter_shard
 from spec.conversations.ids import Shard
 from spec.conversations.lineage import read_run
+from spec.conversations.mixes import as_begun, named, opened
+from spec.conversations.selection import select
 from spec.conversations.server import Sampling, Server
-from spec.conversations.sources import at_hand, open_source
 from spec.errors import BadInput, Stopped
 from spec.storage import open_store
 
 
 def main(
     dataset_name: Annotated[
-        str,
+        list[str],
         Option(
-            help="A dataset of the hub; a local or s3:// .jsonl, .json, .parquet or .arrow file; a save_to_disk folder."
+            help="""A dataset of the hub; a local or s3:// .jsonl, .json, .parquet or .arrow file; a save_to_disk
+            folder; requests: SGLang's .log files, an OpenAI batch file, a gateway's .jsonl. Several times: a mix."""
         ),
     ],
-    dataset_split: Annotated[str, Option(help="The dataset's split.")] = "train",
-    dataset_config: Annotated[str | None, Option(help="The dataset's configuration, where it has several.")] = None,
+    weights: Annotated[
+        str, Option(help="The mix: a number for each --dataset-name, as '2 1'; shares of the rows.")
+    ] = "",
+    glob: Annotated[
+        bool, Option("--glob", help="Read *, ? and [...] in a --dataset-name as a pattern of files, not as a name.")
+    ] = False,
+    dataset_split: Annotated[
+        list[str] | None, Option(help="The dataset's split; in a mix one for all, or one each. Default: train.")
+    ] = None,
+    dataset_config: Annotated[
+        list[str] | None, Option(help="The dataset's configuration, where it has several; in a mix as above.")
+    ] = None,
     dataset_revision: Annotated[
-        str | None, Option(help="A commit or branch of the hub. Default: the newest when the run is begun.")
+        list[str] | None, Option(help="A commit or branch of the hub. Default: the newest when the run is begun.")
     ] = None,
     column: Annotated[
-        str | None, Option(help="The column to read. Default: messages, conversations, prompt, ...")
+        list[str] | None,
+        Option(help="The column to read; of requests where their body is (. is the line itself). Default: looked for."),
     ] = None,
     limit: Annotated[int | None, Option(help="Only the first rows of the source (counted before sharding).")] = None,
+    fraction: Annotated[float, Option(help="The share of the rows to ask, chosen by their content.")] = 1.0,
+    leave_out: Annotated[
+        list[str] | None,
+        Option(help="A file of prompts (a suite, a run's held-out prompts) that no row may hold; several times."),
+    ] = None,
+    scrub: Annotated[
+        str | None,
+        Option(help="MODULE:FUNCTION from here: it gets each row, and gives it scrubbed, or None to drop it."),
+    ] = None,
+    keep_sampling: Annotated[
+        bool, Option("--keep-sampling", help="Ask each request with its own sampling parameters, where it has some.")
+    ] = False,
     output: Annotated[
         str | None, Option(help="The run: a directory or s3://BUCKET/PREFIX. Default: runs/ and the dataset's name.")
     ] = None,
@@ -62,6 +87,7 @@ def main(
     samples: Annotated[
         int, Option(min=1, max=999, help="Answers to each prompt, each a row; needs a temperature above 0.")
     ] = 1,
+    turns: Annotated[str, Option(help="Answers to ask for of each row with tools: all, last, or the last N.")] = "all",
     chat_template_kwargs: Annotated[
         list[str] | None,
         Option(
@@ -74,30 +100,44 @@ def main(
 ) -> None:
     """Regenerate a dataset's answers with the target itself, through its server."""
     signal.signal(signal.SIGTERM, _stop)
-    store = open_store(output or f"runs/{_slug(dataset_name)}")
-    begun = read_run(store).get("dataset", {})
-    if dataset_revision is None and begun.get("name") == dataset_name:
-        dataset_revision = begun.get("revision")  # the commit that this run was begun with
-    server = Server(
-        base_url,
-        Sampling(temperature, max_tokens, seed, _variants(chat_template_kwargs), keep_truncated, samples),
-        model=model,
-        patience=patience,
-        request_timeout=request_timeout,
+    datasets = named(
+        dataset_name,
+        weights,
+        splits=dataset_split or (),
+        configs=dataset_config or (),
+        revisions=dataset_revision or (),
+        columns=column or (),
     )
+    store = open_store(output or f"runs/{'+'.join(_slug(dataset.name) for dataset in datasets)}")
+    datasets = as_begun(datasets, read_run(store).get("dataset", {}))
+    sampling = Sampling(
+        temperature=temperature,
+        max_tokens=max_tokens,
+        seed=seed,
+        chat_template_kwargs=_variants(chat_template_kwargs),
+        keep_truncated=keep_truncated,
+        samples=samples,
+        turns=_turns(turns),
+        keep_sampling=keep_sampling,
+    )
+    server = Server(base_url, sampling, model=model, patience=patience, request_timeout=request_timeout)
     part = Shard.parse(shard)
-    with at_hand(dataset_name) as name:
-        source = open_source(
-            name,
-            split=dataset_split,
-            config=dataset_config,
-            revision=dataset_revision,
-            column=column,
-            limit=limit,
+    selection = select(fraction=fraction, leave_out=leave_out, scrub=scrub)
+    with opened(datasets, pattern=glob, limit=limit) as source:
+        filtering = filter_shard(
+            store, source, server, part, parallel=parallel, selection=selection, overwrite=overwrite
         )
-        marker, worked = asyncio.run(filter_shard(store, source, server, part, parallel=parallel, overwrite=overwrite))
+        marker, worked = asyncio.run(filtering)
     counts = ", ".join(f"{name} {count}" for name, count in marker.counts.items())
     print(f"{store.url}: shard {shard} {'done' if worked else 'already done'}: {counts}")
+
+
+def _turns(text: str) -> str | int:
+    if text in ("all", "last"):
+        return {"all": "all", "last": 1}[text]
+    if not text.isdecimal() or int(text) < 1:
+        raise BadInput(f"--turns {text}: all, last, or a number from 1")
+    return int(text)
 
 
 def _variants(texts: list[str] | None) -> dict[str, Any] | list[dict[str, Any]] | None:
@@ -120,7 +160,8 @@ def _template_kwargs(text: str) -> dict[str, Any]:
 
 def _slug(dataset_name: str) -> str:
     last = dataset_name.rstrip("/").split("/")[-1]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", re.sub(r"\.(jsonl?|parquet|arrow)$", "", last)) or "run"
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", re.sub(r"\.(jsonl?|parquet|arrow|log|log\.[\d_*-]+)$", "", last))
+    return "run" if plain in ("", "-") else plain
 
 
 def _stop(*_: object) -> None:

@@ -12,6 +12,7 @@ import typer
 from spec import cli
 from spec.cluster import preflight
 from spec.cluster.api import Cluster
+from spec.evaluation.gate import Bar
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,11 +28,16 @@ def main(
     train_options: Annotated[str, typer.Option(help="Settings of the recipe to change, as key=value words")],
     filter_options: Annotated[str, typer.Option(help="More words for tools/filter_data.py")],
     evaluate_options: Annotated[str, typer.Option(help="More words for tools/evaluate_draft.py")],
-    dataset_name: Annotated[str, typer.Option(help="Where the prompts come from")],
+    dataset_name: Annotated[str, typer.Option(help="Where the prompts come from; with weights, one word each")],
+    dataset_split: Annotated[str, typer.Option(help="The dataset's split; with weights, one word for all or each")],
+    weights: Annotated[str, typer.Option(help="The weights of a mix, as words; none for one dataset")],
     parallel: Annotated[int, typer.Option(help="Requests that a filter pod keeps in flight")],
     temperature: Annotated[float, typer.Option(help="Temperature of the answers")],
     max_tokens: Annotated[int, typer.Option(help="Longest answer")],
     min_accept_length: Annotated[float, typer.Option(help="The bar")],
+    min_speed_up: Annotated[float, typer.Option(help="The bar of speed; 0 is none")],
+    at_concurrency: Annotated[int, typer.Option(help="The load of that bar; 0 is none")],
+    max_running_requests: Annotated[int, typer.Option(help="Requests that the servers of the evaluation run at once")],
     shards: Annotated[int, typer.Option(help="Number of shards")],
     nodes: Annotated[int, typer.Option(help="Training nodes")],
     gpus_per_node: Annotated[int, typer.Option(help="GPUs of a training node")],
@@ -50,6 +56,10 @@ def main(
     preflight.check_number("temperature", temperature, least=0, most=2)
     preflight.check_number("max-tokens", max_tokens, least=1, most=131072)
     preflight.check_number("min-accept-length", min_accept_length, least=1, most=100)
+    preflight.check_number("min-speed-up", min_speed_up, least=0, most=100)
+    preflight.check_number("max-running-requests", max_running_requests, least=1, most=4096)
+    preflight.check_number("at-concurrency", at_concurrency, least=0, most=max_running_requests)
+    Bar(min_accept_length, min_speed_up or None, at_concurrency or None)
     preflight.check_shared("run", run, ("s3://",))
     preflight.check_shared("destination", destination, ("s3://", "hf://"))
     preflight.check_config("config", config, ROOT)
@@ -79,7 +89,8 @@ def main(
     ):
         print(told, flush=True)
     if remaining["answers"] == "missing":
-        preflight.check_dataset(dataset_name)
+        pattern = "--glob" in filter_options.split()
+        preflight.check_datasets(dataset_name, weights, dataset_split, pattern=pattern)
     output.mkdir(parents=True, exist_ok=True)
     for name, value in {"target": str(target), **remaining}.items():
         print(f"{name}: {value}", flush=True)

@@ -83,12 +83,15 @@ def _print(url: str, marker: Marker, worked: bool, examples: int) -> None:
         show(example, console)
         console.rule()
     train = marker.facts["train"]
+    kinds = train.get("loss_by_kind", {})
+    of = ", ".join(f"{count / sum(kinds.values()):.0%} {name}" for name, count in kinds.items())
     counts = ", ".join(f"{name} {count}" for name, count in marker.counts.items())
     print(f"{url}/samples: {'done' if worked else 'already done'}: {counts}")
-    if 0 < (exact := marker.facts.get(EXACT, 0)) < sum(marker.counts.values()):
+    if 0 < (exact := marker.facts.get(EXACT, 0)) < marker.counts["answers"]:
         print(f"two kinds of rows: {exact} are the server's own tokens, the others text rendered by the chat template")
     print(
-        f"{train['rows']} rows, {train['tokens']} tokens, {train['loss_share']:.0%} of them bear loss; "
+        f"{train['rows']} rows, {train['tokens']} tokens, {train['loss_share']:.0%} of them bear loss"
+        f"{f' ({of})' if len(kinds) > 1 else ''}; "
         f"the draft's {marker.settings['draft_vocab_size']} tokens cover {train['vocabulary_coverage']:.1%} of those"
     )
 

@@ -11,6 +11,8 @@ from typing import Annotated
 from typer import Argument, Option
 
 from spec import cli
+from spec.errors import BadInput
+from spec.evaluation.gate import Bar
 from spec.publishing.drafts import publish
 from spec.storage import open_store
 
@@ -18,10 +20,20 @@ from spec.storage import open_store
 def main(
     run: Annotated[str, Argument(help="The run, its draft evaluated: a directory or s3://BUCKET/PREFIX.")],
     destination: Annotated[str, Argument(help="s3://BUCKET/PREFIX, hf://ORG/NAME or a directory.")],
+    min_speed_up: Annotated[
+        float,
+        Option(
+            min=0.0, help="A bar of speed, where the evaluation had none: tokens/s with the draft over those without."
+        ),
+    ] = 0.0,
+    at_concurrency: Annotated[int, Option(min=0, help="The load of that bar, in requests at once.")] = 0,
     without_report: Annotated[bool, Option("--without-report", help="Publish a draft that nobody measured.")] = False,
 ) -> None:
     """Publish RUN's draft at DESTINATION as its latest version; the same draft again changes nothing."""
-    publish(open_store(run), destination, without_report=without_report)
+    bar = Bar(speed_up=min_speed_up or None, at_concurrency=at_concurrency or None)
+    if without_report and bar != Bar():
+        raise BadInput("--without-report asks for no figures, and --min-speed-up for one; leave one of them out")
+    publish(open_store(run), destination, bar=bar, without_report=without_report)
 
 
 if __name__ == "__main__":

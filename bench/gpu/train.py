@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
-from bench.gpu.part import GIB, Part, wait
+from bench.gpu.part import GIB, Part, Skipped, wait
 from bench.gpu.speed import peak
 from spec import settings
 from spec.eagle_full_finetune_distributed import EagleFullFinetuneRecipeDistributed
@@ -107,17 +107,37 @@ def resume(its: Part) -> None:
     its.expect("losses of the resumed and the unbroken run", difference, 0)
 
 
-def _start(its: Part, target: Path, run: str) -> subprocess.Popen:
+def many(its: Part) -> None:
+    """All GPUs of the machine, the target and the draft split over them, against one with the same global batch."""
+    gpus = torch.cuda.device_count() if its.cuda else 2
+    if gpus < 2:
+        raise Skipped("one GPU")
+    target = save_tiny_target("llama", its.scratch / "target")
+    prepared = prepared_run(its.scratch / "prepared", documents=96)
+    ways = {"one": (1, {"batch_size": gpus}), "many": (gpus, {"target_shard": "node"})}
+    for name, (ranks, split) in ways.items():
+        shutil.copytree(prepared, its.scratch / name)
+        code = _start(its, target, name, ranks, dtype="fp32", target_dtype="fp32", max_steps=8, **split).wait()
+        its.expect(f"exit code of {ranks}", float(code), 0)
+    one, several = (_losses(its.scratch / name) for name in ways)
+    its.expect("steps", float(len(one) != 8 or one.keys() != several.keys()), 0)
+    difference = max((abs(several[step] / one[step] - 1) for step in one.keys() & several.keys()), default=1.0)
+    its.expect(f"losses of {gpus} against one", difference, 1e-3)
+
+
+def _start(its: Part, target: Path, run: str, ranks: int = 1, **others: Any) -> subprocess.Popen:
     folder = its.scratch / run
     given = {
         **{"run_dir": folder, "target": target, "draft_vocab_size": 128, "max_length": 64, "steps": 3},
         **{"epochs": "null", "max_steps": STEPS, "device": its.device.type, "target_shard": "none", "log_every": 1},
         **{"evaluate_every": 10, "save_every": 100, "optimizer.lr": 3e-3, "lr_scheduler.num_warmup_steps": 2},
         **{"timeout_minutes": 1, "scratch": folder / "scratch", "metric_logger": "null"},
+        **others,
     }
     recipe = "spec/eagle_full_finetune_distributed.py"
     config = ["--config", "spec/configs/llama3/8B_eagle.yaml", *(f"{name}={value}" for name, value in given.items())]
-    return subprocess.Popen([sys.executable, recipe, *config], cwd=ROOT)
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    return subprocess.Popen([sys.executable, *several, recipe, *config], cwd=ROOT)
 
 
 def _end(process: subprocess.Popen, run: Path) -> int:

@@ -16,6 +16,7 @@ import yaml
 
 from spec.cluster.api import Json
 from spec.conversations.ids import Shard
+from spec.conversations.patterns import is_pattern, stored_files
 from spec.conversations.shards import MARKER, folder_of
 from spec.errors import BadInput, PassingFault
 from spec.export.verify import read_config
@@ -128,20 +129,34 @@ def check_model(model: str, revision: str, staged: Path) -> None:
                 raise BadInput(f"{model}: no config.json in that repository: not a model that transformers loads")
 
 
-def check_dataset(name: str) -> None:
-    """The prompts are where the filter will read them: an object in S3, a dataset of the hub."""
-    with parameter("dataset-name"):
-        if name.startswith("s3://"):
-            folder, _, file = name.rpartition("/")
-            if not open_store(folder).exists(file):
-                raise BadInput(f"{name}: no such object")
-        else:
-            from huggingface_hub import HfApi
+def check_datasets(name: str, weights: str, split: str, *, pattern: bool) -> None:
+    """The prompts are where the filter will read them: objects in S3, datasets of the hub.
 
-            from spec.storage.hub_errors import told
+    With `weights` they are several, as the words of `name`; by `pattern` an `s3://` URL may stand for several objects.
+    """
+    from spec.conversations.mixes import named  # brings `datasets`, which takes a second to import
 
-            with told(name):
-                HfApi(endpoint=os.environ.get("HF_ENDPOINT")).dataset_info(name)
+    with parameter("weights and dataset-name"):
+        datasets = named([name], weights, splits=[split])
+    for dataset in datasets:
+        with parameter("dataset-name"):
+            _check_dataset(dataset.name, pattern)
+
+
+def _check_dataset(name: str, pattern: bool) -> None:
+    if not name.startswith("s3://"):
+        from huggingface_hub import HfApi
+
+        from spec.storage.hub_errors import told
+
+        with told(name):
+            HfApi(endpoint=os.environ.get("HF_ENDPOINT")).dataset_info(name)
+    elif pattern and is_pattern(name):
+        stored_files(name)
+    else:
+        folder, _, file = name.rpartition("/")
+        if not open_store(folder).exists(file):
+            raise BadInput(f"{name}: no such object")
 
 
 def model_config(model: str, revision: str, staged: Path) -> Json:

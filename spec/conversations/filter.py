@@ -1,25 +1,30 @@
 """The filter step: one shard of a dataset's rows, answered by the target, into the run's `answers/`.
 
-wait for the server -> record the run -> take up what is finished -> answer the rest -> marker
+look at the first rows -> wait for the server -> record the run -> take up what is finished -> answer the rest -> marker
 """
 
 import asyncio
 import itertools
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from spec.conversations.ids import RowIndex, Shard, content_hash
+from spec.conversations import tools
+from spec.conversations.ids import RowIndex, Shard
 from spec.conversations.lineage import read_run, record_run
+from spec.conversations.mixes import Mix
 from spec.conversations.parts import Parts, open_parts
 from spec.conversations.regenerate import Question, answer_all
 from spec.conversations.results import Results
-from spec.conversations.rows import conversation_in
+from spec.conversations.rows import Reject, Said, messages_in, said_in
+from spec.conversations.selection import ALL, BY_CHOICE, Selection
 from spec.conversations.server import Sampling, Server
 from spec.conversations.shards import MARKER, folder_of, folders_present
-from spec.conversations.sources import Source
+from spec.conversations.sources import Read, Source
+from spec.conversations.survey import Survey, survey
 from spec.errors import BadInput, Stopped
 from spec.progress import RowProgress
 from spec.storage import Store
@@ -31,15 +36,26 @@ _REFUSALS = 20  # for each worker, before the first answer: more, and it is not 
 
 
 async def filter_shard(
-    store: Store, source: Source, server: Server, shard: Shard, *, parallel: int, overwrite: bool = False
+    store: Store,
+    source: Source | Mix,
+    server: Server,
+    shard: Shard,
+    *,
+    parallel: int,
+    selection: Selection = ALL,
+    overwrite: bool = False,
 ) -> tuple[Marker, bool]:
     """Answer the rows of `source` that belong to `shard`; gives the marker, and whether anything was to do.
 
-    Called again after any end, it goes on: no finished row is asked again. Raises `BadInput`, `PassingFault`, and
-    `Stopped` after SIGTERM or SIGINT; what was finished by then is kept. `overwrite` replaces answers that were made
-    with other settings, and keeps those that were made with these.
+    `selection` says which of them, and in what form. Called again after any end, it goes on: no finished row is asked
+    again. Raises `BadInput`, `PassingFault`, and `Stopped` after SIGTERM or SIGINT; what was finished by then is kept.
+    `overwrite` replaces answers that were made with other settings, and keeps those that were made with these.
     """
-    if found := _finished_before(store, source, server, shard):
+    if server.sampling.keep_sampling and not source.holds_requests:
+        raise BadInput(f"--keep-sampling: {source.lineage['name']} holds no requests, whose sampling could be kept")
+    dataset = {**source.lineage, **selection.lineage}
+    seen = survey(source, server.sampling.turns)
+    if found := _finished_before(store, dataset, server, shard, seen):
         return found, False
     with _stopping_on_signals():
         async with server:
@@ -47,8 +63,8 @@ async def filter_shard(
             run = record_run(
                 store,
                 target=target,
-                dataset=source.lineage,
-                sampling=server.sampling.lineage,
+                dataset=dataset,
+                sampling=_lineage(server.sampling, seen),
                 server=version,
                 tokenizer=server.tokenizer,
                 overwrite=overwrite,
@@ -59,29 +75,45 @@ async def filter_shard(
             if found := find_marker(folder, MARKER, STEP, settings, {}, overwrite=overwrite):
                 return found, False
             with open_parts(folder, digest_of(STEP, settings, {})) as parts:
-                return await _answer_shard(folder, parts, source, server, shard, settings, parallel), True
+                marker = await _answer_shard(folder, parts, source, selection, server, shard, settings, parallel, seen)
+                return marker, True
 
 
-def _finished_before(store: Store, source: Source, server: Server, shard: Shard) -> Marker | None:
-    """The marker of this very work, found without the server, which may be gone once all is answered."""
+def _lineage(sampling: Sampling, seen: Survey) -> dict[str, Any]:
+    """How the target answers, and what decides about rows with tools where there are any, or `turns` are given."""
+    with_tools = seen.with_tools or sampling.turns != "all"
+    return sampling.lineage | ({"tools": {**tools.POLICY, "turns": sampling.turns}} if with_tools else {})
+
+
+def _finished_before(
+    store: Store, dataset: dict[str, Any], server: Server, shard: Shard, seen: Survey
+) -> Marker | None:
+    """The marker of this very work, found without the server, which may be gone once all is answered.
+
+    Also one from before rows with tools were answered, which counts them as rejects, unless some of these are wanted.
+    """
     target = read_run(store).get("target", {})
     if server.model not in (None, target.get("model")):
         return None
-    settings = {"target": target, "dataset": source.lineage, "sampling": server.sampling.lineage, "shard": str(shard)}
-    try:
-        return find_marker(store.at(folder_of(shard)), MARKER, STEP, settings, {})
-    except BadInput:
-        return None  # of other settings: what to say of it is known once the server is
+    before = [server.sampling.lineage] if server.sampling.turns == "all" else []
+    for sampling in (_lineage(server.sampling, seen), *before):
+        settings = {"target": target, "dataset": dataset, "sampling": sampling, "shard": str(shard)}
+        with suppress(BadInput):  # of other settings: what to say of it is known once the server is
+            if found := find_marker(store.at(folder_of(shard)), MARKER, STEP, settings, {}):
+                return found
+    return None
 
 
 async def _answer_shard(
     folder: Store,
     parts: Parts,
-    source: Source,
+    source: Source | Mix,
+    selection: Selection,
     server: Server,
     shard: Shard,
     settings: dict[str, Any],
     parallel: int,
+    seen: Survey,
 ) -> Marker:
     index = RowIndex()
     results = Results(parts, doubt=_REFUSALS * parallel)
@@ -92,7 +124,10 @@ async def _answer_shard(
     counts = results.counts
     before, tokens_before, started = counts["rows"], counts["completion_tokens"], time.monotonic()
     asked = len(server.sampling.variants) * server.sampling.samples  # of each row
-    total = None if source.total is None else round(source.total / shard.of) * asked
+    rows = None if source.total is None else round(source.total * selection.fraction / shard.of) * asked
+    total = None if rows is None else round(rows * seen.lines)
+    if seen.with_tools:
+        print(seen.cost(rows), file=sys.stderr)
 
     with RowProgress("filter", total, rows_before=before, tokens_before=tokens_before) as progress:
 
@@ -109,7 +144,7 @@ async def _answer_shard(
                     beside.create_task(_every(_FLUSH_SECONDS, lambda: asyncio.to_thread(parts.flush))),
                 ]
                 await answer_all(
-                    _questions(source, shard, index, server.sampling, results),
+                    _questions(source, selection, shard, index, server.sampling, results),
                     server.chat,
                     results,
                     parallel=parallel,
@@ -136,24 +171,44 @@ async def _answer_shard(
 
 
 def _questions(
-    source: Source, shard: Shard, index: RowIndex, sampling: Sampling, results: Results
+    source: Source | Mix, selection: Selection, shard: Shard, index: RowIndex, sampling: Sampling, results: Results
 ) -> Iterator[Question]:
-    """The shard's rows that are not finished, once for each variant and sample.
+    """The shard's rows that are not finished, once for each variant and sample, and of rows with tools each answer.
 
     All of one row are in one shard, and the first user message, which decides what is held out, is theirs in common.
     """
-    for row in source.rows():
-        conversation = conversation_in(row, source.column)
-        row_hash = content_hash(conversation)
-        if not shard.holds(row_hash):
+    for read in source.read():
+        row_hash = read.hash(sampling=sampling.keep_sampling)
+        if not (shard.holds(row_hash) and selection.holds(row_hash)):
             continue
         row_id = index.next_id(row_hash)
+        asked = _asked(read, selection, sampling, again=not row_id.endswith("-0"))
         for variant, sample in itertools.product(range(len(sampling.variants)), range(sampling.samples)):
             several = len(sampling.variants) > 1
             name = row_id + (f".v{variant}" if several else "") + (f".s{sample}" if sampling.samples > 1 else "")
-            if not index.is_finished(name):
-                results.expect(name)
-                yield Question(name, conversation, variant if several else None, sample)
+            for turn, its in asked:
+                if index.is_finished(name + turn):
+                    continue
+                if not (isinstance(its, Reject) and its.bucket in BY_CHOICE):
+                    results.expect(name + turn)
+                yield Question(name + turn, its, variant if several else None, sample)
+
+
+def _asked(
+    read: Read, selection: Selection, sampling: Sampling, *, again: bool
+) -> list[tuple[str, list[Said] | tools.Exchange | Reject]]:
+    """What to ask of a row, each with what it adds to the row's name; one reject where there is nothing to ask."""
+    try:
+        row = selection.chosen(read, again=again)
+        messages = messages_in(row, read.column)
+        if read.is_request:
+            return [("", tools.of_request(row, messages, row.get("sampling") if sampling.keep_sampling else None))]
+        if not tools.has_tools(row, messages):
+            return [("", [said_in(message) for message in messages])]
+        trace = tools.read_trace(row, messages)
+        return [(f".t{exchange.number}", exchange) for exchange in tools.exchanges(trace, sampling.turns)]
+    except Reject as reject:
+        return [("", reject)]
 
 
 def _check_other_shards(store: Store, shard: Shard, overwrite: bool) -> None:

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from spec.conversations.tables import KINDS, kind_of
+from spec.conversations.tables import KINDS, LOG, kind_of
 from spec.errors import BadInput
 
 _KEYWORDS = {"train": ("train", "training"), "test": ("test", "testing", "eval", "evaluation"),
@@ -23,8 +23,14 @@ def files_of(folder: Path, split: str) -> list[Path]:
         raise BadInput(f"{folder}: holds one dataset, without splits; leave --dataset-split out")
     if (folder / "state.json").exists():
         return [folder / entry["filename"] for entry in _read(folder / "state.json", "_data_files")]
-    found = {path: _split_of(path.relative_to(folder).as_posix()) for path in sorted(folder.rglob("*"))
-             if path.is_file() and kind_of(path) and not path.name.startswith(".")}  # fmt: skip
+    files = [path for path in sorted(folder.rglob("*"))
+             if path.is_file() and kind_of(path) and not path.name.startswith(".")]  # fmt: skip
+    data = [path for path in files if kind_of(path) != LOG]  # logs beside data are of whatever made the data
+    if files and not data:
+        if split != "train":
+            raise BadInput(f"{folder}: logs have no split {split!r}; leave --dataset-split out")
+        return files
+    found = {path: _split_of(path.relative_to(folder).as_posix()) for path in data}
     if not found:
         raise BadInput(f"{folder}: no data files; wanted {', '.join(KINDS)} or a save_to_disk folder")
     splits = sorted({its for its in found.values() if its})

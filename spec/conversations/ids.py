@@ -7,16 +7,16 @@ rows are its own and which of them are done.
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from spec.errors import BadInput, PassingFault
 
 
-def content_hash(turns: Sequence[tuple[Any, Any]]) -> str:
-    """Hash (32 hex digits) of a conversation's (role, content) pairs as the dataset gives them."""
-    plain = json.dumps(turns, sort_keys=True, separators=(",", ":"), default=str)
+def content_hash(content: Any) -> str:
+    """Hash (32 hex digits) of what a row holds, as the dataset gives it: of a conversation's (role, content) pairs."""
+    plain = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(plain.encode()).hexdigest()[:32]
 
 

@@ -14,19 +14,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spec.conversations import token_ids
+from spec.conversations.answer import Answer
 from spec.conversations.results import Results
 from spec.conversations.rows import Message, Reject, Said, turns_to_answer
-from spec.conversations.server import Answer
 from spec.conversations.shards import is_exact
+from spec.conversations.tools import Exchange
 
-Chat = Callable[..., Awaitable[Answer]]  # chat(messages), with `variant` and `sample` where there are several
+Chat = Callable[..., Awaitable[Answer]]  # chat(messages), with `variant`, `sample` and `tools` where there are any
 
 
 class Question(NamedTuple):
-    """A source row that is still to be answered."""
+    """A source row, or one answer in a row with tools, that is still to be asked for."""
 
     id: str
-    conversation: list[Said]
+    conversation: list[Said] | Exchange | Reject  # or why there can be no answer
     variant: int | None = None  # of the template's settings, where several are asked for
     sample: int = 0  # of the answers to one prompt
 
@@ -61,18 +62,24 @@ async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = F
 
     Each turn's history holds the answers that `chat` gave to the turns before. A row with any turn unanswered is
     rejected as a whole; so is one with an answer cut off at its limit, unless `keep_truncated`, with which the row ends
-    there.
+    there. An exchange with tools has the dataset's history and one turn, the last; its line holds its `tools` too.
     """
     messages: list[Message] = []
     turns: list[dict[str, Any]] = []
     day = date.today().isoformat()
     before: Answer | None = None
-    which = {name: value for name, value in (("variant", question.variant), ("sample", question.sample)) if value}
+    asked = question.conversation if isinstance(question.conversation, Exchange) else None
+    tools = asked.tools if asked else []
+    own = asked.sampling if asked else None
+    settings = {"variant": question.variant, "sample": question.sample, "tools": tools, "own": own}
+    which = {name: value for name, value in settings.items() if value}
     try:
-        for turn in turns_to_answer(question.conversation):
+        for turn in _turns(question.conversation):
             messages += turn
             answer = await chat(messages, **which)
-            _check(answer, keep_truncated)
+            _check(answer, keep_truncated, with_tools=bool(tools))
+            if answer.response_ids is None and any(message["role"] == "assistant" for message in turn):
+                raise Reject("no_token_ids", "an answer after those of another, and a server that gives no token ids")
             messages.append(answer.message)
             turns.append(_turn(answer, before))
             before = answer
@@ -82,8 +89,15 @@ async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = F
         detail = f"answer {len(turns) + 1}: {reject.detail}" if turns else reject.detail
         return {"id": question.id, "reject": reject.bucket, "detail": detail}
     row: dict[str, Any] = {"id": question.id, "messages": messages, "turns": turns}
+    row |= {"tools": tools} if tools else {}
     row |= {} if question.variant is None else {"variant": question.variant}
     return row if is_exact(row) else row | {"day": day}
+
+
+def _turns(conversation: list[Said] | Exchange | Reject) -> list[list[Message]]:
+    if isinstance(conversation, Reject):
+        raise conversation
+    return [conversation.history] if isinstance(conversation, Exchange) else turns_to_answer(conversation)
 
 
 def _turn(answer: Answer, before: Answer | None) -> dict[str, Any]:
@@ -111,12 +125,14 @@ def _turn(answer: Answer, before: Answer | None) -> dict[str, Any]:
     }
 
 
-def _check(answer: Answer, keep_truncated: bool) -> None:
+def _check(answer: Answer, keep_truncated: bool, *, with_tools: bool) -> None:
     if answer.finish_reason == "length" and not keep_truncated:
         raise Reject("truncated", f"cut off after {answer.completion_tokens} tokens")
     if answer.finish_reason not in ("stop", "length", "tool_calls"):
         raise Reject("refused_by_server", f"finish_reason {answer.finish_reason}")
     said = answer.message
+    if with_tools and answer.completion_tokens > 1:
+        return  # a parser takes a call out of the text, and drops it where it is not whole: its tokens are the answer
     if not (said["content"].strip() or said.get("reasoning_content") or said.get("tool_calls")):
         raise Reject("empty", f"{answer.completion_tokens} tokens and no text")
 

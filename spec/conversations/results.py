@@ -6,7 +6,7 @@ from typing import Any
 
 from spec.conversations.ids import RowIndex
 from spec.conversations.parts import Parts
-from spec.conversations.shards import EXACT, TOTALS, is_exact
+from spec.conversations.shards import EXACT, TOOLS, TOTALS, is_exact
 from spec.errors import BadInput
 
 Line = dict[str, Any]  # an answer or a reject, as `spec.conversations.shards` describes them
@@ -25,6 +25,7 @@ _ADVICE_ON = {
     "refused_by_server": _ADVICE,
     "server_error": _ADVICE,
     "empty": _ADVICE,
+    "no_token_ids": "serve the target with SGLang 0.5.23, which says them",
 }
 
 
@@ -128,6 +129,8 @@ class Results:
         self.counts[row.get("reject", "answers")] += 1
         if is_exact(row):
             self.counts[EXACT] += 1
+        if "tools" in row:
+            self.counts[TOOLS] += 1
         for turn in row.get("turns", ()):
             self.counts["prompt_tokens"] += turn["prompt_tokens"]
             self.counts["completion_tokens"] += turn["completion_tokens"]

@@ -1,11 +1,13 @@
 """A dataset's row as a conversation to answer: what was said by whom, and where an answer is due.
 
 Three kinds of column are known: lists of `role`/`content` messages, lists of `from`/`value` messages (ShareGPT,
-Magpie), and bare prompts. The dataset's own answers count for a row's id and are used for nothing else.
+Magpie), and bare prompts. The dataset's own answers count for a row's id and are used for nothing else, but in rows
+with tools, which `spec.conversations.tools` reads.
 """
 
 import json
 import re
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from spec.errors import BadInput
@@ -13,7 +15,7 @@ from spec.errors import BadInput
 Message = dict[str, Any]  # {"role": "system" | "user" | "assistant", "content": text, or a list of text parts}
 Row = dict[str, Any]
 
-UNREADABLE = "\0unreadable"  # the one column of a row that could not be read: [why, what stands there]
+UNREADABLE = "\0unreadable"  # the one column of a row that cannot be used: [why, what stands there, its own bucket]
 NOT_MESSAGES = "\0not_messages"  # the role of text where messages are wanted
 _CONVERSATIONS = ("messages", "conversations", "conversation")
 _PROMPTS = ("prompt", "instruction", "question", "query", "text")
@@ -46,7 +48,6 @@ _MEDIA = {
     "video": "video",
     "video_url": "video",
 }
-_TOOLS = {"tool", "tools", "function", "function_call", "function_response", "observation", "ipython", "tool_calls"}
 
 
 class Reject(Exception):
@@ -86,23 +87,41 @@ def choose_column(row: Row, wanted: str | None = None) -> str:
     )
 
 
-def conversation_in(row: Row, column: str) -> list[Said]:
-    """What is said in a row, whatever it is; [] where the column is empty. A system prompt may have its own column."""
+def is_conversation(row: Row) -> bool:
+    """Whether a row has a column of messages, by its name."""
+    return any(name in row for name in _CONVERSATIONS)
+
+
+def messages_in(row: Row, column: str) -> list[Any]:
+    """A row's messages as they stand there; [] where the column is empty. A system prompt may have its own column."""
     if UNREADABLE in row:
-        return [Said(UNREADABLE, row[UNREADABLE])]
+        return [{"role": UNREADABLE, "content": row[UNREADABLE]}]
     value = row.get(column)
     if value is None:
         return []
     if isinstance(value, str) and column in _CONVERSATIONS:
         value = _parsed(value)
     if isinstance(value, list):
-        said = [_said(message) for message in value]
+        messages = value
     else:
         context = row.get("input") if column == "instruction" else None  # Alpaca: what the instruction is about
-        said = [Said("user", f"{value}\n\n{context}" if context else value)]
+        messages = [{"role": "user", "content": f"{value}\n\n{context}" if context else value}]
     system = next((row[name] for name in _SYSTEM if name != column and row.get(name)), None)
-    begun = bool(said) and isinstance(said[0].role, str) and _ROLES.get(said[0].role.lower()) == "system"
-    return said if system is None or begun else [Said("system", system), *said]
+    first = said_in(messages[0]).role if messages else None
+    begun = isinstance(first, str) and _ROLES.get(first.lower()) == "system"
+    return messages if system is None or begun else [{"role": "system", "content": system}, *messages]
+
+
+def conversation_in(row: Row, column: str) -> list[Said]:
+    """What is said in a row, whatever it is."""
+    return [said_in(message) for message in messages_in(row, column)]
+
+
+def said_in(message: Any) -> Said:
+    if not isinstance(message, dict):
+        return Said(None, message)
+    content = message.get("content") if message.get("content") is not None else message.get("value")
+    return Said(message.get("role") or message.get("from"), content)
 
 
 def _parsed(text: str) -> Any:
@@ -123,11 +142,11 @@ def turns_to_answer(conversation: list[Said]) -> list[list[Message]]:
     turns: list[list[Message]] = []
     waiting: list[Message] = []
     for said in conversation:
-        role = _role(said)
+        role = role_of(said)
         if role == "system" and said.content == "":
             continue  # how ShareGPT says that there is none; sent, it would silence the template's default
         if role != "assistant":
-            waiting.append({"role": role, "content": _content(said)})
+            waiting.append({"role": role, "content": content_of(said)})
         elif _has_user(waiting):
             turns.append(waiting)
             waiting = []
@@ -138,15 +157,18 @@ def turns_to_answer(conversation: list[Said]) -> list[list[Message]]:
     return turns
 
 
-def _said(message: Any) -> Said:
-    if not isinstance(message, dict):
-        return Said(None, message)
-    role = message.get("role") or message.get("from")
-    content = message.get("content") if message.get("content") is not None else message.get("value")
-    return Said("tool_calls", content) if message.get("tool_calls") else Said(role, content)
+def said_by_users(conversation: list[Said]) -> list[str]:
+    """The text of each user turn, of whatever can be read; what rows with the same prompt have in common."""
+    texts = []
+    for said in conversation:
+        with suppress(Reject):
+            if role_of(said) == "user":
+                content = content_of(said)
+                texts.append(content if isinstance(content, str) else " ".join(part["text"] for part in content))
+    return texts
 
 
-def _role(said: Said) -> str:
+def role_of(said: Said) -> str:
     if said.role == UNREADABLE:
         raise Reject("unreadable", said.content[0])
     if said.role == NOT_MESSAGES:
@@ -154,23 +176,21 @@ def _role(said: Said) -> str:
     if not isinstance(said.role, str):
         raise Reject("unknown_role", f"{said.role!r}")
     spelled = said.role.strip().lower()
-    if spelled in _TOOLS:
-        raise Reject("tool_use", f"a {said.role} turn: what a tool said to the dataset's calls does not fit new ones")
     if spelled not in _ROLES:
         raise Reject("unknown_role", f"{said.role!r}")
     return _ROLES[spelled]
 
 
-def _content(said: Said) -> str | list[dict[str, str]]:
+def content_of(said: Said) -> str | list[dict[str, str]]:
     """Text, or text parts as they are: whether a server joins them or hands its template the list, it alone knows."""
     if not isinstance(said.content, list) or not said.content:
         return _text(said)
-    parts = [_part(part, said) for part in said.content]
+    parts = [part_of(part, said) for part in said.content]
     _text(Said(said.role, "".join(part["text"] for part in parts)))
     return parts
 
 
-def _part(part: Any, said: Said) -> dict[str, str]:
+def part_of(part: Any, said: Said) -> dict[str, str]:
     kind = part.get("type") if isinstance(part, dict) else None
     # Arrow gives every part of a column every field: a text part has an image that is null, and the other way round.
     if isinstance(kind, str) and kind in _MEDIA:
@@ -188,7 +208,7 @@ def _text(said: Said) -> str:
         content.encode()
     except UnicodeEncodeError as error:  # half of a character, which no tokenizer takes
         raise Reject("not_text", f"a {said.role} turn is not Unicode: {error.reason}") from error
-    if _role(said) != "system" and not content.strip():
+    if role_of(said) != "system" and not content.strip():
         raise Reject("no_prompt", f"a {said.role} turn is blank")
     return content
 

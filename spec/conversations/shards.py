@@ -2,8 +2,9 @@
 
     RUN/answers/shard-00003-of-00016/part-*.jsonl, shard.json
 
-A line is an answer, `{"id", "messages", "turns"}`, or a reject, `{"id", "reject", "detail"}`: one for each source row.
-A turn holds its counts and, where the server gave them, its tokens; see `is_exact`.
+A line is an answer, `{"id", "messages", "turns"}`, or a reject, `{"id", "reject", "detail"}`: one for each source row;
+of a row with tools one for each answer asked for, with its `tools` and the dataset's history. A turn holds its counts
+and, where the server gave them, its tokens; see `is_exact`.
 """
 
 import json
@@ -25,7 +26,8 @@ MARKER = "shard.json"
 _ID = re.compile(rb'\{"id": "([^"\\]{1,64})"')  # how the filter begins each line
 _PLACE = np.dtype([("id", "S64"), ("part", "i4"), ("bytes", "i4"), ("offset", "i8")])  # of a row
 EXACT = "exact"  # the count of answers that hold the server's own token ids
-TOTALS = ("rows", "answers", EXACT, "prompt_tokens", "completion_tokens")  # all other counts are of rejects
+TOOLS = "with_tools"  # the count of answers that were asked for with tools, and the dataset's history
+TOTALS = ("rows", "answers", EXACT, TOOLS, "prompt_tokens", "completion_tokens")  # all other counts are of rejects
 
 
 def folder_of(shard: Shard) -> str:
@@ -116,8 +118,8 @@ def is_exact(row: dict[str, Any]) -> bool:
 
 
 def read_counts(store: Store) -> dict[str, int]:
-    """Each of `TOTALS`, and one count a reject bucket, over all shards."""
-    total = dict.fromkeys(TOTALS, 0)
+    """Each of `TOTALS` (`TOOLS` where there are any), and one count a reject bucket, over all shards."""
+    total = {name: 0 for name in TOTALS if name != TOOLS}
     for marker in find_shards(store).values():
         for name, count in marker.counts.items():
             total[name] = total.get(name, 0) + count

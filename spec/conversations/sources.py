@@ -3,6 +3,7 @@
 Also what identifies them in `run.json`: the hub's commit, or the SHA-256 of local files.
 """
 
+import glob
 import gzip
 import hashlib
 import itertools
@@ -24,8 +25,13 @@ from huggingface_hub import HfApi, HfFileSystem
 from huggingface_hub.errors import HfHubHTTPError
 
 from spec.conversations.folders import files_of
-from spec.conversations.rows import BESIDE, KNOWN, UNREADABLE, Row, choose_column
-from spec.conversations.tables import KINDS, LINES, kind_of, open_table, read_stream
+from spec.conversations.ids import content_hash
+from spec.conversations.patterns import is_pattern, local_files, split_pattern, stored_files
+from spec.conversations.requests.bodies import columns_of, holds_requests, request_in
+from spec.conversations.requests.sglang_log import LEVEL
+from spec.conversations.rows import BESIDE, KNOWN, UNREADABLE, Row, choose_column, messages_in, said_in
+from spec.conversations.tables import KINDS, LINES, LOG, kind_of, open_table, read_stream
+from spec.conversations.tools import content, has_tools
 from spec.errors import BadInput, PassingFault
 from spec.storage import file_sha256, open_store
 
@@ -37,6 +43,25 @@ class _Found(NamedTuple):
     lineage: dict[str, Any]
     total: int | None
     rows: Callable[[tuple[str, ...] | None], Iterable[Row]]  # from the first on, with the columns named (None: all)
+    are_logs: bool = False  # of SGLang, whose rows are requests already
+
+
+class Read(NamedTuple):
+    """A row, and where its conversation stands in it."""
+
+    row: Row
+    column: str
+    is_request: bool  # what a server was asked: its answer is the one after its last message
+
+    def hash(self, *, sampling: bool) -> str:
+        """Of its content, the `sampling` of a request included where that is kept."""
+        if self.is_request and UNREADABLE not in self.row:
+            row = {name: value for name, value in self.row.items() if sampling or name != "sampling"}
+            return content_hash([("request", row)])
+        messages = messages_in(self.row, self.column)
+        if has_tools(self.row, messages):
+            return content_hash(content(self.row, messages))
+        return content_hash([said_in(message) for message in messages])
 
 
 @dataclass(frozen=True)
@@ -50,11 +75,15 @@ class Source:
     total: int | None
     column: str
     _open: Callable[[], Iterable[Row]]
+    holds_requests: bool = False
 
     def rows(self) -> Iterator[Row]:
         """From the first row on. Raises `BadInput` for what cannot be read, `PassingFault` for the network."""
         with _told(self.lineage["name"]):
             yield from self._open()
+
+    def read(self) -> Iterator[Read]:
+        return (Read(row, self.column, self.holds_requests) for row in self.rows())
 
 
 def open_source(
@@ -65,57 +94,78 @@ def open_source(
     revision: str | None = None,
     column: str | None = None,
     limit: int | None = None,
+    pattern: bool = False,
 ) -> Source:
     """Find a dataset: a `.jsonl`, `.parquet` or `.arrow` file, a `save_to_disk` folder, a folder of files, or the hub.
 
-    A hub dataset without `revision` is pinned to the commit that its main branch has now. `column` None chooses one by
-    the first row. `limit` keeps the first rows. Raises `BadInput`, or `PassingFault` for the network.
+    Or requests: SGLang's logs, OpenAI batch files, gateways' JSON lines. With `pattern` the name may stand for several
+    files. A hub dataset without `revision` is pinned to the commit that its main branch has now. `column` None chooses
+    one by the first row. `limit` keeps the first rows. Raises `BadInput`, or `PassingFault` for the network.
     """
     if limit is not None and limit < 1:
         raise BadInput(f"--limit {limit}: at least 1 row is needed")
     _quiet()
     path = Path(name).expanduser()
     with _told(name):
-        if path.exists() or name.startswith(("/", "./", "../", "~")) or kind_of(path):
+        if pattern and is_pattern(name):
+            found = _matching(name, split)
+        elif path.exists() or name.startswith(("/", "./", "../", "~")) or kind_of(path):
             found = _local(path, split)
         else:
             found = _hub(name, split, config, revision)
         first = _first_row(name, split, found, column)
+    total = found.total if limit is None or found.total is None else min(limit, found.total)
+    if found.are_logs or holds_requests(first, column):
+        lineage = {**found.lineage, "column": column, "limit": limit, "requests": True}
+        return Source(lineage, total, "messages", lambda: itertools.islice(_requests(found, column), limit), True)
     column = choose_column(first, column)
     lineage = {**found.lineage, "column": column, "limit": limit}
-    total = found.total if limit is None or found.total is None else min(limit, found.total)
     return Source(lineage, total, column, lambda: itertools.islice(found.rows((column, *BESIDE)), limit))
 
 
+def _requests(found: _Found, column: str | None) -> Iterable[Row]:
+    if found.are_logs:
+        return found.rows(None)
+    return (request_in(line, column) for line in found.rows(columns_of(column)))
+
+
 def _first_row(name: str, split: str, found: _Found, column: str | None) -> Row:
-    """The first row that can be read; `BadInput` where the first hundred cannot.
+    """The first row that can be read; `BadInput` where the first hundred, or none of a log, can.
 
     Columns that nobody may read are not decoded here either, unless there are no others: then they are named.
     """
     for columns in ((*KNOWN, *((column,) if column else ())), None):
         why = None
-        for number, row in enumerate(itertools.islice(found.rows(columns), 100), start=1):
+        rows = itertools.islice(found.rows(columns), None if found.are_logs else 100)  # a log may begin with anything
+        for number, row in enumerate(rows, start=1):
             if UNREADABLE not in row:
                 return row
             why = why or f"line {number} is {row[UNREADABLE][0]}"
         if why:
             raise BadInput(f"{name}: {why}")
+    if found.are_logs:
+        raise BadInput(f"{name}: no request with its body; {LEVEL}")
     raise BadInput(f"{name}: no rows in split {split}; wanted one row a line")
 
 
 @contextmanager
-def at_hand(name: str) -> Iterator[str]:
-    """`name`, or a local copy, for as long as the block, of the file that an `s3://` URL names."""
+def at_hand(name: str, *, pattern: bool = False) -> Iterator[str]:
+    """`name`, or a local copy, for as long as the block, of an `s3://` URL's file or, by `pattern`, files."""
     if not name.startswith("s3://"):
         yield name
         return
-    folder, _, file = name.rpartition("/")
+    if pattern and is_pattern(name):
+        (store, keys), rest = stored_files(name), split_pattern(name)[1]
+    else:
+        folder, _, file = name.rpartition("/")
+        store, keys, rest = open_store(folder), [file], None
     with tempfile.TemporaryDirectory(prefix="dataset-") as scratch:
-        try:
-            open_store(folder).download(file, Path(scratch) / file)
-        except FileNotFoundError as error:
-            raise BadInput(f"{name}: no such object") from error
-        yield str(Path(scratch) / file)
+        for key in keys:
+            try:
+                store.download(key, Path(scratch) / key)
+            except FileNotFoundError as error:
+                raise BadInput(f"{store.url}/{key}: no such object") from error
+        yield f"{glob.escape(scratch)}/{rest}" if rest else str(Path(scratch) / keys[0])
 
 
 def _hub(name: str, split: str, config: str | None, revision: str | None) -> _Found:
@@ -147,22 +197,43 @@ def _local(path: Path, split: str) -> _Found:
     if path.is_file():
         if split != "train":
             raise BadInput(f"{path}: a file has no split {split!r}; leave --dataset-split out")
-        if kind_of(path) is None:
-            raise BadInput(f"{path}: unknown kind of file; wanted {', '.join(KINDS)} or a save_to_disk folder")
+        _check_kind(path)
         return _of_files({"name": path.name, "split": split, "sha256": file_sha256(path)}, [path])
-    lineage = {"name": path.name, "split": split, "sha256": _folder_sha256(path)}
-    return _of_files(lineage, files_of(path, split))
+    files = files_of(path, split)
+    are_logs = kind_of(files[0]) == LOG  # then only they are opened: what else lies there may be dumps
+    sha256 = _files_sha256(path, files) if are_logs else _folder_sha256(path)
+    return _of_files({"name": path.name, "split": split, "sha256": sha256}, files)
+
+
+def _check_kind(path: Path) -> None:
+    if path.suffix in (".pkl", ".pickle"):
+        raise BadInput(f"{path}: a pickle is never opened, since that runs what stands in it; {LEVEL}")
+    if kind_of(path) is None:
+        raise BadInput(f"{path}: unknown kind of file; wanted {', '.join(KINDS)} or a save_to_disk folder")
+
+
+def _matching(pattern: str, split: str) -> _Found:
+    paths = local_files(pattern)
+    if split != "train":
+        raise BadInput(f"{pattern}: files have no split {split!r}; leave --dataset-split out")
+    for path in paths:
+        _check_kind(path)
+    folder, rest = split_pattern(pattern)
+    base = Path(folder or ("/" if pattern.startswith("/") else ".")).expanduser()
+    return _of_files({"name": rest, "split": split, "sha256": _files_sha256(base, paths)}, paths)
 
 
 def _of_files(lineage: dict[str, Any], paths: list[Path]) -> _Found:
+    logs = [kind_of(path) == LOG for path in paths]
+    if any(logs) and not all(logs):
+        raise BadInput(f"{lineage['name']}: logs and other files together; give each kind its own name")
     tables = [open_table(path) for path in paths]
     totals = [table.total for table in tables]
     total = None if None in totals else sum(total for total in totals if total is not None)
     if total is None and len(paths) == 1:
         total = _count_lines(paths[0])
-    return _Found(
-        lineage, total, lambda columns: itertools.chain.from_iterable(table.rows(columns) for table in tables)
-    )
+    rows = lambda columns: itertools.chain.from_iterable(table.rows(columns) for table in tables)  # noqa: E731
+    return _Found(lineage, total, rows, are_logs=all(logs))
 
 
 def _count_lines(path: Path) -> int | None:
@@ -172,13 +243,16 @@ def _count_lines(path: Path) -> int | None:
         return sum(1 for line in file if line.strip())
 
 
+def _files_sha256(folder: Path, paths: list[Path]) -> str:
+    """Hash of the names and contents of files below a folder."""
+    lines = (f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def _folder_sha256(folder: Path) -> str:
     """Hash of the names and contents of every data file of a folder, at any depth."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.startswith(("cache-", ".")):
-            digest.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n".encode())
-    return digest.hexdigest()
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(("cache-", ".")))
+    return _files_sha256(folder, paths)
 
 
 @contextmanager

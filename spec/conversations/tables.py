@@ -6,7 +6,6 @@ cannot be.
 """
 
 import gzip
-import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,12 +14,14 @@ from typing import IO, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from spec.conversations.rows import UNREADABLE, Row
+from spec.conversations.json_lines import parsed, unreadable
+from spec.conversations.requests import sglang_log
+from spec.conversations.rows import Row
 from spec.errors import BadInput
 
 LINES = (".jsonl", ".ndjson", ".jsonl.gz")
-KINDS = (*LINES, ".json", ".parquet", ".arrow")
-_DEEPEST = 200  # lists and objects within one another: Python's own recursion ends not far above
+LOG = ".log"  # of requests, and .log.DATE
+KINDS = (*LINES, ".json", ".parquet", ".arrow", LOG)
 _ROWS_AT_ONCE = 1000  # of a batch: less memory for long rows
 
 
@@ -35,6 +36,8 @@ class Table(NamedTuple):
 
 def kind_of(path: Path) -> str | None:
     """The ending that says how a file is read, or None."""
+    if sglang_log.NAME.search(path.name):
+        return LOG
     return next((kind for kind in KINDS if path.name.lower().endswith(kind)), None)
 
 
@@ -47,6 +50,8 @@ def open_table(path: Path) -> Table:
         return Table(pq.read_metadata(path).num_rows, lambda columns: _batches(_parquet(path, columns), columns))
     if kind == ".arrow":
         return Table(None, lambda columns: _batches(_arrow(path), columns))
+    if kind == LOG:
+        return Table(None, lambda columns: _log(path))
     if kind == ".json" and _begins(path) == b"[":
         return Table(None, lambda columns: _array(path))
     return Table(None, lambda columns: read_lines(path))
@@ -65,28 +70,15 @@ def read_stream(file: IO[bytes], name: str, columns: tuple[str, ...] | None) -> 
 
 def _lines(file: IO[bytes], name: str) -> Iterator[Row]:
     plain = gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file
-    return (_parsed(line) for line in plain if line.strip())
+    return (parsed(line) for line in plain if line.strip())
 
 
-def unreadable(what: str, content: str = "") -> Row:
-    """A row in place of one that cannot be read; `content` tells it from others."""
-    return {UNREADABLE: [what, content]}  # without its place: a row's id follows from it
-
-
-def _parsed(line: bytes) -> Row:
-    try:
-        row = json.loads(line.decode("utf-8-sig")) if _depth(line) <= _DEEPEST else None
-    except (ValueError, RecursionError) as error:
-        return unreadable(f"not JSON ({error}); cut short?", line.strip().hex())
-    return row if isinstance(row, dict) else unreadable("not a JSON object, or nested too deep", line.strip().hex())
-
-
-def _depth(line: bytes) -> int:
-    """How deep lists and objects lie within one another, brackets in strings included; 0 where they are few."""
-    if line.count(b"[") + line.count(b"{") <= _DEEPEST:
-        return 0
-    steps = (1 if byte in b"[{" else -1 for byte in line if byte in b"[]{}")
-    return max(itertools.accumulate(steps))
+def _log(path: Path) -> Iterator[Row]:
+    """One row a request that SGLang logged."""
+    with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
+        for line in file:
+            if line.strip() and (row := sglang_log.row_in(line)) is not None:
+                yield row
 
 
 def _array(path: Path) -> Iterator[Row]:

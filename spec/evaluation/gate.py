@@ -1,6 +1,9 @@
 """What the parts of an evaluation say together: do they agree, and is the draft good enough."""
 
+from dataclasses import dataclass
 from typing import Any
+
+from spec.errors import BadInput
 
 Part = dict[str, Any]
 
@@ -15,12 +18,28 @@ TOLERANCE = 0.1
 _PRIVATE = ("of", "outputs", "histograms")  # of the parts: for comparing, not for reading
 
 
-def conclude(parts: dict[str, Part], min_accept_length: float | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Bar:
+    """What a draft must reach to be published. Raises `BadInput` for a speed without a load, or a load alone."""
+
+    accept_length: float | None = None  # tokens a forward of the target
+    speed_up: float | None = None  # tokens/s with the draft over those without it, ..
+    at_concurrency: int | None = None  # .. at so many requests at once
+
+    def __post_init__(self) -> None:
+        if (self.speed_up is None) != (self.at_concurrency is None):
+            raise BadInput(
+                "--min-speed-up and --at-concurrency go together: a draft that is faster at one load may be slower at "
+                "another; give both or neither"
+            )
+
+
+def conclude(parts: dict[str, Part], bar: Bar) -> dict[str, Any]:
     """The facts of `report.json`: each part's figures, how they agree, and the gate."""
     facts = {name: {key: value for key, value in part.items() if key not in _PRIVATE} for name, part in parts.items()}
     if "offline" in parts and "speculative" in parts:
         facts["agreement"] = agreement(parts["offline"], parts["speculative"])
-    return facts | {"gate": gate(facts, min_accept_length)}
+    return facts | {"gate": gate(facts, bar)}
 
 
 def agreement(offline: Part, served: Part) -> dict[str, Any]:
@@ -36,14 +55,22 @@ def agreement(offline: Part, served: Part) -> dict[str, Any]:
     }
 
 
-def gate(facts: dict[str, Any], min_accept_length: float | None) -> dict[str, Any]:
+def gate(facts: dict[str, Any], bar: Bar) -> dict[str, Any]:
     """Whether the draft may be published, and why (not)."""
     measured = "speculative" if "speculative" in facts else "offline"
     where = "on the server" if measured == "speculative" else "offline"
     length = facts[measured]["accept_length"]
     against = []
-    if min_accept_length is not None and length < min_accept_length:
-        against.append(f"accept length {length:.3f} {where} is below {min_accept_length:g}")
+    if bar.accept_length is not None and length < bar.accept_length:
+        against.append(f"accept length {length:.3f} {where} is below {bar.accept_length:g}")
+    judged = {"min_accept_length": bar.accept_length, "accept_length": length, "measured": where}
+    bars = "no bar was set" if bar.accept_length is None else f"the bar is {bar.accept_length:g}"
+    if bar.speed_up is not None:
+        found, told = speed_up(facts, bar)
+        judged |= {"min_speed_up": bar.speed_up, "speed_up": found, "at_concurrency": bar.at_concurrency}
+        bars += f"; {told}; the bar is {bar.speed_up:g}"
+        if found < bar.speed_up:
+            against.append(f"{told}, is below {bar.speed_up:g}")
     if "agreement" in facts:
         offline, served = facts["agreement"]["accept_length_offline"], facts["agreement"]["accept_length_served"]
         if abs(offline - served) > TOLERANCE * offline:
@@ -54,14 +81,26 @@ def gate(facts: dict[str, Any], min_accept_length: float | None) -> dict[str, An
         wrong = [differ for differ in facts.get(part, {}).get("differ", []) if not is_near_tie(differ)]
         if wrong:
             against.append(f"{name} answers {len(wrong)} prompts otherwise than without the draft")
-    bar = "no bar was set" if min_accept_length is None else f"the bar is {min_accept_length:g}"
-    return {
-        "min_accept_length": min_accept_length,
-        "accept_length": length,
-        "measured": where,
-        "passed": not against,
-        "why": "; ".join(against) or f"accept length {length:.3f} {where}; {bar}",
-    }
+    why = "; ".join(against) or f"accept length {length:.3f} {where}; {bars}"
+    return judged | {"passed": not against, "why": why}
+
+
+def speed_up(facts: dict[str, Any], bar: Bar) -> tuple[float, str]:
+    """The speed-up at the bar's load, and in words. Raises `BadInput` where it was not measured there."""
+    plain, drafted = facts.get("baseline"), facts.get("speculative")
+    loads = {part["concurrency"] for part in (plain, drafted) if part}
+    if not plain or not drafted or loads != {bar.at_concurrency}:
+        seen = f"measured at {' and '.join(map(str, sorted(loads)))}" if loads else "no speed was measured"
+        raise BadInput(
+            f"--at-concurrency {bar.at_concurrency}: {seen}; run tools/evaluate_draft.py with the same "
+            "--at-concurrency, on a server with the draft and on one without"
+        )
+    found = drafted["tokens_per_s"] / plain["tokens_per_s"]
+    return found, f"{found:.2f} times the tokens/s without the draft, measured at {at_once(bar.at_concurrency)}"
+
+
+def at_once(concurrency: int | None) -> str:
+    return "one request at a time" if concurrency == 1 else f"{concurrency} requests at once"
 
 
 def is_near_tie(differ: dict[str, Any]) -> bool:

@@ -55,6 +55,24 @@ def check_with_draft(server: SglangServer, method: Method, draft: Marker, steps:
         raise BadInput(f"{server.url} serves another draft: {weights} is not the one of this run; restart it with this")
 
 
+def check_room(server: SglangServer, concurrency: int, other: int | None) -> None:
+    """`BadInput` if requests would wait in the server's queue, or if the `other` one, to be compared with, takes
+    another number at once (None: not known)."""
+    most = server.max_running_requests
+    if most is None:
+        return
+    if most < concurrency:
+        raise BadInput(
+            f"{server.url} runs {most} requests at once, so that {concurrency} would wait for one another: start it "
+            f"with --max-running-requests {concurrency}, or ask it less at once"
+        )
+    if other is not None and most != other:
+        raise BadInput(
+            f"{server.url} runs at most {most} requests at once, and the server that it is compared with {other}: "
+            f"start both with the same --max-running-requests, at least {concurrency} (SGLang takes 48 with a draft)"
+        )
+
+
 def measure(server: SglangServer, asked: Asked, *, concurrency: int, step: str) -> tuple[dict[str, Any], Timed]:
     """Ask everything; the figures that need no draft, and the answers."""
     with RowProgress(step, len(asked.prompts)) as progress:
@@ -77,6 +95,7 @@ def measure(server: SglangServer, asked: Asked, *, concurrency: int, step: str) 
             "dtype": server.info.get("dtype"),
             "context_length": server.context_length,
             "device": server.info.get("device"),
+            "max_running_requests": server.max_running_requests,
         },
         "outputs": [answer.tokens for answer in timed.answers],
     }

@@ -1,25 +1,22 @@
 """The evaluate step: measures what can be measured now, keeps it, and writes the report once all of it is there."""
 
 import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spec.errors import BadInput
 from spec.evaluation import gate, offline, served
+from spec.evaluation.drafts import verified_draft
 from spec.evaluation.figures import differences
 from spec.evaluation.parts import NAMES, Parts
 from spec.evaluation.prompts import Asked, read_asked
-from spec.export import verify
 from spec.methods import method_of
 from spec.methods.files import MARKER as DRAFT_MARKER
 from spec.methods.method import Method
 from spec.server.sglang import SglangServer
 from spec.storage import Store
-from spec.storage.markers import Marker, digest_of, fetch, find_marker, read_marker, write_marker
+from spec.storage.markers import Marker, digest_of, find_marker, read_marker, write_marker
 
 STEP = "evaluate"
 FOLDER = "report"
@@ -69,7 +66,7 @@ class Evaluation:
 
     def measure_offline(self, device: str) -> None:
         """Speculation on this machine's `device`, without a server."""
-        with self._verified_draft() as folder:
+        with verified_draft(self.run, self.draft, self.target) as folder:
             steps = self.settings.drafts
             found = offline.measure(self.method, self.target, folder, self.asked, steps=steps, device=device)
             self.parts.keep("offline", found)
@@ -78,6 +75,7 @@ class Evaluation:
         """A server without the draft."""
         server = SglangServer(url)
         served.check_without_draft(server)
+        self._check_room(server, "speculative")
         served.check_target(server, self.target)
         part, _ = served.measure(server, self.asked, concurrency=self.settings.concurrency, step="without the draft")
         self._keep_served("baseline", part, server)
@@ -85,20 +83,21 @@ class Evaluation:
     def measure_speculative(self, url: str) -> None:
         """A server with the draft."""
         server, steps = SglangServer(url), self.settings.drafts
-        with self._verified_draft(context_length=server.context_length):
+        with verified_draft(self.run, self.draft, self.target, server.context_length):
             pass
         assert self.draft is not None
         served.check_with_draft(server, self.method, self.draft, steps)
+        self._check_room(server, "baseline")
         served.check_target(server, self.target)
         part, answers = served.measure(server, self.asked, concurrency=self.settings.concurrency, step="with the draft")
         accepts_offline = "offline" not in self.parts or self.parts["offline"]["accept_rate"] > 0
         part |= served.acceptance(server, answers, steps, accepts_offline=accepts_offline)
         self._keep_served("speculative", part, server)
 
-    def conclude(self, min_accept_length: float | None) -> Marker:
+    def conclude(self, bar: gate.Bar) -> Marker:
         """Write the report from the parts, all there; the same one again where nothing changed."""
         parts = {name: self.parts[name] for name in NAMES if name not in self.settings.without}
-        facts = json.loads(json.dumps(gate.conclude(parts, min_accept_length)))
+        facts = json.loads(json.dumps(gate.conclude(parts, bar)))
         if self.written and self.written.facts == facts:
             return self.written
         settings, inputs = self._identity()
@@ -118,6 +117,10 @@ class Evaluation:
         }
         return settings, {"draft": self.draft.identity, "prompts": self.asked.identity["prompts"]}
 
+    def _check_room(self, server: SglangServer, other: str) -> None:
+        there = self.parts[other]["server"].get("max_running_requests") if other in self.parts else None
+        served.check_room(server, self.settings.concurrency, there)
+
     def _keep_served(self, name: str, part: dict[str, Any], server: SglangServer) -> None:
         for other in self.parts:
             if other != name:
@@ -127,20 +130,6 @@ class Evaluation:
             plain, drafted = self.parts["baseline"], self.parts["speculative"]
             differ = differences(plain["outputs"], drafted["outputs"], self.asked.prompts, server.gap)
             self.parts.keep("speculative", drafted | {"tokens_equal_baseline": not differ, "differ": differ})
-
-    @contextmanager
-    def _verified_draft(self, context_length: int | None = None) -> Iterator[Path]:
-        """A local folder with the draft, for as long as the block."""
-        store = self.run.at("draft")
-        if self.draft is None:
-            raise BadInput(f"{store.url}: no exported draft; run tools/extract_draft_model.py first")
-        with tempfile.TemporaryDirectory(prefix="evaluate-draft-") as scratch:
-            folder = store.local_path()
-            if folder is None:
-                folder = fetch(store, self.draft, Path(scratch))
-                store.download(DRAFT_MARKER, folder / DRAFT_MARKER)
-            verify.verify(folder, self.target, context_length=context_length)
-            yield folder
 
 
 def _measured_on(asked: Asked, settings: Settings, draft: Marker | None) -> dict[str, Any]:

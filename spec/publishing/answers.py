@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 SHARDS = "shards.json"  # the shards' markers, without their files
 _TEXT, _COUNT = pa.string(), pa.int64()
 _IDS = ("prompt_ids", "response_ids")  # lists of numbers here, text in a run's lines
-_JSON = ("parts", "tool_calls")  # what has no fixed shape
+_JSON = ("parts", "tool_calls", "tools")  # what has no fixed shape
 _MESSAGE = pa.struct(
     dict.fromkeys(("role", "content", "parts", "reasoning_content", "tool_calls", "tool_call_id", "name"), _TEXT)
 )
@@ -43,6 +43,7 @@ _TURN = pa.struct(
 _SCHEMAS = {
     "data": pa.schema(
         {"id": _TEXT, "messages": pa.list_(_MESSAGE), "turns": pa.list_(_TURN), "variant": _COUNT, "day": _TEXT}
+        | {"tools": _TEXT}
     ),
     "rejects": pa.schema({"id": _TEXT, "reject": _TEXT, "detail": _TEXT}),
 }
@@ -133,15 +134,16 @@ def _published(row: Row) -> Row:
     """A run's row as the table holds it."""
     if "reject" in row:
         return row
-    messages = [
-        {name: json.dumps(value) if name in _JSON else value for name, value in _parts_apart(message).items()}
-        for message in row["messages"]
-    ]
+    messages = [_as_text(_parts_apart(message)) for message in row["messages"]]
     turns = [
         {name: token_ids.decode(value) if name in _IDS else value for name, value in turn.items()}
         for turn in row["turns"]
     ]
-    return row | {"messages": messages, "turns": turns}
+    return _as_text(row) | {"messages": messages, "turns": turns}
+
+
+def _as_text(fields: Row) -> Row:
+    return {name: json.dumps(value) if name in _JSON else value for name, value in fields.items()}
 
 
 def _parts_apart(message: Row) -> Row:
@@ -152,7 +154,7 @@ def _parts_apart(message: Row) -> Row:
 
 def _unpublished(row: Row) -> Row:
     """The row of a run again; what is not there has no value in the table."""
-    row = {name: value for name, value in row.items() if value is not None}
+    row = {name: json.loads(value) if name in _JSON else value for name, value in row.items() if value is not None}
     for message in row.get("messages", ()):
         for name in [name for name, value in message.items() if value is None and name != "content"]:
             del message[name]

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from spec.errors import BadInput, BelowBar
+from spec.evaluation.gate import Bar, gate
 from spec.export.verify import verify_files
 from spec.methods import FIRST, method_of
 from spec.methods.files import MARKER, exported
@@ -21,16 +22,18 @@ from spec.storage.markers import Marker, read_marker
 Say = Callable[[str], None]
 
 
-def publish(run: Store, destination: str, *, without_report: bool = False, say: Say = print) -> Manifest:
+def publish(
+    run: Store, destination: str, *, bar: Bar | None = None, without_report: bool = False, say: Say = print
+) -> Manifest:
     """Publish the run's draft at `destination` (see `place_of`) as its latest version: weights, card and report.
 
     Raises `BadInput` for a damaged draft or one without a report of its own, `BelowBar` where its report says that it
-    missed the bar; `without_report` publishes without asking for one.
+    missed its bar, or misses `bar`; `without_report` publishes without asking for one.
     """
     draft = run.at("draft")
     marker = exported(draft)
     if not without_report:
-        require_passing_report(run, marker)
+        require_passing_report(run, marker, bar or Bar())
     with tempfile.TemporaryDirectory(prefix="publish-draft-") as scratch:
         files = {name: _local(draft, name, Path(scratch)) for name in (*marker.files, MARKER)}
         verify_files(files[MARKER].parent)
@@ -51,17 +54,19 @@ def place_of(destination: str, method: Method) -> str:
     return f"{destination.rstrip('/')}/{method.name}"
 
 
-def require_passing_report(run: Store, draft: Marker) -> None:
-    """Raise unless the run's report is of this very draft and its gate was passed."""
+def require_passing_report(run: Store, draft: Marker, bar: Bar) -> None:
+    """Raise unless the run's report is of this very draft, its gate was passed, and its figures reach `bar` too."""
     found = read_marker(run, REPORT)
     advice = "run tools/evaluate_draft.py, or publish with --without-report"
     if found is None:
         raise BadInput(f"{run.url}: the draft has no report; {advice}")
     if found.inputs.get("draft") != draft.identity:
         raise BadInput(f"{run.url}/{REPORT} is of another draft than the one that is there now; {advice}")
-    gate = found.facts.get("gate", {})
-    if gate.get("passed") is not True:
-        raise BelowBar(f"{run.url}: the draft missed its bar: {gate.get('why', 'its report has no gate')}")
+    judged = found.facts.get("gate", {})
+    if judged.get("passed") is True and bar != Bar():
+        judged = gate(found.facts, bar)
+    if judged.get("passed") is not True:
+        raise BelowBar(f"{run.url}: the draft missed its bar: {judged.get('why', 'its report has no gate')}")
 
 
 def fetch(source: str, folder: Path, *, version: str | None = None, say: Say = print) -> Marker:

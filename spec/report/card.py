@@ -10,9 +10,10 @@ import jinja2
 
 from spec.errors import BadInput
 from spec.methods import method_of
-from spec.report import tables
+from spec.report import sweep, tables
 from spec.report.command import serving_command, target_of
 from spec.report.evidence import Evidence, gather
+from spec.report.verdict import sentence, verdict
 from spec.storage import Store
 
 FILE = "README.md"
@@ -37,6 +38,7 @@ def render(evidence: Evidence) -> str:
     if draft is None:
         raise BadInput("no draft to write a card for; run tools/extract_draft_model.py")
     target, dataset = target_of(draft), evidence.run.get("dataset", {})
+    names = [its.get("name") for its in dataset.get("mix", [dataset])]
     offline = evidence.measured("offline")
     return _TEMPLATES.get_template("card.md.j2").render(
         method=method_of(draft.facts["config"]),
@@ -44,9 +46,11 @@ def render(evidence: Evidence) -> str:
         revision=evidence.run.get("target", {}).get("revision"),
         base_model=target if _HUB_NAME.fullmatch(target) else None,
         dataset=dataset,
-        hub_dataset=dataset.get("name") if _HUB_NAME.fullmatch(dataset.get("name", "")) else None,
+        hub_datasets=[name for name in names if name and _HUB_NAME.fullmatch(name)],
         command=serving_command(draft, "DRAFT", num_steps=offline.get("num_steps", 3)),
         gate=evidence.measured("gate"),
+        sweep=sweep.markdown(evidence),
+        verdict=sentence(verdict(evidence)),
         measured=dict(tables.measured(evidence)),
         data=dict(tables.data(evidence)),
         training=dict(tables.training(evidence)),

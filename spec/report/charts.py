@@ -19,10 +19,22 @@ class Line(NamedTuple):
     points: list[tuple[float, float]]
     colour: int  # class `c0` .. of the page's style
     dashed: bool = False
+    dots: bool = False  # at each point, where they are few, perhaps a single one
 
 
-def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str, percent: bool = False) -> Markup:
-    """Lines over a common axis; points that are not finite are left out. The caller writes the legend."""
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    percent: bool = False,
+    x_names: Sequence[tuple[float, str]] = (),
+) -> Markup:
+    """Lines over a common axis; points that are not finite are left out. The caller writes the legend.
+
+    `x_names`: where ticks are and what they say, in place of round numbers.
+    """
     finite = [line._replace(points=[p for p in line.points if all(map(math.isfinite, p))]) for line in lines]
     xs, ys = ([point[axis] for line in finite for point in line.points] for axis in (0, 1))
     if not xs:
@@ -31,13 +43,14 @@ def line_chart(lines: Sequence[Line], *, title: str, x_label: str, y_label: str,
     x_at = _scale(min(xs), max(xs), _LEFT, WIDTH - _RIGHT)
     y_at = _scale(y_ticks[0], y_ticks[-1], HEIGHT - _BOTTOM, _TOP)
     x_ticks = [tick for tick in _ticks(min(xs), max(xs)) if min(xs) <= tick <= max(xs)]
-    parts = [_y_axis(y_ticks, y_at, y_label, percent), *(_x_tick(x_at(tick), plain_number(tick)) for tick in x_ticks)]
+    names = x_names or [(tick, plain_number(tick)) for tick in x_ticks]
+    parts = [_y_axis(y_ticks, y_at, y_label, percent), *(_x_tick(x_at(x), name) for x, name in names)]
     parts.append(_x_label(x_label))
     for line in finite:
         path = " ".join(f"{x_at(x):.1f},{y_at(y):.1f}" for x, y in line.points)
         dashed = " dashed" if line.dashed else ""
         parts.append(Markup('<polyline class="line c{}{}" points="{}"/>').format(line.colour, dashed, path))
-        if line.dashed:  # few points, perhaps a single one
+        if line.dots:
             dot = Markup('<circle class="dot c{}" cx="{:.1f}" cy="{:.1f}" r="3"/>')
             parts += [dot.format(line.colour, x_at(x), y_at(y)) for x, y in line.points]
     return _svg(title, parts)

@@ -12,20 +12,27 @@ NUM_STEPS = 3  # a chain of three: what the published figures of the field are m
 def serving_command(marker: Marker, draft: str, *, target: str | None = None, num_steps: int = NUM_STEPS) -> str:
     """The shell command, a line for each option, that serves `target` with the draft at `draft`.
 
-    `marker`: the draft's `draft.json`. `target`: by default the model that the draft was trained for.
+    `marker`: the draft's `draft.json`. `target`: by default the model that the draft was trained for. `num_steps`
+    drafts a round, unless a sweep found a better number.
     """
-    flags = method_of(marker.facts["config"]).flags(num_steps)
+    flags = method_of(marker.facts["config"]).flags(marker.facts.get("serving", {}).get("drafts") or num_steps)
     options = {
         "--model-path": target or target_of(marker),
         "--speculative-algorithm": flags.pop("--speculative-algorithm"),
         "--speculative-draft-model-path": draft,
         **flags,
     }
-    longest = marker.facts["context_length"]
-    if longest < default_context(marker.facts["target"]["max_position_embeddings"]):
-        options["--context-length"] = str(longest)  # the draft knows no positions beyond
+    options |= context_flags(marker)
     lines = [f"{name} {shlex.quote(value)}" for name, value in options.items()]
     return " \\\n  ".join(["python -m sglang.launch_server", *lines])
+
+
+def context_flags(marker: Marker) -> dict[str, str]:
+    """What keeps a server to the positions that the draft knows, where the target knows more."""
+    longest = marker.facts["context_length"]
+    if longest < default_context(marker.facts["target"]["max_position_embeddings"]):
+        return {"--context-length": str(longest)}
+    return {}
 
 
 def target_of(marker: Marker) -> str:

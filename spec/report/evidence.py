@@ -13,6 +13,7 @@ from spec.storage.markers import Json, Marker, read_marker
 
 METRICS = "checkpoints/metrics.jsonl"
 REPORT = "report/report.json"
+SWEEP = "report/sweep.json"
 SAMPLES = "samples/samples.json"
 
 
@@ -24,6 +25,7 @@ class Evidence:
     metrics: list[Json]  # rows of metrics.jsonl
     draft: Marker | None
     report: Marker | None  # only if it is of this very draft
+    sweep: Marker | None  # likewise
 
     def measured(self, part: str) -> Json:
         """`offline`, `baseline`, `speculative` or `gate` of the report; {} where that was not measured."""
@@ -46,9 +48,8 @@ class Evidence:
 
 def gather(run: Store) -> Evidence:
     """Read what there is. Raises `BadInput` for a marker that is damaged."""
-    draft, report = read_marker(run, f"draft/{MARKER}"), read_marker(run, REPORT)
-    if draft is None or (report is not None and report.inputs.get("draft") != draft.identity):
-        report = None
+    draft = read_marker(run, f"draft/{MARKER}")
+    report, sweep = (_of(draft, read_marker(run, key)) for key in (REPORT, SWEEP))
     return Evidence(
         run=read_run(run) or (draft.facts.get("run", {}) if draft else {}),
         answers=_answers(run),
@@ -56,7 +57,12 @@ def gather(run: Store) -> Evidence:
         metrics=list(_metrics(run)),
         draft=draft,
         report=report,
+        sweep=sweep,
     )
+
+
+def _of(draft: Marker | None, evidence: Marker | None) -> Marker | None:
+    return evidence if draft and evidence and evidence.inputs.get("draft") == draft.identity else None
 
 
 def _answers(run: Store) -> dict[str, int]:

@@ -24,8 +24,12 @@ def _target(target: Json) -> str:
 
 
 def _prompts(dataset: Json) -> str:
-    named = [_named(name, dataset.get(name)) for name in ("config", "split", "revision", "sha256", "column", "limit")]
-    return _joined(dataset.get("name"), *named)
+    known = ("config", "split", "revision", "sha256", "column", "limit", "weight", "fraction", "scrub")
+    named = [_named(name, dataset.get(name)) for name in known]
+    shares = [f"{its['share']:.1%} {_prompts(its)}" for its in dataset.get("mix", [])]
+    left_out = [f"less {_prompts(its)}" for its in dataset.get("leave_out", [])]
+    name = None if shares else dataset.get("name")
+    return _joined(name, "; ".join(shares), *named, *left_out)
 
 
 def _answers(counts: dict[str, int], sampling: Json) -> str:

@@ -8,10 +8,13 @@ import jinja2
 from markupsafe import Markup
 
 from spec.conversations.shards import TOTALS
+from spec.evaluation.gate import at_once
 from spec.methods import method_of
-from spec.report import charts, lineage, tables
+from spec.report import charts, lineage, sweep, tables
 from spec.report.command import NUM_STEPS, serving_command, target_of
 from spec.report.evidence import Evidence, gather
+from spec.report.verdict import sentence, verdict
+from spec.samples.tokens import KINDS
 from spec.storage import Store
 from spec.storage.markers import Json
 
@@ -41,9 +44,11 @@ def render(evidence: Evidence) -> str:
         target=target_of(draft) if draft else evidence.run.get("target", {}).get("model", "an unnamed target"),
         summary=_summary(evidence),
         gate=evidence.measured("gate"),
+        verdict=sentence(verdict(evidence)),
         headlines=_headlines(evidence),
         acceptance=_acceptance(evidence),
         lengths=_lengths(evidence),
+        sweep=sweep.section(evidence),
         training=_training(evidence),
         bar=_bar(evidence),
         examples=[_example(example) for example in evidence.measured("offline").get("examples", ())],
@@ -94,7 +99,8 @@ def _headlines(evidence: Evidence) -> list[Json]:
         {
             "name": "Speed-up",
             "value": f"{evidence.speed_up:.2f}×" if evidence.speed_up is not None else None,
-            "note": f"{served['tokens_per_s']:.1f} tokens/s with the draft, {alone['tokens_per_s']:.1f} without"
+            "note": f"{served['tokens_per_s']:.1f} tokens/s with the draft, {alone['tokens_per_s']:.1f} without, at "
+            + at_once(served["concurrency"])
             if evidence.speed_up is not None
             else "needs a server with the draft and one without",
         },
@@ -179,7 +185,7 @@ def _training(evidence: Evidence) -> Json:
             lines.append(charts.Line(ordinal(at), points, at))
             checked = [(row["step"], row["held_out"][key][at]) for row in held]
             if checked and at == 0:
-                lines.append(charts.Line(ordinal(at), checked, at, dashed=True))
+                lines.append(charts.Line(ordinal(at), checked, at, dashed=True, dots=True))
         return charts.line_chart(lines, title=title, x_label="optimizer step", y_label=label, percent=percent)
 
     return {
@@ -206,10 +212,10 @@ def _samples(evidence: Evidence) -> Json:
     facts = evidence.samples.facts
     lengths = facts.get("lengths", {"edges": [], "rows": []})
     example = [(text[:_LONGEST_EXAMPLE], bears) for text, bears in next(iter(facts.get("examples", [])), [])]
+    splits = [(name, facts[key]) for name, key in (("training", "train"), ("held out", "held_out")) if key in facts]
     return {
-        "splits": [
-            (name, facts[key]) for name, key in (("training", "train"), ("held out", "held_out")) if key in facts
-        ],
+        "splits": splits,
+        "kinds": _kinds([split for _, split in splits]),
         "histogram": charts.histogram(
             lengths["edges"],
             lengths["rows"],
@@ -219,6 +225,15 @@ def _samples(evidence: Evidence) -> Json:
         ),
         "example": example,
     }
+
+
+def _kinds(splits: list[Json]) -> list[tuple[str, list[float]]]:
+    """What the tokens that bear loss are, and their share of these in each split; older samples do not say."""
+    by_kind = [split.get("loss_by_kind", {}) for split in splits]
+    present = [kind for kind in KINDS if any(kind in its for its in by_kind)]
+    return [
+        (kind.replace("_", " "), [its.get(kind, 0) / (sum(its.values()) or 1) for its in by_kind]) for kind in present
+    ]
 
 
 def _rejects(evidence: Evidence) -> list[Json]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from spec.evaluation.gate import is_near_tie
+from spec.evaluation.gate import at_once, is_near_tie
 from spec.methods import method_of
 from spec.methods.method import Rows
 from spec.report.evidence import Evidence
@@ -26,7 +26,9 @@ def measured(evidence: Evidence) -> Rows:
         rows.append(
             ("tokens/s without and with the draft", f"{alone['tokens_per_s']:.1f} and {served['tokens_per_s']:.1f}")
         )
-        rows.append(("speed-up", f"{evidence.speed_up:.2f}x"))
+        rows.append(("speed-up", f"{evidence.speed_up:.2f}x at {at_once(served['concurrency'])}"))
+    if most := served.get("server", {}).get("max_running_requests"):
+        rows.append(("requests that both servers run at once, at most", most))
     if "tokens_equal_baseline" in served:
         rows.append(("same tokens as the server without the draft", same_tokens(served)))
     if "tokens_equal" in offline:
@@ -84,10 +86,15 @@ def draft(evidence: Evidence) -> Rows:
 
 
 def flatten(settings: Json, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(name, value) of nested settings as `optimizer.lr`; those without a value are left out."""
+    """(name, value) of nested settings as `optimizer.lr`, of things that have names as `mix.1.share`.
+
+    Those without a value are left out.
+    """
     for name, value in settings.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and all(isinstance(its, dict) and "name" in its for its in value):
+            yield from flatten({str(number): its for number, its in enumerate(value, start=1)}, f"{prefix}{name}.")
         elif value is not None:
             yield prefix + name, value
 

@@ -114,6 +114,8 @@ class Converter:
         return {name: (its, list(islice(encodings, len(its)))) for name, its in rows.items()}
 
     def _render(self, conversation: Conversation) -> list[Row]:
+        if "tools" in conversation:
+            raise BadInput("tools, and not the server's tokens: only the server knows what its template made of them")
         answers = sum(message["role"] == "assistant" for message in conversation["messages"])
         if answers != len(conversation["turns"]):
             raise BadInput(

@@ -5,33 +5,24 @@ SGLang 0.5.23 counts for each request (managers/tokenizer_manager.py): `spec_ver
 with the prompt. The fields are missing where there was no forward: without speculation, and for answers of one token.
 """
 
+import asyncio
 import contextlib
-import http.client
-import json
-import random
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from spec.errors import BadInput, PassingFault
-from spec.server.address import address_of
+from spec.server.client import Client, Fault
 
-_TRIES = 4
-_FOR_GOOD = {
-    401: "it wants a key: set SGL_SPEC_API_KEY",
-    403: "it forbids this: check SGL_SPEC_API_KEY and what stands between",
-    404: "not an SGLang server, or an old one: check the URL",
-}
+_PATIENCE = 15.0  # seconds: a figure that waited for its server for longer would be none
 
 
 @dataclass(frozen=True)
 class ServedAnswer:
     tokens: list[int]
     histogram: list[int]  # forwards that kept n drafts; empty without speculation
+    arrivals: tuple[tuple[float, int], ...] = ()  # of each chunk: seconds after asking, and tokens there by then
 
 
 @dataclass(frozen=True)
@@ -48,14 +39,23 @@ class SglangServer:
     """One server. Every method raises `PassingFault` where it does not answer, `BadInput` for what no retry mends."""
 
     def __init__(self, url: str, *, timeout: float = 600.0):
-        self.url, authorization = address_of(url)
-        self.timeout = timeout  # seconds for one answer
-        self.headers = {"Content-Type": "application/json", **authorization}
-        self._direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        """`timeout`: seconds for one answer."""
+        self._client = Client(url, patience=_PATIENCE, timeout=timeout)
+        self.url = self._client.url
         self.info = self._ask("/server_info")
         self.model_info = self._ask("/model_info")
         models = self._ask("/v1/models")["data"]
         self.context_length: int = models[0]["max_model_len"]
+
+    @property
+    def max_running_requests(self) -> int | None:
+        """Requests that it runs at once, over all its copies; more wait in its queue. None where it does not say.
+
+        `internal_states` has what came of the flag, for each copy of the model that `--dp-size` makes.
+        """
+        states = self.info.get("internal_states") or []
+        each = [state.get("effective_max_running_requests_per_dp") for state in states]
+        return sum(each) if each and all(each) else self.info.get("max_running_requests")
 
     def tokenize(self, text: str) -> list[int]:
         """`text` in the server's tokens, without special ones around it."""
@@ -69,24 +69,45 @@ class SglangServer:
         stop: frozenset[int],
         concurrency: int,
         done: Callable[[int, int], None] = lambda rows, tokens: None,
+        stream: bool = False,
     ) -> Timed:
         """Greedy answers to prompts of token ids, `concurrency` at a time, from an empty prefix cache.
 
-        `done(rows, tokens)` is called as answers come in.
+        `done(rows, tokens)` is called as answers come in. With `stream` each has its `arrivals`, and a fault on the way
+        is a `PassingFault` at once: an answer that was asked for twice has no time.
         """
-        self._generate(prompts[0], 4, stop)  # the first request of a server's life is slow
-        self._flush_cache()
-        tokens = 0
-        begun = time.monotonic()
-        pool = ThreadPoolExecutor(concurrency)
-        try:
-            answers = [pool.submit(self._generate, prompt, max_new_tokens, stop) for prompt in prompts]
-            for rows, answer in enumerate(as_completed(answers), 1):
-                tokens += len(answer.result().tokens)
-                done(rows, tokens)
-        finally:
-            pool.shutdown(cancel_futures=True)  # after a fault nothing more is asked
-        return Timed([answer.result() for answer in answers], time.monotonic() - begun)
+        return asyncio.run(self._answer(prompts, max_new_tokens, stop, concurrency, done, stream))
+
+    async def _answer(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop: frozenset[int],
+        concurrency: int,
+        done: Callable[[int, int], None],
+        stream: bool,
+    ) -> Timed:
+        ask = self._stream if stream else self._generate
+        free, finished, tokens = asyncio.Semaphore(concurrency), 0, 0
+
+        async def one(prompt: Sequence[int]) -> ServedAnswer:
+            nonlocal finished, tokens
+            async with free:
+                answer = await ask(prompt, max_new_tokens, stop)
+            finished, tokens = finished + 1, tokens + len(answer.tokens)
+            done(finished, tokens)
+            return answer
+
+        async with self._client:
+            await self._generate(prompts[0], 4, stop)  # the first request of a server's life is slow
+            await self._flush_cache()
+            begun = time.monotonic()
+            try:
+                async with asyncio.TaskGroup() as group:  # after a fault nothing more is asked
+                    answers = [group.create_task(one(prompt)) for prompt in prompts]
+            except ExceptionGroup as faults:
+                raise faults.exceptions[0] from None
+            return Timed([answer.result() for answer in answers], time.monotonic() - begun)
 
     def gap(self, prefix: Sequence[int], one: int, other: int) -> float:
         """By how many nats two next tokens differ after `prefix`; infinite where one is not among the likeliest."""
@@ -96,9 +117,28 @@ class SglangServer:
         found = {token: logprob for logprob, token, _ in likeliest}
         return abs(found[one] - found[other]) if one in found and other in found else float("inf")
 
-    def _generate(self, prompt: Sequence[int], max_new_tokens: int, stop: frozenset[int]) -> ServedAnswer:
-        sampling = {"max_new_tokens": max_new_tokens, "temperature": 0, "stop_token_ids": sorted(stop)}
-        reply = self._ask("/generate", {"input_ids": list(prompt), "sampling_params": sampling})
+    async def _generate(self, prompt: Sequence[int], max_new_tokens: int, stop: frozenset[int]) -> ServedAnswer:
+        return self._read(await self._client.ask("/generate", _greedy(prompt, max_new_tokens, stop)))
+
+    async def _stream(self, prompt: Sequence[int], max_new_tokens: int, stop: frozenset[int]) -> ServedAnswer:
+        wanted = _greedy(prompt, max_new_tokens, stop) | {"stream": True}
+        reply: dict[str, Any] = {}
+        arrivals: list[tuple[float, int]] = []
+        try:
+            async for seconds, reply in self._client.stream("/generate", wanted):
+                if "error" in reply:
+                    raise Fault(str(reply["error"]))
+                arrivals.append((seconds, reply["meta_info"]["completion_tokens"]))
+            if not arrivals or not reply["meta_info"]["finish_reason"]:
+                raise Fault("the answer broke off")
+        except Fault as fault:
+            raise PassingFault(f"{self.url}: {fault}; what is measured is kept: run this again") from fault
+        answer = self._read(reply)
+        if len(answer.tokens) != arrivals[-1][1]:
+            raise BadInput(f"{self.url} streams each chunk alone: serve without --incremental-streaming-output")
+        return replace(answer, arrivals=tuple(arrivals))
+
+    def _read(self, reply: dict[str, Any]) -> ServedAnswer:
         meta = reply["meta_info"]
         if meta["finish_reason"]["type"] == "abort":
             raise PassingFault(
@@ -110,36 +150,19 @@ class SglangServer:
                            f"SGLang 0.5.23 but {self.info.get('version')}")  # fmt: skip
         return ServedAnswer(reply["output_ids"], histogram)
 
-    def _flush_cache(self) -> None:
+    async def _flush_cache(self) -> None:
         # Refused where others use the server too, or where it is not ours to flush; short prompts gain little from it.
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            self._send("/flush_cache", {})
+        with contextlib.suppress(Fault):
+            await self._client.send("POST", "/flush_cache", {})
 
     def _ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        for attempt in range(_TRIES):
-            try:
-                return json.loads(self._send(path, body))
-            except urllib.error.HTTPError as error:
-                said = " ".join(error.read().decode(errors="replace").split())[:300]
-                if error.code in _FOR_GOOD:
-                    raise BadInput(f"{self.url}{path} answers {error.code}: {_FOR_GOOD[error.code]}") from error
-                if error.code < 500 and error.code not in (408, 425, 429):
-                    raise BadInput(f"{self.url}{path} answers {error.code}: {said}") from error
-                fault: str = f"{error.code}: {said}"
-            except ValueError as error:
-                raise BadInput(f"{self.url}{path}: no JSON comes back, so it is no SGLang server ({error})") from error
-            except TimeoutError:
-                raise PassingFault(f"{self.url}{path} gave no answer within {self.timeout:.0f} s") from None
-            except (OSError, http.client.HTTPException) as error:
-                fault = str(getattr(error, "reason", error)) or type(error).__name__
-            if attempt + 1 < _TRIES:
-                time.sleep(2**attempt * random.uniform(0.5, 1.0))
-        raise PassingFault(
-            f"{self.url} does not answer ({fault}); what is measured is kept: run this again once the server is back"
-        )
+        async def ask() -> Any:
+            async with self._client as client:
+                return await client.ask(path, body)
 
-    def _send(self, path: str, body: dict[str, Any] | None) -> bytes:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, self.headers)
-        with self._direct.open(request, timeout=self.timeout) as response:
-            return response.read()
+        return asyncio.run(ask())
+
+
+def _greedy(prompt: Sequence[int], max_new_tokens: int, stop: frozenset[int]) -> dict[str, Any]:
+    sampling = {"max_new_tokens": max_new_tokens, "temperature": 0, "stop_token_ids": sorted(stop)}
+    return {"input_ids": list(prompt), "sampling_params": sampling}

@@ -3,6 +3,7 @@
 On a GPU the server is SGLang's own image, started by Kubernetes or by hand; nothing here is used then.
 """
 
+import asyncio
 import os
 import signal
 import socket
@@ -13,9 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import requests
-
 from spec.errors import BadInput, PassingFault
+from spec.server.client import Client, Fault
 
 SERVE = Path(__file__).parents[2] / "images" / "server-cpu" / "serve"
 
@@ -53,7 +53,7 @@ def sglang_on_cpu(
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait_until_ready(url, server, log, patience)
+        asyncio.run(_wait_until_ready(url, server, log, patience))
         yield url
     finally:
         _stop(server)
@@ -74,19 +74,16 @@ def free_port(wanted: int | None = None) -> int:
     raise PassingFault("no free port on 127.0.0.1")
 
 
-def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path, patience: float) -> None:
+async def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path, patience: float) -> None:
     deadline = time.monotonic() + patience
-    session = requests.Session()
-    session.trust_env = False  # no proxy: it is on this machine
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise PassingFault(f"the server ended with {server.returncode}: {_last_line(log)} (all of it: {log})")
-        try:
-            if session.get(f"{url}/health_generate", timeout=25).ok:
-                return
-        except requests.RequestException:
-            pass  # not listening yet, or busy with its first token
-        time.sleep(0.5)
+    async with Client(url, patience=patience, timeout=patience) as client:
+        while time.monotonic() < deadline:
+            if server.poll() is not None:
+                raise PassingFault(f"the server ended with {server.returncode}: {_last_line(log)} (all of it: {log})")
+            with suppress(Fault):  # not listening yet, or busy with its first token
+                if (await client.send("GET", "/health_generate", timeout=25)).status == 200:
+                    return
+            await asyncio.sleep(0.5)
     raise PassingFault(f"the server generated nothing within {patience:.0f} s: {_last_line(log)} (all of it: {log})")
 
 

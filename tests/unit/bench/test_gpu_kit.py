@@ -33,7 +33,8 @@ def test_an_unknown_part_is_named():
 
 
 def test_the_parts_run_on_a_cpu_at_tiny_sizes(tmp_path):
-    asked = ("machine", "attention", "documents", "products", "fsdp", "train", "draft", "profile", "flex", "compiled")
+    asked = ("machine", "attention", "documents", "products", "blocks", "fsdp", "train", "draft", "block_speed")
+    asked += ("profile", "flex", "compiled")
     chosen = [word for name in asked for word in ("--only", name)]
     done = kit("--device", "cpu", "--small", "--output", tmp_path, *chosen)
     results = json.loads((tmp_path / "results.json").read_text())

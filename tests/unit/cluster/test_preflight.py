@@ -83,9 +83,35 @@ def test_a_hub_to_publish_on_wants_a_token(monkeypatch: pytest.MonkeyPatch):
 
 def test_prompts_that_are_not_there_name_the_parameter(bucket: str):
     open_store(f"s3://{bucket}").write("prompts.jsonl", b"{}")
-    preflight.check_dataset(f"s3://{bucket}/prompts.jsonl")
+    preflight.check_datasets(f"s3://{bucket}/prompts.jsonl", "", "train", pattern=False)
     with pytest.raises(BadInput, match="parameter dataset-name: .*none.jsonl: no such object"):
-        preflight.check_dataset(f"s3://{bucket}/none.jsonl")
+        preflight.check_datasets(f"s3://{bucket}/none.jsonl", "", "train", pattern=False)
+
+
+def test_a_pattern_must_match_and_is_one_only_where_that_is_said(bucket: str):
+    for key in ("logs/a/host_0.log", "logs/b/host_0.log.2026-11-29_21", "logs/odd[1].log"):
+        open_store(f"s3://{bucket}").write(key, b"{}")
+    logs = f"s3://{bucket}/logs"
+    preflight.check_datasets(f"{logs}/*/*.log*", "", "train", pattern=True)
+    preflight.check_datasets(f"{logs}/odd[1].log", "", "train", pattern=False)
+    with pytest.raises(BadInput, match="parameter dataset-name: .*: no object matches"):
+        preflight.check_datasets(f"{logs}/*.log.*", "", "train", pattern=True)
+    with pytest.raises(BadInput, match="parameter dataset-name: .*: no such object"):
+        preflight.check_datasets(f"{logs}/*/*.log", "", "train", pattern=False)
+    with pytest.raises(BadInput, match="parameter dataset-name: .*: the bucket must be named"):
+        preflight.check_datasets("s3://*/x.log", "", "train", pattern=True)
+
+
+def test_every_dataset_of_a_mix_must_be_there_and_have_a_weight(bucket: str):
+    open_store(f"s3://{bucket}").write("a.jsonl", b"{}")
+    both = f"s3://{bucket}/a.jsonl s3://{bucket}/b.jsonl"
+    with pytest.raises(BadInput, match="parameter dataset-name: .*b.jsonl: no such object"):
+        preflight.check_datasets(both, "2 1", "train", pattern=False)
+    open_store(f"s3://{bucket}").write("b.jsonl", b"{}")
+    preflight.check_datasets(both, "2 1", "train", pattern=False)
+    for weights, split in (("2 1 1", "train"), ("2 0", "train"), ("2 1", "a b c")):
+        with pytest.raises(BadInput, match="parameters? weights and dataset-name: "):
+            preflight.check_datasets(both, weights, split, pattern=False)
 
 
 @pytest.mark.parametrize("words", ["epoch=2", "--epochs=2", "epochs 2", "optimiser.lr=1"])

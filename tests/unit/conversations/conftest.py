@@ -1,4 +1,6 @@
+import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -7,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from spec import cli
 from tests.s3 import bucket, s3_endpoint  # noqa: F401
 from tests.stub_server import StubServer
 
@@ -36,6 +39,31 @@ def filter_data(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def run(
+    stub: StubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Call the tool with `options` as its command line does; gives its exit code, and what it said."""
+    loading = importlib.util.spec_from_file_location("filter_data", TOOL)
+    tool = importlib.util.module_from_spec(loading)
+    loading.loader.exec_module(tool)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.chdir(tmp_path)
+
+    def call(*options: Any) -> tuple[int, str]:
+        command = ["filter_data.py", "--base-url", stub.url, "--output", tmp_path / "run", "--parallel", 8, *options]
+        monkeypatch.setattr(sys, "argv", [str(part) for part in command])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.run(tool.main)
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out + captured.err
+
+    yield call
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -1,21 +1,16 @@
 """The whole step in this process: what ends up in the run, and what each end looks like from outside."""
 
-import importlib.util
 import io
 import json
-import signal
-import sys
 from collections import Counter
 
 import pytest
 
-from spec import cli
 from spec.conversations import parts
 from spec.conversations.lineage import read_run
 from spec.conversations.shards import read_answers, read_counts
 from spec.storage import open_store
 from tests.stub_server import Reply, answer_to, too_long
-from tests.unit.conversations.conftest import TOOL
 
 
 def chat(*prompts):
@@ -26,29 +21,6 @@ def chat(*prompts):
 
 
 CHATS = [chat(f"question {number % 30}", "and then?") for number in range(40)]
-
-
-@pytest.fixture
-def run(stub, tmp_path, monkeypatch, capsys):
-    """Call the tool with `options` as its command line does; gives its exit code, and what it said."""
-    loading = importlib.util.spec_from_file_location("filter_data", TOOL)
-    tool = importlib.util.module_from_spec(loading)
-    loading.loader.exec_module(tool)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    monkeypatch.chdir(tmp_path)
-
-    def call(*options):
-        command = ["filter_data.py", "--base-url", stub.url, "--output", tmp_path / "run", "--parallel", 8, *options]
-        monkeypatch.setattr(sys, "argv", [str(part) for part in command])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.run(tool.main)
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out + captured.err
-
-    yield call
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

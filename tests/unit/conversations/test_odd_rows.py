@@ -1,5 +1,6 @@
 """Rows come out as they stand: judged by cases that users had, and by random files against what was written."""
 
+import copy
 import json
 import os
 import random
@@ -9,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from spec.conversations.ids import content_hash
-from spec.conversations.rows import Reject, conversation_in, turns_to_answer
+from spec.conversations.rows import Reject, conversation_in, messages_in, turns_to_answer
 from spec.conversations.sources import open_source
+from spec.conversations.tools import content, has_tools, read_trace
+from tests.unit.conversations import test_tools
 
 FILES = int(os.environ.get("FUZZ_FILES", "150"))  # random files; the whole is FUZZ_FILES=10000
 ODD = [None, 7, 1e300, 2**70, True, "", "odd", "\ud83d", "2024-01-01T00:00:00", [], ["text"], [None], [[[]]], {}]
@@ -141,3 +144,34 @@ def test_no_random_table_ends_in_a_traceback_and_no_odd_row_changes_its_neighbou
         for source in tables(tmp_path, {"prompt": bytes_as_text(raw), "system": never}):
             outcomes = [asked(row, "prompt") for row in source.rows()]
             assert [outcome == user("good") for outcome in outcomes] == [text == b"good" for text in raw]
+
+
+def places_in(value, path=()):
+    """The way to each value within a value, itself included."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(its for name, inside in inner for its in places_in(inside, (*path, name)))]
+
+
+def test_no_odd_value_anywhere_in_a_row_with_tools_ends_in_a_traceback():
+    rng = random.Random(2)
+    outcomes = set()
+    for _ in range(FILES * 20):
+        row = json.loads(json.dumps({"messages": test_tools.CHAT, "tools": [test_tools.WEATHER]}))
+        for _ in range(rng.randint(1, 3)):
+            *way, last = rng.choice(places_in(row)[1:])
+            inside = row
+            for step in way:
+                inside = inside[step]
+            inside[last] = copy.deepcopy(rng.choice(ODD))
+        messages = messages_in(row, "messages")
+        if not has_tools(row, messages):
+            continue
+        assert len(content_hash(content(row, messages))) == 32
+        try:
+            trace = read_trace(row, messages)
+            json.dumps([trace.tools, trace.messages], ensure_ascii=False).encode()
+            assert all(0 < place <= len(trace.messages) for place in trace.due)
+            outcomes.add("sent")
+        except Reject as reject:
+            outcomes.add(reject.bucket)
+    assert {"sent", "bad_tools", "bad_tool_call", "unknown_tool", "tool_without_call", "unknown_role"} <= outcomes

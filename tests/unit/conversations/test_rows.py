@@ -76,8 +76,6 @@ def test_an_instruction_comes_with_its_input():
         ([SYSTEM], "no_prompt"),
         ([SYSTEM, THEIRS], "no_prompt"),
         ([{"role": "user", "content": "  \n"}], "no_prompt"),
-        ([USER, THEIRS, {"role": "tool", "content": "42"}], "tool_use"),
-        ([USER, {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}], "tool_use"),
         ([{"role": "narrator", "content": "once"}], "unknown_role"),
         ([{"content": "who says this?"}], "unknown_role"),
         (["just text"], "unknown_role"),

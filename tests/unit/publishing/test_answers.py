@@ -164,3 +164,12 @@ def test_the_hub_shows_a_dataset(hub: Hub, run):
     publish.publish(run, "hf://ORG/answers", quiet)
     files = hub.head("datasets/ORG/answers")
     assert {"README.md", "run.json", "shards.json", "data/train-00000-of-00002.parquet"} <= set(files)
+
+
+def test_the_card_of_a_mix_has_its_shares():
+    mix = [{"name": name, "sha256": "ab", "weight": 1, "share": 0.5} for name in ("a.jsonl", "b.log")]
+    dataset = {"name": "a.jsonl + b.log", "limit": None, "mix": mix, "leave_out": [{"name": "suite", "sha256": "cd"}]}
+    counts = {"rows": 2, "answers": 2, "prompt_tokens": 2, "completion_tokens": 2}
+    text = card({**RUN, "dataset": dataset}, counts, 1)
+    assert "\n| prompts | name `a.jsonl + b.log` |\n| 50.0% of the prompts | name `a.jsonl`, sha256 `ab`" in text
+    assert "\n| left out | name `suite`, sha256 `cd` |\n" in text

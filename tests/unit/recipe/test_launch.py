@@ -1,4 +1,4 @@
-"""How a run over several nodes is started: what would run alone without a word is stopped with the right command."""
+"""How a run over several nodes is started: what would run alone without a word meets, or is stopped."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ import pytest
 
 from spec import ranks
 from spec.errors import BadInput
-from spec.launch import refuse_lone_nodes
+from spec.launch import meet
 from tests.prepared import prepared_run
 from tests.tiny_models import save_tiny_target
 from tests.training_runs import TINY
@@ -20,7 +20,7 @@ from tests.waiting import wait_for
 ROOT = Path(__file__).parents[3]
 TUNE = str(Path(sys.executable).with_name("tune"))
 RECIPE = "spec/eagle_full_finetune_distributed.py"
-OWN = [RECIPE, "--config", "c.yaml", "run_dir=RUN"]
+OWN = [RECIPE, "--config", "c.yaml", "run_dir=RUN", "target=DIR"]
 
 
 @pytest.mark.parametrize(
@@ -30,30 +30,57 @@ OWN = [RECIPE, "--config", "c.yaml", "run_dir=RUN"]
         "--nnodes=2 --nproc-per-node=8 --node-rank=0 --master-addr=host-1 --master-port=1234",
     ],
 )
-def test_the_older_form_is_refused_with_the_command_that_works(flags):
+def test_the_known_form_meets_at_the_first_node(flags):
+    environ: dict[str, str] = {}
+    meet([TUNE, "run", *flags.split(), *OWN], environ)
+    assert environ == {"PET_RDZV_ENDPOINT": "host-1:1234"}
+
+
+def test_the_address_may_be_of_ipv6_or_come_from_the_environment():
+    environ = {"PET_NNODES": "2", "PET_MASTER_ADDR": "fd00::1"}
+    meet([TUNE, "run", "--nproc_per_node", "8", *OWN], environ)
+    assert environ["PET_RDZV_ENDPOINT"] == "[fd00::1]:29500"
+
+
+@pytest.mark.parametrize(("flags", "environ"), [("--nnodes 2", {}), ("--nproc_per_node 8", {"PET_NNODES": "2"})])
+def test_nodes_without_an_address_are_refused_with_the_command_that_works(flags, environ):
     with pytest.raises(BadInput) as error:
-        refuse_lone_nodes([TUNE, "run", *flags.split(), *OWN], {})
-    wanted = "--rdzv-backend c10d --rdzv-id eagle --rdzv-endpoint host-1:1234 " + " ".join(OWN)
-    assert f"tune run --nnodes 2 --nproc-per-node 8 {wanted}" in str(error.value)
+        meet([TUNE, "run", *flags.split(), *OWN], environ)
+    assert "--nproc-per-node 8 --nnodes 2 --node-rank 0 --master-addr FIRST_NODE --master-port 29500" in str(
+        error.value
+    )
+    assert str(error.value).endswith(" ".join(OWN))
 
 
-def test_nodes_named_in_the_environment_alone_are_refused():
-    with pytest.raises(BadInput, match="--rdzv-endpoint FIRST_NODE:29500"):
-        refuse_lone_nodes([TUNE, "run", "--nproc_per_node", "8", *OWN], {"PET_NNODES": "2"})
+@pytest.mark.parametrize("missing", ["run_dir", "target"])
+@pytest.mark.parametrize("launcher", [TUNE, "/bin/torchrun"])
+def test_a_node_that_lacks_a_path_says_so_before_it_meets_another(launcher, missing):
+    words = [word for word in OWN if not word.startswith(missing)]
+    with pytest.raises(BadInput, match=f"config: {missing} is not set"):
+        meet([launcher, "run", "--nnodes", "2", "--master_addr", "host-1", *words], {})
+
+
+def test_the_paths_may_stand_in_the_config(tmp_path):
+    (tmp_path / "c.yaml").write_text("run_dir: RUN\ntarget: DIR\n")
+    command = [RECIPE, "--config", str(tmp_path / "c.yaml")]
+    meet([TUNE, "run", "--nnodes", "2", "--master_addr", "host-1", *command], environ := {})
+    assert environ["PET_RDZV_ENDPOINT"] == "host-1:29500"
 
 
 @pytest.mark.parametrize(
     ("launcher", "flags", "environ"),
     [
         (TUNE, "--nproc_per_node 8", {}),
-        (TUNE, "--nnodes 1 --nproc_per_node 8", {}),
+        (TUNE, "--nnodes 1 --nproc_per_node 8 --master_addr host-1", {}),
         (TUNE, "--nnodes 2 --rdzv_backend c10d --rdzv_endpoint host-1:29500", {}),
         (TUNE, "--nnodes 2", {"PET_RDZV_ENDPOINT": "host-1:29500"}),
         ("/bin/torchrun", "--nnodes 2 --node_rank 1 --master_addr host-1", {}),  # torchrun reads them
     ],
 )
-def test_what_meets_is_let_through(launcher, flags, environ):
-    refuse_lone_nodes([launcher, "run", *flags.split(), *OWN], environ)
+def test_what_meets_by_itself_is_left_as_it_is(launcher, flags, environ):
+    before = dict(environ)
+    meet([launcher, "run", *flags.split(), *OWN], environ)
+    assert environ == before
 
 
 def test_a_lone_process_among_pet_variables_is_refused(monkeypatch):
@@ -63,14 +90,6 @@ def test_a_lone_process_among_pet_variables_is_refused(monkeypatch):
     monkeypatch.setenv("PET_NNODES", "2")
     with pytest.raises(BadInput, match="start it with torchrun"):
         ranks.start("cpu")
-
-
-def test_a_user_of_the_older_form_gets_one_line_and_no_training():
-    flags = ["--nnodes", "2", "--nproc_per_node", "1", "--node_rank", "0", "--master_addr", "localhost"]
-    node = launch(TUNE, "run", *flags, *OWN)
-    _, said = node.communicate(timeout=300)
-    assert node.returncode == 2
-    assert said.count("error: ") == 1 and "--rdzv-endpoint localhost:29500" in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize(

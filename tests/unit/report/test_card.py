@@ -10,6 +10,7 @@ import yaml
 from spec.errors import BadInput
 from spec.methods.files import MARKER
 from spec.report import card
+from spec.report import lineage as lineage_of
 from spec.report.command import serving_command
 from spec.report.evidence import gather
 from spec.storage import open_store
@@ -79,6 +80,24 @@ def test_the_hub_reads_its_front_matter(run):
     assert about["base_model"] == "ORG/Target-8B-Instruct"
     assert about["datasets"] == ["ORG/prompts"]
     assert {"eagle3", "sglang"} <= set(about["tags"])
+
+
+def test_a_mix_and_what_was_left_out_of_it_stand_on_it(run):
+    parts = [{"name": "ORG/chats", "revision": "c0ffee"}, {"name": "*.log", "sha256": "ab12"}]
+    mix = [{**its, "weight": weight, "share": weight / 4} for its, weight in zip(parts, (3, 1), strict=True)]
+    suites = [{"name": "suite.jsonl", "sha256": "cd34"}]
+    dataset = {"name": "ORG/chats + *.log", "limit": None, "mix": mix, "leave_out": suites, "scrub": "pii:clean"}
+    lineage = json.loads(run.read("run.json")) | {"dataset": dataset}
+    run.write("run.json", json.dumps(lineage).encode())
+    text = written(run)
+    assert yaml.safe_load(text.split("---\n", 2)[1])["datasets"] == ["ORG/chats"]
+    wanted = {"prompts: mix.1.name": "ORG/chats", "prompts: mix.1.share": "0.75", "prompts: mix.2.name": "*.log"}
+    wanted |= {"prompts: leave_out.1.name": "suite.jsonl", "prompts: scrub": "pii:clean"}
+    found = rows(text)
+    assert {name: found.get(name) for name in wanted} == wanted
+    told = dict(lineage_of.rows(gather(run)))["prompts"]
+    assert told.startswith("75.0% ORG/chats, revision c0ffee, weight 3; 25.0% *.log, sha256 ab12, weight 1")
+    assert told.endswith("scrub pii:clean, less suite.jsonl, sha256 cd34")
 
 
 @pytest.mark.parametrize("name", ["/models/target", "./target", "target", "a/b/c", "x: [y", "ORG/na\nme"])

@@ -56,6 +56,32 @@ def rows(store, split="train"):
     return [tuple(array.tolist() for array in samples[row]) for row in range(len(samples))]
 
 
+@pytest.fixture
+def said_of(monkeypatch, capsys):
+    """Prepare a run as its command line does; gives what it said."""
+
+    def prepared(store, target):
+        options = [
+            "--tokenizer",
+            target,
+            "--max-length",
+            1024,
+            "--held-out",
+            0,
+            "--draft-vocab-size",
+            100,
+            "--overwrite",
+        ]
+        monkeypatch.setattr("sys.argv", ["prepare_data.py", store.url, *map(str, options)])
+        monkeypatch.setattr("signal.signal", lambda *_: None)  # it is this process's
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path("tools/prepare_data.py", run_name="__main__")
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    return prepared
+
+
 def test_every_token_is_the_servers_and_its_answers_alone_bear_loss(filtered, target):
     store = filtered()
     marker, _ = prepare.prepare(store, str(target), SETTINGS)
@@ -96,7 +122,7 @@ def test_a_cut_answer_has_no_end(filtered, stub, target):
     assert bytes(ids[-6:]) == b"and so" and sum(mask) == 6
 
 
-def test_a_run_of_both_kinds_is_counted_and_said(filtered, stub, target, monkeypatch, capsys):
+def test_a_run_of_both_kinds_is_counted_and_said(filtered, stub, target, said_of):
     """Its second shard was answered by a server without tokens, whose counts are those of our tokenizer."""
     store = filtered(shard="0/2")
     exact = read_counts_of(store)
@@ -114,22 +140,11 @@ def test_a_run_of_both_kinds_is_counted_and_said(filtered, stub, target, monkeyp
     assert marker.counts["train"] == len(CHATS) and marker.facts["exact"] == exact
     kinds = marker.facts["train"]["loss_by_kind"]
     assert set(kinds) == {"text", "rendered"} and sum(kinds.values()) == marker.facts["train"]["loss_tokens"]
-    options = [
-        "--tokenizer",
-        str(target),
-        "--max-length",
-        "1024",
-        "--held-out",
-        "0",
-        "--draft-vocab-size",
-        "100",
-        "--overwrite",
-    ]
-    monkeypatch.setattr("signal.signal", lambda *_: None)  # it is this process's
-    monkeypatch.setattr("sys.argv", ["prepare_data.py", store.url, *options])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path("tools/prepare_data.py", run_name="__main__")
-    assert not ended.value.code and f"two kinds of rows: {exact} are" in capsys.readouterr().out
+    assert f"two kinds of rows: {exact} are" in said_of(store, target)
+
+
+def test_a_run_of_one_kind_says_nothing_of_kinds(filtered, target, said_of):
+    assert "kinds" not in said_of(filtered(), target)
 
 
 def test_ids_beyond_the_targets_vocabulary_are_another_targets(filtered, tmp_path):

@@ -1,0 +1,98 @@
+"""What a round accepts against what it costs: which settings cannot win, and which one to serve with. Needs no torch.
+
+A round with k drafts gives a tokens (the target's own, and the drafts that it keeps) and takes as long as c forwards
+without a draft. Where requests wait for nothing else, a draft makes a server a / c times as fast.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from spec.evaluation.gate import at_once
+
+Json = dict[str, Any]
+
+NOISE = 0.05  # of a speed-up: what two measurements of the same server differ by
+
+
+def accepts_at_most(drafts: int, by_position: Sequence[float] | None) -> float:
+    """Tokens a round of a chain of `drafts`, given what another chain of the same draft keeps by position.
+
+    Up to the positions that are known it is what they add up to (about: shorter rounds begin at other tokens). Beyond,
+    none is kept more often than the last known one, since a draft is kept only with all those before it. `by_position`
+    None, as of a block of another size: all might be kept.
+    """
+    if not by_position:
+        return 1.0 + drafts
+    beyond = max(0, drafts - len(by_position))
+    return 1 + sum(by_position[:drafts]) + beyond * by_position[-1]
+
+
+def wins_at_most(drafts: int, load: int, by_position: Sequence[float] | None, measured: Sequence[Json]) -> float:
+    """A bound of the speed-up: a round of more drafts costs no less than one of fewer, and none less than a forward."""
+    fewer = [one["costs"][0] for one in measured if one["concurrency"] == load and one["drafts"] < drafts]
+    return accepts_at_most(drafts, by_position) / max([1.0, *fewer])
+
+
+def cannot_win(bound: float, load: int, measured: Sequence[Json]) -> bool:
+    """Whether it loses to no draft, or to what is measured at this load, by more than noise."""
+    best = max([1.0, *(one["speed_up"][0] for one in measured if one["concurrency"] == load)])
+    return bound < best * (1 - NOISE)
+
+
+def forward_ms(measured: Sequence[Json]) -> dict[int, float]:
+    """Milliseconds of a forward without a draft, by load: the least of what was seen beside each number of drafts."""
+    found: dict[int, float] = {}
+    for one in measured:
+        milliseconds = one["plain"]["round_ms"][0]
+        found[one["concurrency"]] = min(milliseconds, found.get(one["concurrency"], math.inf))
+    return found
+
+
+def verify_ms(drafts: int, load: int, forwards: dict[int, float]) -> float | None:
+    """About what of a round is the target's: a forward of as many rows, without a draft, between the loads measured.
+
+    None where fewer rows were measured. Contexts longer than the weights make it too high: here each row reads its own.
+    """
+    rows, loads = load * (drafts + 1), sorted(forwards)
+    above = next((at for at in loads if at >= rows), None)
+    if above is None:
+        return None
+    below = max((at for at in loads if at <= rows), default=above)
+    share = (rows - below) / (above - below) if above > below else 0.0
+    return forwards[below] + share * (forwards[above] - forwards[below])
+
+
+def recommend(measured: Sequence[Json], skipped: Sequence[Json], loads: Sequence[int]) -> Json:
+    """The number of drafts whose speed-ups have the highest geometric mean over the loads; None where no load gains.
+
+    Where a setting was left out, its bound stands for it, but is not told as a speed-up.
+    """
+    found = {(one["drafts"], one["concurrency"]): one["speed_up"][0] for one in measured}
+    bounds = {(one["drafts"], one["concurrency"]): one["at_most"] for one in skipped}
+
+    def mean(drafts: int) -> float:
+        return sum(math.log((found | bounds)[drafts, load]) for load in loads)
+
+    gaining = {drafts for (drafts, _), faster in found.items() if faster > 1 + NOISE}
+    best = max(sorted(gaining), key=mean, default=None)
+    told = best if best is not None else max(sorted({drafts for drafts, _ in found}), key=mean)
+    return {
+        "drafts": best,
+        "speed_up": {str(load): found[told, load] for load in loads if (told, load) in found},
+    }
+
+
+def words(recommended: Json) -> str:
+    """Whether to deploy the draft, how, and what it gives at each load: a sentence without its full stop."""
+    by_load = {int(load): faster for load, faster in recommended["speed_up"].items()}
+    told = [f"{faster:.2f} times the tokens/s at {at_once(load)}" for load, faster in sorted(by_load.items())]
+    if recommended["drafts"] is None:
+        return f"do not deploy it for speed: {', '.join(told)}"
+    losing = " and ".join(at_once(load) for load, faster in sorted(by_load.items()) if faster <= 1 + NOISE)
+    how = a_round(recommended["drafts"])
+    return f"deploy it with {how}: {', '.join(told)}" + (f"; not for speed at {losing}" if losing else "")
+
+
+def a_round(drafts: int) -> str:
+    return f"{drafts} draft{'s' if drafts > 1 else ''} a round"

@@ -1,0 +1,125 @@
+"""One setting of a sweep: the same prompts to the server with the draft and to the one without, in turn, streamed."""
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from spec.errors import BadInput
+from spec.evaluation import served
+from spec.evaluation.figures import Acceptance
+from spec.evaluation.prompts import Asked
+from spec.progress import RowProgress
+from spec.server.sglang import SglangServer, Timed
+
+Json = dict[str, Any]
+
+_WARM_TOKENS = 8  # of the answers that are asked for before anything is timed, as many at once as will be
+
+
+def measure(plain: SglangServer, drafted: SglangServer, asked: Asked, *, drafts: int, load: int, rounds: int) -> Json:
+    """Figures of `rounds` passes over `asked` on each server, `load` requests at once; see the keys.
+
+    Each round asks both, the first one first in one round and second in the next, so that what changes on the machine
+    meanwhile changes both. A figure is `[median, least, most]` of the rounds.
+    """
+    servers = {"plain": plain, "drafted": drafted}
+    for server in servers.values():
+        _ask(server, asked, load, lambda rows, tokens: None, tokens=_WARM_TOKENS, prompts=asked.prompts[:load])
+    passes: dict[str, list[Timed]] = {name: [] for name in servers}
+    said = f"{drafts} drafts, {load} at once"
+    with RowProgress(said, 2 * rounds * len(asked.prompts)) as progress:
+        before = [0, 0]
+
+        def done(rows: int, tokens: int) -> None:
+            progress.update(before[0] + rows, before[1] + tokens, rejects={})
+
+        for at in range(rounds):
+            for name in list(servers) if at % 2 == 0 else reversed(servers):
+                passes[name].append(_ask(servers[name], asked, load, done))
+                before = [before[0] + len(asked.prompts), before[1] + passes[name][-1].tokens]
+    plainly, speculated = _outputs(passes)
+    served.check_same_model(drafted, speculated, plainly, plain.url)
+    return _facts(passes, served.acceptance(drafted, passes["drafted"][0], drafts, accepts_offline=False)) | {
+        "drafts": drafts,
+        "concurrency": load,
+        "rounds": rounds,
+        "max_running_requests": drafted.max_running_requests,
+        "server": {"version": drafted.info.get("version"), "device": drafted.info.get("device")},
+    }
+
+
+def _ask(
+    server: SglangServer,
+    asked: Asked,
+    load: int,
+    done: Callable[[int, int], None],
+    *,
+    tokens: int | None = None,
+    prompts: Sequence[Sequence[int]] | None = None,
+) -> Timed:
+    return server.answer(
+        prompts or asked.prompts,
+        max_new_tokens=tokens or asked.max_new_tokens,
+        stop=asked.stop,
+        concurrency=load,
+        done=done,
+        stream=True,
+    )
+
+
+def _facts(passes: dict[str, list[Timed]], accepted: Json) -> Json:
+    plain, drafted = ([figures(timed) for timed in passes[name]] for name in ("plain", "drafted"))
+    counted = Acceptance(accepted["tokens"], accepted["histogram"])
+    outputs = _outputs(passes)
+    return {
+        "speed_up": _spread([b["tokens_per_s"] / a["tokens_per_s"] for a, b in zip(plain, drafted, strict=True)]),
+        "costs": _spread([b["round_ms"] / a["round_ms"] for a, b in zip(plain, drafted, strict=True)]),
+        "accepts": 1 + sum(counted.by_position),  # tokens a round: the target's own and the drafts kept
+        "acceptance_by_position": counted.by_position,
+        "prompts": len(outputs[0]),
+        "same_answers": sum(one == other for one, other in zip(*outputs, strict=True)),
+        **{
+            name: {key: _spread([one[key] for one in each]) for key in each[0]}
+            for name, each in (("plain", plain), ("drafted", drafted))
+        },
+    }
+
+
+def _outputs(passes: dict[str, list[Timed]]) -> list[list[list[int]]]:
+    """The answers of each server's first pass, in tokens."""
+    return [[answer.tokens for answer in timed[0].answers] for timed in passes.values()]
+
+
+def figures(timed: Timed) -> dict[str, float]:
+    """Of one pass, over its requests: medians, and the 99th percentile of what a reader waits for. In milliseconds.
+
+    `round_ms` is the time from one forward of the target that ends in tokens to the next: without drafts, the time per
+    output token. The first token comes with the prompt, so n tokens are n - 1 output times. Raises `BadInput` where no
+    answer has a second one.
+    """
+    first, per_token, per_round, gaps = [], [], [], list[float]()
+    for answer in timed.answers:
+        seconds = [at for at, _ in answer.arrivals]
+        first.append(seconds[0])
+        gaps += np.diff(seconds).tolist()
+        if len(answer.tokens) > 1:
+            took = seconds[-1] - seconds[0]
+            per_token.append(took / (len(answer.tokens) - 1))
+            per_round.append(took / (sum(answer.histogram) or len(answer.tokens) - 1))
+    if not gaps:
+        raise BadInput("every answer ends with its first token, so there is no round to measure; ask other prompts")
+    return {
+        "tokens_per_s": timed.tokens / timed.seconds,
+        "first_token_ms": 1e3 * median(first),
+        "first_token_p99_ms": 1e3 * float(np.percentile(first, 99)),
+        "per_token_ms": 1e3 * median(per_token),
+        "gap_ms": 1e3 * median(gaps),
+        "gap_p99_ms": 1e3 * float(np.percentile(gaps, 99)),
+        "round_ms": 1e3 * median(per_round),
+    }
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    return [median(values), min(values), max(values)]

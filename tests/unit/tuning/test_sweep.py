@@ -1,0 +1,190 @@
+"""A sweep with servers that are as fast as they are told to be: what is measured, kept, left out and recommended."""
+
+import json
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from spec.errors import BadInput, PassingFault
+from spec.evaluation import served
+from spec.evaluation.prompts import Asked
+from spec.publishing.drafts import fetch, publish
+from spec.report import card
+from spec.report import page as report
+from spec.report import sweep as picture
+from spec.report.command import serving_command
+from spec.report.evidence import gather
+from spec.report.verdict import verdict
+from spec.server.sglang import SglangServer
+from spec.storage.markers import read_marker
+from spec.tuning import sweep
+from spec.tuning.measure import measure
+from spec.tuning.sweep import Settings, Sweep
+from tests.runs import make_run
+from tests.stub_generate import GeneratingStub
+from tests.stub_server import Reply
+
+ASKED = Asked(tuple((at, at + 1) for at in range(4)), ("?",) * 4, 13, frozenset({2}))
+FORWARD = 0.02
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "read_asked", lambda *args, **options: ASKED)
+    monkeypatch.setattr(sweep, "verify_files", lambda *args, **options: None)
+    monkeypatch.setattr(served, "check_target", lambda *args: None)
+    return make_run(tmp_path / "run")
+
+
+class Servers:
+    """Stand-ins by their drafts a round; each keeps one draft, and a round costs so many forwards."""
+
+    def __init__(self, costs):
+        self.costs, self.opened = costs, []
+        self.behave = lambda body: None
+
+    @contextmanager
+    def __call__(self, drafts):
+        self.opened.append(drafts)
+        seconds = FORWARD / 4 * (self.costs[drafts] if drafts else 1)
+        with GeneratingStub(drafts=drafts, kept=min(drafts, 1), round_seconds=seconds, behave=self.behave) as stub:
+            yield stub.url
+
+
+def swept(run, servers, loads=(1, 4), drafts=(1, 3), **options):
+    found = Sweep(run, None, Settings(loads, drafts, rounds=2, **options))
+    found.measure(servers, None)
+    return found.conclude().facts
+
+
+def test_every_figure_is_what_the_servers_do():
+    with ExitStack() as stack:
+        stubs = [GeneratingStub(round_seconds=FORWARD), GeneratingStub(drafts=3, kept=2, round_seconds=2 * FORWARD)]
+        plain, drafted = (SglangServer(stack.enter_context(stub).url) for stub in stubs)
+        facts = measure(plain, drafted, ASKED, drafts=3, load=2, rounds=3)
+    # 13 tokens: one with the prompt, then 12 rounds of one or 4 of three, of which each takes twice as long.
+    assert facts["accepts"] == pytest.approx(3) and facts["acceptance_by_position"] == [1, 1, 0]
+    assert facts["plain"]["round_ms"][0] == pytest.approx(1e3 * FORWARD, rel=0.3)
+    assert facts["drafted"]["round_ms"][0] == pytest.approx(2e3 * FORWARD, rel=0.3)
+    assert facts["drafted"]["gap_ms"][0] == pytest.approx(2e3 * FORWARD, rel=0.3)
+    assert facts["drafted"]["per_token_ms"][0] == pytest.approx(2e3 * FORWARD * 4 / 12, rel=0.3)
+    assert facts["drafted"]["first_token_ms"][0] == pytest.approx(2e3 * FORWARD, rel=0.4)
+    assert facts["costs"][0] == pytest.approx(2, rel=0.3)
+    assert facts["speed_up"][0] == pytest.approx(13 / (5 * 2), rel=0.3)
+    assert facts["speed_up"][1] <= facts["speed_up"][0] <= facts["speed_up"][2]
+    assert facts["same_answers"] == 4
+    assert [len(stub.asked) for stub in stubs] == [3 + 3 * 5] * 2  # warm ones, and before each pass one more
+
+
+def test_the_flags_that_win_stand_in_draft_json_on_the_card_and_in_what_fetch_prints(run, tmp_path):
+    before = read_marker(run, "draft/draft.json")
+    facts = swept(run, Servers({1: 1.2, 3: 3.0}), loads=(1,))
+    assert facts["recommended"]["drafts"] == 1
+    assert facts["recommended"]["flags"]["--speculative-num-draft-tokens"] == "2"
+    assert verdict(gather(run)).startswith("deploy it with 1 draft a round: 1.")
+    draft = read_marker(run, "draft/draft.json")
+    assert draft.facts["serving"]["drafts"] == 1
+    assert (draft.identity, draft.finished_at) == (before.identity, before.finished_at)
+    assert "--speculative-num-steps 1" in card.render(gather(run)) and "| 1 | 1." in card.render(gather(run))
+    publish(run, str(tmp_path / "there"), say=lambda line: None)
+    fetched = fetch(str(tmp_path / "there"), tmp_path / "here", say=lambda line: None)
+    assert "--speculative-num-steps 1" in serving_command(fetched, "HERE")
+
+
+def test_where_no_load_gains_the_report_says_so_and_the_flags_stay(run):
+    facts = swept(run, Servers({1: 3.0}), loads=(1,), drafts=(1,))
+    assert facts["recommended"]["drafts"] is None and facts["recommended"]["flags"] == {}
+    assert verdict(gather(run)).startswith("do not deploy it for speed: 0.")
+    assert "--speculative-num-steps 3" in card.render(gather(run))
+
+
+def test_what_cannot_win_is_not_measured_and_no_server_is_started_for_it(run):
+    # The report's draft keeps 1.75 tokens a round at three drafts; a round of one already costs four forwards.
+    servers = Servers({1: 4.0, 3: 1.0})
+    facts = swept(run, servers)
+    assert servers.opened == [0, 1]
+    assert [(one["drafts"], one["concurrency"]) for one in facts["measured"]] == [(1, 1), (1, 4)]
+    assert [(one["drafts"], one["concurrency"]) for one in facts["skipped"]] == [(3, 1), (3, 4)]
+    assert all(one["at_most"] < 0.95 for one in facts["skipped"])
+    assert "3 drafts at one request at a time (at most 0." in report.render(gather(run))
+
+
+def test_a_killed_sweep_goes_on_with_what_is_not_measured(run):
+    servers, asked = Servers({1: 1.0, 3: 1.0}), 0
+
+    def dies(body):
+        nonlocal asked
+        asked += 1
+        return Reply(status=503, error="gone") if asked > 2 * (2 + 2 * 5) + 3 else None
+
+    servers.behave = dies
+    with pytest.raises(PassingFault, match="gone.*what is measured is kept"):
+        swept(run, servers)
+    kept = run.read("report/sweep/drafts-1-at-1.json")
+    assert not run.exists("report/sweep.json")
+    servers.behave = lambda body: None
+    swept(run, servers)
+    assert run.read("report/sweep/drafts-1-at-1.json") == kept
+    again = Servers({})
+    facts = swept(run, again)
+    assert not again.opened and len(facts["measured"]) == 4
+
+
+def test_what_was_measured_otherwise_is_named_and_not_mixed_in(run):
+    swept(run, Servers({1: 1.0}), loads=(1,), drafts=(1,))
+    with pytest.raises(BadInput, match="drafts-1-at-1.json was made otherwise: settings.rounds: 2 there, 3 asked"):
+        Sweep(run, None, Settings((1,), (1,), rounds=3)).measure(Servers({1: 1.0}), None)
+
+
+def test_overwriting_measures_again(run):
+    swept(run, Servers({1: 1.0}), loads=(1,), drafts=(1,))
+    again = Servers({1: 3.0})
+    found = Sweep(run, None, Settings((1,), (1,), rounds=1), overwrite=True)
+    found.measure(again, None)
+    assert again.opened == [0, 1] and found.conclude().facts["recommended"]["drafts"] is None
+
+
+def test_servers_of_other_weights_are_not_compared(run):
+    @contextmanager
+    def other(drafts):
+        with GeneratingStub(drafts=drafts, kept=min(drafts, 1)) as stub:
+            stub.shift = drafts
+            yield stub.url
+
+    with pytest.raises(BadInput, match="4 of 4 answers begin otherwise .* other weights"):
+        swept(run, other, loads=(1,), drafts=(1,))
+
+
+def test_the_picture_has_a_line_a_number_of_drafts_and_one_at_1(run):
+    swept(run, Servers({1: 1.0, 3: 1.1}))
+    picture.write(run)
+    svg = run.read("report/sweep.svg").decode()
+    assert svg.startswith('<svg xmlns="http://www.w3.org/2000/svg" viewBox') and svg.count("<polyline") == 3
+    assert "<style>" in svg and "--accent" in svg and "&" not in svg.split("</style>")[0]
+    page = report.render(gather(run))
+    assert "Speed over load" in page and page.count("<polyline") >= 3
+    assert "run at most 16 requests at once" in page and "in every setting: 4 of 4" in page
+    assert json.loads(run.read("report/sweep.json"))["facts"]["recommended"]["drafts"] in (1, 3)
+
+
+def test_a_sweep_of_another_draft_is_not_shown(run):
+    swept(run, Servers({1: 1.0}), loads=(1,), drafts=(1,))
+    marker = json.loads(run.read("report/sweep.json"))
+    marker["inputs"]["draft"] = "another"
+    run.write("report/sweep.json", json.dumps(marker).encode())
+    assert "Speed over load" not in report.render(gather(run))
+
+
+def test_more_at_once_than_prompts_is_refused_before_any_server(run):
+    with pytest.raises(BadInput, match="--concurrency 8: more than the 4 held-out prompts"):
+        Sweep(run, None, Settings((1, 8), (1,)))
+
+
+def test_servers_that_queue_are_refused(run):
+    @contextmanager
+    def small(drafts):
+        with GeneratingStub(drafts=drafts, kept=min(drafts, 1), most=2) as stub:
+            yield stub.url
+
+    with pytest.raises(BadInput, match="runs 2 requests at once, so that 4 would wait"):
+        swept(run, small)

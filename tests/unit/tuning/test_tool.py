@@ -1,0 +1,29 @@
+"""What cannot be meant is refused in one line, before a draft is read or a server started."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.runs import make_run
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--concurrency", "1,many"], "--concurrency 1,many: whole numbers of at least 1"),
+        (["--drafts", "0,3"], "--drafts 0,3: whole numbers"),
+        (["--base-url", "3=http://h:1"], "--base-url and --baseline-url go together"),
+        (["--baseline-url", "http://h:1", "--base-url", "http://bob:secret@h:1"], "it reads like 3=http"),
+        (["--baseline-url", "http://h:1", "--base-url", "3=http://h:2", "--drafts", "3,5"], "no --base-url 5=URL"),
+    ],
+)
+def test_refused(tmp_path, options, said):
+    run = make_run(tmp_path / "run")
+    command = [sys.executable, "tools/tune_server.py", run.url, "--target", str(tmp_path), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+    assert "secret" not in done.stderr

@@ -1,0 +1,143 @@
+"""Find out at which loads a draft is worth serving, and with how many drafts a round.
+
+    python3 tools/tune_server.py RUN --target TARGET --concurrency 1,4,16 --drafts 1,3,5,7     # SGLang on this CPU
+    python3 tools/tune_server.py RUN --target TARGET --baseline-url URL --base-url 3=URL --base-url 5=URL
+
+Each number of drafts has a server of its own, measured in turn with the one without the draft, on the held-out prompts.
+Settings that cannot win, by what rounds accept and cost, are left out and named. Killed, the same call goes on. At the
+end RUN/report has sweep.json, sweep.svg and the page with both, and the card, draft.json and fetch_draft.py the flags.
+"""
+
+import shlex
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from rich.table import Table
+from typer import Argument, Option
+
+from spec import cli
+from spec.errors import BadInput
+from spec.evaluation.drafts import verified_draft
+from spec.methods import method_of
+from spec.methods.files import exported
+from spec.report import card
+from spec.report import page as report
+from spec.report import sweep as picture
+from spec.report.command import context_flags
+from spec.server.start import sglang_on_cpu
+from spec.storage import Store, open_store
+from spec.storage.markers import Json
+from spec.tuning.arithmetic import a_round, words
+from spec.tuning.sweep import Open, Settings, Sweep
+
+DRAFTS = (1, 3, 5, 7)
+
+
+def main(
+    run: Annotated[str, Argument(help="The run: a directory or s3://BUCKET/PREFIX.")],
+    target: Annotated[Path, Option(help="The target's directory.")],
+    concurrency: Annotated[str, Option(help="Loads: requests at once, as 1,4,16.")] = "1,4,16",
+    drafts: Annotated[str, Option(help="Drafts a round. Default: 1,3,5,7, as far as the draft has learnt.")] = "",
+    base_url: Annotated[
+        list[str] | None, Option(help="DRAFTS=URL: a server with the draft at so many a round; for each of --drafts.")
+    ] = None,
+    baseline_url: Annotated[str | None, Option(help="A server of the same target without the draft.")] = None,
+    rounds: Annotated[int, Option(min=1, help="Times that each server is asked everything.")] = Settings.rounds,
+    prompts: Annotated[int, Option(min=1, help="Held-out prompts to ask, at most.")] = Settings.prompts,
+    max_new_tokens: Annotated[int, Option(min=2, help="Tokens an answer may have.")] = Settings.max_new_tokens,
+    server_options: Annotated[str, Option(help="More flags of the servers that are started here.")] = "",
+    overwrite: Annotated[bool, Option("--overwrite", help="Measure again what is measured.")] = False,
+) -> None:
+    """Measure RUN's draft over loads and drafts a round, and recommend how to serve it."""
+    store = open_store(run)
+    loads, urls = numbers("--concurrency", concurrency), urls_of(base_url or [])
+    if bool(urls) != bool(baseline_url):
+        raise BadInput("--base-url and --baseline-url go together: a draft is measured beside the server without it")
+    wanted = numbers("--drafts", drafts) if drafts else tuple(sorted(urls)) or learnt(store)
+    if urls and (missing := set(wanted) - urls.keys()):
+        raise BadInput(f"--drafts {min(missing)}: no --base-url {min(missing)}=URL says where it is served")
+    sweep = Sweep(store, target, Settings(loads, wanted, rounds, prompts, max_new_tokens), overwrite=overwrite)
+    with verified_draft(store, sweep.draft, target) as folder:
+        given = {**urls, 0: baseline_url or ""}
+        start = starting(target, folder, sweep, shlex.split(server_options))
+        sweep.measure((lambda count: nullcontext(given[count])) if urls else start, folder)
+    marker = sweep.conclude()
+    picture.write(store)
+    card.write(store)
+    report.write(store)
+    show(marker.facts)
+    print(f"{run}: {words(marker.facts['recommended'])}; see {run}/{report.PAGE}")
+
+
+def starting(target: Path, draft: Path, sweep: Sweep, flags: list[str]) -> Open:
+    """Servers on this machine's CPU, as many requests at once as the highest load; SGLang on GPUs is given by URL."""
+    logs = (sweep.run.local_path() or draft) / "logs"
+    most = max(sweep.settings.loads)
+    context = [word for pair in context_flags(sweep.draft).items() for word in pair]
+
+    def start(drafts: int) -> AbstractContextManager[str]:
+        name = f"tune-{drafts}-drafts" if drafts else "tune-without"
+        what = a_round(drafts) if drafts else "without the draft"
+        print(f"starting SGLang on CPU, {what}; its log is {logs / name}.log", flush=True)
+        environment = {"MAX_RUNNING_REQUESTS": str(most), "DRAFT_STEPS": str(drafts)}
+        return sglang_on_cpu(
+            target,
+            draft if drafts else None,
+            log=logs / f"{name}.log",
+            flags=(*context, *flags),
+            environment=environment,
+        )
+
+    return start
+
+
+def learnt(run: Store) -> tuple[int, ...]:
+    config = exported(run.at("draft")).facts["config"]
+    most = method_of(config).most_drafts(config)
+    return tuple(count for count in DRAFTS if most is None or count <= most)
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(sorted({int(word) for word in text.split(",")}))
+    except ValueError:
+        found = (0,)
+    if found[0] < 1:
+        raise BadInput(f"{option} {text}: whole numbers of at least 1, as 1,4,16")
+    return found
+
+
+def urls_of(given: list[str]) -> dict[int, str]:
+    found = {}
+    for word in given:
+        count, _, url = word.partition("=")
+        if not count.isdecimal() or not int(count) or not url:
+            raise BadInput(f"--base-url {word.rpartition('@')[2]}: it reads like 3=http://127.0.0.1:30000")
+        found[int(count)] = url
+    return found
+
+
+def show(facts: Json) -> None:
+    table = Table("drafts", "at once", "tokens/s", "without", "speed-up", "accepts", "costs", "round ms", "first ms")
+    for one in facts["measured"]:
+        faster = one["speed_up"]
+        table.add_row(
+            str(one["drafts"]),
+            str(one["concurrency"]),
+            f"{one['drafted']['tokens_per_s'][0]:.1f}",
+            f"{one['plain']['tokens_per_s'][0]:.1f}",
+            f"{faster[0]:.2f} ({faster[1]:.2f} to {faster[2]:.2f})",
+            f"{one['accepts']:.2f}",
+            f"{one['costs'][0]:.2f}",
+            f"{one['drafted']['round_ms'][0]:.1f}",
+            f"{one['drafted']['first_token_ms'][0]:.0f}",
+        )
+    for one in facts["skipped"]:
+        table.add_row(str(one["drafts"]), str(one["concurrency"]), "", "", f"at most {one['at_most']:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    cli.run(main)
