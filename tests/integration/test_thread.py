@@ -121,22 +121,6 @@ def test_a_damaged_draft_is_refused_before_any_server_is_asked(finished, target,
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
-def test_a_sweep_finds_the_servers_own_counts_and_is_not_measured_twice(finished, target):
-    sweep = ["tune_server", finished, "--target", target, "--concurrency", "1,4", "--drafts", 3, "--rounds", 1]
-    sweep += ["--prompts", HELD_OUT, "--max-new-tokens", TOKENS]
-    tool(*sweep)
-    marker = read_marker(open_store(finished), "report/sweep.json")
-    assert marker is not None
-    for one in marker.facts["measured"]:
-        assert one["same_answers"] == HELD_OUT
-        assert one["acceptance_by_position"] == report(finished)["speculative"]["acceptance_by_position"]
-        assert 0 < one["drafted"]["gap_ms"][0] <= one["drafted"]["gap_p99_ms"][0]
-        assert one["drafted"]["first_token_ms"][0] > 0 and one["costs"][0] > 1
-        assert one["max_running_requests"] == 4
-    said = tool(*sweep)
-    assert said.count("measured already") == 2 and "starting SGLang" not in said
-
-
 def test_it_is_published_fetched_and_read_as_it_was(finished, tmp_path):
     tool("publish_draft", finished, tmp_path / "published")
     said = tool("fetch_draft", tmp_path / "published", tmp_path / "fetched")
