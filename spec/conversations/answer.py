@@ -39,7 +39,7 @@ def read_answer(body: bytes, url: str) -> Answer:
                 f"{url} says neither how many tokens its answers have (`usage`) nor which (`response_token_ids`), so "
                 f"nothing can be checked: serve the target with SGLang 0.5.23"
             )
-        return Answer(message, choice["finish_reason"], **_counted(choice, usage))
+        return Answer(message, choice["finish_reason"], **_counted(choice, usage, url))
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError("no chat completion") from error
 
@@ -50,14 +50,17 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
     return {name: call[name] for name in ("id", "type") if call.get(name)} | {"function": function}
 
 
-def _counted(choice: dict[str, Any], usage: dict[str, Any] | None) -> dict[str, Any]:
+def _counted(choice: dict[str, Any], usage: dict[str, Any] | None, url: str) -> dict[str, Any]:
     """The counts of an answer and, where the choice has them, its ids; then these are what is counted."""
     ids = [choice.get("prompt_token_ids"), choice.get("response_token_ids")]
     reasoning = (usage or {}).get("reasoning_tokens") or 0
     if not all(ids):
         counts = usage or {}
         return {name: counts[name] for name in ("prompt_tokens", "completion_tokens")} | {"reasoning_tokens": reasoning}
-    prompt, response = (token_ids.as_ids(its or []) for its in ids)
+    try:
+        prompt, response = (token_ids.as_ids(its or []) for its in ids)
+    except ValueError as error:
+        raise BadInput(f"{url} gives what no vocabulary has, {error}: serve the target with SGLang 0.5.23") from error
     return {
         "prompt_tokens": len(prompt),
         "completion_tokens": len(response),

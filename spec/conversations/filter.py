@@ -18,9 +18,9 @@ from spec.conversations.lineage import read_run, record_run
 from spec.conversations.mixes import Mix
 from spec.conversations.parts import Parts, open_parts
 from spec.conversations.regenerate import Question, answer_all
-from spec.conversations.results import Results
+from spec.conversations.results import BY_CHOICE, Results
 from spec.conversations.rows import Reject, Said, messages_in, said_in
-from spec.conversations.selection import ALL, BY_CHOICE, Selection
+from spec.conversations.selection import ALL, Selection
 from spec.conversations.server import Sampling, Server
 from spec.conversations.shards import MARKER, folder_of, folders_present
 from spec.conversations.sources import Read, Source
@@ -32,6 +32,7 @@ from spec.storage.markers import Marker, digest_of, find_marker, write_marker
 
 STEP = "filter"
 _FLUSH_SECONDS = 5.0
+_OF_ANY_LOG = BY_CHOICE | {"not_a_request", "not_chat"}  # of which a source may have many, and requests among them
 _REFUSALS = 20  # for each worker, before the first answer: more, and it is not the rows that are wrong
 
 
@@ -189,7 +190,7 @@ def _questions(
             for turn, its in asked:
                 if index.is_finished(name + turn):
                     continue
-                if not (isinstance(its, Reject) and its.bucket in BY_CHOICE):
+                if not (isinstance(its, Reject) and its.bucket in _OF_ANY_LOG):
                     results.expect(name + turn)
                 yield Question(name + turn, its, variant if several else None, sample)
 

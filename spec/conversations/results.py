@@ -13,6 +13,7 @@ Line = dict[str, Any]  # an answer or a reject, as `spec.conversations.shards` d
 
 FIRST = 100  # rows by which a source is judged
 _NEARLY_ALL = 0.95  # of them rejected for one reason: a fault of the source or the settings, not of rows
+BY_CHOICE = {"duplicate", "left_out", "scrubbed"}  # rejects that say nothing of a source
 _BY_SERVER = {"too_long", "refused_by_server", "server_error"}
 _ADVICE = (
     "the fault is hardly in the rows: look at the server's log, its chat template (--chat-template-kwargs) and its "
@@ -97,6 +98,10 @@ class Results:
             raise self._all_refused()
         self._judge()
         self._release(self._refused)
+        others = [(count, name) for name, count in self.rejects.items() if name not in BY_CHOICE]
+        if others and not self.counts["answers"]:
+            count, bucket = max(others)
+            raise BadInput(f"no row is answered, {count} are {bucket}: {_ADVICE_ON.get(bucket, _ON_ROWS)}")
 
     def _judge(self) -> None:
         """Raises `BadInput` where nearly all of the first rows were rejected for one reason."""

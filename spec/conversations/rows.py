@@ -17,6 +17,7 @@ Row = dict[str, Any]
 
 UNREADABLE = "\0unreadable"  # the one column of a row that cannot be used: [why, what stands there, its own bucket]
 NOT_MESSAGES = "\0not_messages"  # the role of text where messages are wanted
+NO_COLUMN = "\0no_column"  # the role of [the column that is read, the one that a row has instead]
 _CONVERSATIONS = ("messages", "conversations", "conversation")
 _PROMPTS = ("prompt", "instruction", "question", "query", "text")
 _CHAT = re.compile(  # where an answer begins in a chat that is one text
@@ -98,7 +99,8 @@ def messages_in(row: Row, column: str) -> list[Any]:
         return [{"role": UNREADABLE, "content": row[UNREADABLE]}]
     value = row.get(column)
     if value is None:
-        return []
+        other = next((name for name in (*_CONVERSATIONS, *_PROMPTS) if row.get(name) is not None), None)
+        return [] if other is None or column in row else [{"role": NO_COLUMN, "content": [column, other]}]
     if isinstance(value, str) and column in _CONVERSATIONS:
         value = _parsed(value)
     if isinstance(value, list):
@@ -173,6 +175,8 @@ def role_of(said: Said) -> str:
         raise Reject("unreadable", said.content[0])
     if said.role == NOT_MESSAGES:
         raise Reject("not_messages", "text where a list of messages is wanted, and not as JSON")
+    if said.role == NO_COLUMN:
+        raise Reject("no_column", "no column {!r}, which is read of all rows; this one has {!r}".format(*said.content))
     if not isinstance(said.role, str):
         raise Reject("unknown_role", f"{said.role!r}")
     spelled = said.role.strip().lower()

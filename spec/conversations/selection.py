@@ -20,7 +20,6 @@ from spec.conversations.rows import UNREADABLE, Reject, Row, conversation_in, sa
 from spec.conversations.sources import Read, at_hand, open_source
 from spec.errors import BadInput
 
-BY_CHOICE = {"duplicate", "left_out", "scrubbed", "not_a_request", "not_chat"}  # buckets that say nothing of a source
 _IDENTITY = ("name", "config", "split", "revision", "sha256")
 _ALL = 2**64
 

@@ -33,7 +33,7 @@ from spec.conversations.rows import BESIDE, KNOWN, UNREADABLE, Row, choose_colum
 from spec.conversations.tables import KINDS, LINES, LOG, kind_of, open_table, read_stream
 from spec.conversations.tools import content, has_tools
 from spec.errors import BadInput, PassingFault
-from spec.storage import file_sha256, open_store
+from spec.storage import check_no_secret, file_sha256, open_store
 
 _STREAMED = (*LINES, ".parquet")
 _NETWORK = (ConnectionError, TimeoutError, httpx.TransportError, requests.ConnectionError, requests.Timeout)
@@ -104,6 +104,7 @@ def open_source(
     """
     if limit is not None and limit < 1:
         raise BadInput(f"--limit {limit}: at least 1 row is needed")
+    check_no_secret(name)
     _quiet()
     path = Path(name).expanduser()
     with _told(name):
@@ -151,6 +152,7 @@ def _first_row(name: str, split: str, found: _Found, column: str | None) -> Row:
 @contextmanager
 def at_hand(name: str, *, pattern: bool = False) -> Iterator[str]:
     """`name`, or a local copy, for as long as the block, of an `s3://` URL's file or, by `pattern`, files."""
+    check_no_secret(name)
     if not name.startswith("s3://"):
         yield name
         return

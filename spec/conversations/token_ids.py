@@ -30,8 +30,10 @@ _HIGH, _MIDDLE = (np.where(_VALUES < 0, _NONE, _VALUES * 91**place).astype(np.in
 def as_ids(ids: Sequence[int] | np.ndarray) -> np.ndarray:
     """`[T]` int32. Raises `ValueError` for what is no list of token ids."""
     plain = np.asarray(ids if len(ids) else np.empty(0, np.int32))
-    if plain.ndim != 1 or plain.dtype.kind not in "iu" or (len(plain) and not 0 <= plain.min() <= plain.max() < LIMIT):
+    if plain.ndim != 1 or plain.dtype.kind not in "iu":
         raise ValueError(f"no token ids: {str(ids)[:60]}")
+    if len(wrong := plain[(plain < 0) | (plain >= LIMIT)]):
+        raise ValueError(f"no token ids: {wrong[0]} among them")
     return plain.astype(np.int32)
 
 

@@ -29,8 +29,10 @@ def address_of(url: str, key: str | None = None) -> Address:
         host, port = parts.hostname, parts.port
     except ValueError:
         host = port = None
-    if not host or parts.scheme not in ("http", "https"):
-        raise BadInput(f"--base-url {url.rpartition('@')[2]}: not a URL; it reads like http://127.0.0.1:30000")
+    if not host or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
+        raise BadInput(
+            f"--base-url {url.rpartition('@')[2].partition('?')[0]}: not a URL; it reads like http://127.0.0.1:30000"
+        )
     where = (f"[{host}]" if ":" in host else host) + (f":{port}" if port is not None else "")
     plain = urlunsplit((parts.scheme, where, parts.path, "", "")).rstrip("/").removesuffix("/v1")
     key = checked_secret(KEY, os.environ.get(KEY) if key is None else key)

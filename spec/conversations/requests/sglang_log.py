@@ -30,7 +30,7 @@ def row_in(line: bytes) -> Row | None:
     name, body = event.get("event"), event.get("obj")
     if name == "request.received.openai":
         if _is_cut(body):
-            return none_of(line, "cut_by_log", f"only the ends of a text or list were logged; {LEVEL}")
+            return none_of(line, "cut_by_log", f"cut: of a text or list only the ends were logged; {LEVEL}")
         return row_of(body, event)
     if name == "request.received" and isinstance(body, dict) and _is_native(body):
         return none_of(line, "not_chat", "a request of /generate")

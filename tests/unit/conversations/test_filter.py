@@ -235,3 +235,33 @@ def test_a_source_of_rows_that_nobody_can_answer_is_refused_at_its_first_hundred
     refused(run("--dataset-name", jsonl(rows)), "100 of the first 100 rows are rejected as image", "--column")
     assert not stub.asked
     assert not [entry for entry in store.list("answers") if entry.size]
+
+
+def test_a_source_that_ends_without_any_answer_is_refused_by_its_main_reason(run, stub, jsonl):
+    embeddings = [{"custom_id": str(n), "body": {"model": "m", "input": f"text {n}"}} for n in range(120)]
+    refused(run("--dataset-name", jsonl(embeddings)), "no row is answered", "not_chat")
+
+
+def test_rows_that_the_user_left_out_are_no_fault(run, stub, jsonl):
+    path = jsonl(CHATS)
+    code, said = run("--dataset-name", path, "--leave-out", path)
+    assert code == 0 and "answers 0" in said
+
+
+def test_a_row_without_the_column_that_is_read_is_counted_by_that_name(run, stub, jsonl):
+    code, said = run("--dataset-name", jsonl([*CHATS, {"prompt": "hello"}, {"messages": None, "prompt": "hello"}]))
+    assert code == 0 and "no_column 1" in said and "no_prompt 1" in said
+
+
+def test_a_token_that_no_vocabulary_has_is_the_servers_fault_and_said_at_once(run, stub, jsonl, monkeypatch):
+    stub.ids = True
+    monkeypatch.setattr("tests.stub_server.END", 10**9)
+    refused(run("--dataset-name", jsonl(CHATS)), "no vocabulary has", "1000000000")
+
+
+@pytest.mark.parametrize("option", ["--dataset-name", "--output"])
+@pytest.mark.parametrize("url", ["s3://bob:SECRET@bucket/rows.jsonl", "https://bob:SECRET@host/rows.jsonl"])
+def test_a_secret_in_a_url_is_refused_unseen(run, stub, jsonl, option, url):
+    given = {"--dataset-name": jsonl(CHATS)} | {option: url}
+    code, said = run(*(word for pair in given.items() for word in pair))
+    assert code == 2 and "SECRET" not in said and "bob" not in said, said

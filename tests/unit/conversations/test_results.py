@@ -138,16 +138,17 @@ def test_a_source_of_fewer_rows_is_judged_by_all(bucket, advice):
 
 
 def test_rows_rejected_for_many_reasons_are_rejects():
-    results, parts = asked(*(reject(number, f"reason {number % 2}") for number in range(40)))
+    results, parts = asked(answer(0), *(reject(1 + number, f"reason {number % 2}") for number in range(40)))
     results.end()
-    assert len(parts.ids) == 40
+    assert len(parts.ids) == 41
 
 
 def test_at_the_end_rows_that_are_all_too_long_are_rejects_and_refused_ones_are_not():
     parts = ListParts()
     results = Results(parts, doubt=9)
     results.add(reject(1))
-    results.end()
+    with pytest.raises(BadInput, match="no row is answered, 1 are too_long: serve the target with a longer context"):
+        results.end()
     assert parts.ids == ["1"]
     results.add(reject(2, "refused_by_server"))
     with pytest.raises(BadInput, match="refused all"):
