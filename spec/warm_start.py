@@ -28,7 +28,7 @@ from spec.publishing.adopt import adopt
 from spec.publishing.existing import fetch, resolve
 from spec.ranks import Ranks, first_decides, together
 from spec.storage import markers
-from spec.storage.markers import Json, Marker, describe_files, digest_of, read_marker, write_marker
+from spec.storage.markers import Json, Marker, describe_files, read_marker, write_marker
 from spec.target.source import Source
 from spec.training.checkpoints import list_complete
 from spec.training.inputs import Inputs
@@ -121,11 +121,10 @@ def _bring(cfg: DictConfig, inputs: Inputs, training: Training) -> Marker:
         for file in (CONFIG, WEIGHTS):
             store.upload(file, ours / file)
         settings, resolved = {"initialise": url}, {"version": source.commit, "sha256": sha256}
-        marker = Marker(
-            step=STEP,
-            digest=digest_of(STEP, settings, resolved),
-            settings=settings,
-            inputs=resolved,
+        marker = Marker.of(
+            STEP,
+            settings,
+            resolved,
             files=describe_files(ours, [CONFIG, WEIGHTS]),
             facts={"method": its.name, "target": name},
         )
@@ -138,7 +137,7 @@ def _write_none(cfg: DictConfig, inputs: Inputs) -> Marker:
             "no draft is there; set initialise_else to begin at random, or as the target, where there is none"
         )
     settings, begins = {"initialise": cfg.initialise}, {"begins": cfg.initialise_else}
-    marker = Marker(step=STEP, digest=digest_of(STEP, settings, begins), settings=settings, inputs=begins)
+    marker = Marker.of(STEP, settings, begins)
     return write_marker(inputs.store.at(FOLDER), MARKER, marker)
 
 

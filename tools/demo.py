@@ -28,7 +28,7 @@ from spec.report.evidence import gather
 from spec.report.verdict import verdict
 from spec.server import start as serving
 from spec.storage import Store, open_store
-from spec.storage.markers import Json, Marker, digest_of, find_marker, read_marker, write_marker
+from spec.storage.markers import Json, Marker, find_marker, read_marker, write_marker
 
 ROOT = Path(__file__).parents[1]
 MARKER = "demo.json"
@@ -101,8 +101,7 @@ def main(
         step("publish", "tools/publish_draft.py", run, run / "published")
         step("fetch", "tools/fetch_draft.py", place_of(published, method_named(method)), run / "fetched")
     figures = {**figures_of(store), "this took": f"{(time.monotonic() - started) / 60:.1f} minutes"}
-    digest = digest_of("demo", settings, {})
-    write_marker(store, MARKER, Marker(step="demo", digest=digest, settings=settings, inputs={}, facts=figures))
+    write_marker(store, MARKER, Marker.of("demo", settings, {}, facts=figures))
     show(figures, "the demo in figures")
 
 

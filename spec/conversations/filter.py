@@ -159,11 +159,10 @@ async def _answer_shard(
         await show()
 
     seconds = time.monotonic() - started
-    marker = Marker(
-        step=STEP,
-        digest=digest_of(STEP, settings, {}),
-        settings=settings,
-        inputs={},
+    marker = Marker.of(
+        STEP,
+        settings,
+        {},
         files=parts.files(),
         counts=dict(counts),
         facts={"seconds": round(seconds, 1), "rows_before": before},

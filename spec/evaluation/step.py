@@ -16,7 +16,7 @@ from spec.methods.files import MARKER as DRAFT_MARKER
 from spec.methods.method import Method
 from spec.server.sglang import SglangServer
 from spec.storage import Store
-from spec.storage.markers import Marker, digest_of, find_marker, read_marker, write_marker
+from spec.storage.markers import Marker, find_marker, read_marker, write_marker
 
 STEP = "evaluate"
 FOLDER = "report"
@@ -101,9 +101,7 @@ class Evaluation:
         if self.written and self.written.facts == facts:
             return self.written
         settings, inputs = self._identity()
-        digest = digest_of(STEP, settings, inputs)
-        marker = Marker(step=STEP, digest=digest, settings=settings, inputs=inputs, facts=facts)
-        return write_marker(self.report, MARKER, marker)
+        return write_marker(self.report, MARKER, Marker.of(STEP, settings, inputs, facts=facts))
 
     def _identity(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Settings and inputs of the report. The bar is no setting: another one is judged on the same figures."""

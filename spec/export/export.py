@@ -15,7 +15,7 @@ from spec.methods.files import CONFIG, MARKER, WEIGHTS
 from spec.methods.method import Method
 from spec.methods.tensors import read_tensors
 from spec.storage import Store
-from spec.storage.markers import Marker, describe_files, digest_of, write_marker
+from spec.storage.markers import Marker, describe_files, write_marker
 
 STEP = "extract"
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -48,11 +48,10 @@ def export(
         save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
         check_files(folder, target, context_length)
         settings = {"dtype": dtype, "context_length": context_length}
-        marker = Marker(
-            step=STEP,
-            digest=digest_of(STEP, settings, inputs),
-            settings=settings,
-            inputs=inputs,
+        marker = Marker.of(
+            STEP,
+            settings,
+            inputs,
             files=describe_files(folder, [CONFIG, WEIGHTS]),
             counts={"parameters": sum(w.numel() for name, w in weights.items() if name not in method.no_weights)},
             facts={

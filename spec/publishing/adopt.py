@@ -18,7 +18,7 @@ from spec.methods.method import Method
 from spec.methods.tensors import read_tensors
 from spec.publishing.existing import fetch, resolve
 from spec.storage import Store
-from spec.storage.markers import Json, Marker, describe_files, digest_of, read_marker, write_marker
+from spec.storage.markers import Json, Marker, describe_files, read_marker, write_marker
 
 
 def adopt(there: Path, folder: Path, target: Json, context_length: int | None = None) -> Json:
@@ -84,11 +84,10 @@ def bring(run: Store, url: str, target: Path, *, overwrite: bool = False) -> Mar
         facts = target_facts(method, target)
         config = adopt(there, ours, facts)
         tensors = read_tensors(ours / WEIGHTS)
-        marker = Marker(
-            step=STEP,
-            digest=digest_of(STEP, settings, inputs),
-            settings=settings,
-            inputs=inputs,
+        marker = Marker.of(
+            STEP,
+            settings,
+            inputs,
             files=describe_files(ours, [CONFIG, WEIGHTS]),
             counts={
                 "parameters": sum(its.values.size for name, its in tensors.items() if name not in method.no_weights)

@@ -33,7 +33,7 @@ from spec.samples.template import RETOKENISED
 from spec.samples.vocabulary import check_size, choose_vocabulary, count_tokens, tokens_present
 from spec.storage import Store
 from spec.storage.directory import writing
-from spec.storage.markers import Json, Marker, describe_files, digest_of, find_marker, write_marker
+from spec.storage.markers import Json, Marker, describe_files, find_marker, write_marker
 
 STEP = "prepare"
 FOLDER = "samples"
@@ -109,11 +109,10 @@ def prepare(
             "seconds": round(seconds, 1),
             "tokens_per_s": round(tokens / seconds),
         }
-        marker = Marker(
-            step=STEP,
-            digest=digest_of(STEP, decides, inputs),
-            settings=decides,
-            inputs=inputs,
+        marker = Marker.of(
+            STEP,
+            decides,
+            inputs,
             files=describe_files(folder, _FILES),
             counts={"answers": converted.counts.total()}
             | {name: converted.counts[name] for name in (*_SPLITS, *REJECTS)},

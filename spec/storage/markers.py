@@ -49,6 +49,11 @@ class Marker(BaseModel):
     facts: Json = {}  # anything else worth knowing: statistics, timings, versions
     finished_at: str = ""
 
+    @classmethod
+    def of(cls, step: str, settings: Json, inputs: Json, **rest: Any) -> "Marker":
+        """A step's marker, `rest` its other fields, with the digest of what decides it."""
+        return cls(step=step, digest=digest_of(step, settings, inputs), settings=settings, inputs=inputs, **rest)
+
     @property
     def identity(self) -> str:
         """What a later step names as its input: `digest` and the content of every file (16 hex digits).

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from spec.errors import BadInput, PassingFault
 from spec.storage import Store, file_sha256, open_store
-from spec.storage.markers import File, Json, Marker, digest_of, read_marker, write_marker
+from spec.storage.markers import File, Json, Marker, read_marker, write_marker
 from spec.target.source import Source
 
 STAGED = "staged.json"
@@ -55,9 +55,7 @@ def stage(
             notes[name] = bring(source, name, store)
             store.write(NOTES, _notes(settings, inputs, notes))
     _refuse_missing_shards(store, notes)
-    marker = Marker(
-        step="stage", digest=digest_of("stage", settings, inputs), settings=settings, inputs=inputs, files=notes
-    )
+    marker = Marker.of("stage", settings, inputs, files=notes)
     marker = write_marker(store, STAGED, marker)
     store.delete(NOTES)
     say(f"{store.url} holds {_named(marker)}, {sum(files.values()) / 2**30:.1f} GiB in {len(files)} files")

@@ -108,11 +108,10 @@ class Checkpoints:
                     f"{store.url}: {absent[0]} is not seen from the first node: "
                     "nodes must share the run's directory, or the run must be in S3"
                 )
-            marker = Marker(
-                step="train",
-                digest=digest_of("train", self.settings, self.inputs),
-                settings=self.settings,
-                inputs=self.inputs,
+            marker = Marker.of(
+                "train",
+                self.settings,
+                self.inputs,
                 files=files,
                 counts=asdict(progress),
                 facts=facts | {"ranks": self.ranks.world},

@@ -18,7 +18,7 @@ from spec.methods.files import MARKER as DRAFT_MARKER
 from spec.methods.files import exported
 from spec.server.sglang import SglangServer
 from spec.storage import Store
-from spec.storage.markers import Marker, digest_of, find_marker, read_marker, write_marker
+from spec.storage.markers import Marker, find_marker, read_marker, write_marker
 from spec.tuning import arithmetic
 from spec.tuning.arithmetic import a_round
 from spec.tuning.measure import measure
@@ -94,10 +94,9 @@ class Sweep:
         flags = self.method.flags(recommended["drafts"]) if recommended["drafts"] else {}
         facts = {"measured": self.measured, "skipped": self.skipped, "recommended": recommended | {"flags": flags}}
         facts = json.loads(json.dumps(facts))
-        digest = digest_of(STEP, settings, inputs)
+        marker = Marker.of(STEP, settings, inputs, facts=facts)
         there = read_marker(self.report, MARKER)
-        if there is None or there.digest != digest or there.facts != facts:
-            marker = Marker(step=STEP, digest=digest, settings=settings, inputs=inputs, facts=facts)
+        if there is None or there.digest != marker.digest or there.facts != facts:
             there = write_marker(self.report, MARKER, marker)
         serving = {"drafts": recommended["drafts"], "speed_up": recommended["speed_up"]}
         if self.draft.facts.get("serving") != serving:  # no part of the draft's identity: its files are what they were
@@ -161,8 +160,7 @@ class Sweep:
     def _keep(self, facts: Json) -> None:
         drafts, load = facts["drafts"], facts["concurrency"]
         settings, inputs = self._identity(drafts, load)
-        digest = digest_of(STEP, settings, inputs)
-        marker = Marker(step=STEP, digest=digest, settings=settings, inputs=inputs, facts=json.loads(json.dumps(facts)))
+        marker = Marker.of(STEP, settings, inputs, facts=json.loads(json.dumps(facts)))
         self.measured.append(write_marker(self.report, _key(drafts, load), marker).facts)
 
 
