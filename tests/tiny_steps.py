@@ -26,6 +26,9 @@ class FakeTarget:
         assert input_ids.shape == self.aux.shape[:2] == documents.position_ids.shape
         return Features(self.aux, self.last)
 
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "FakeTarget":
+        return FakeTarget(*(x.to(device, dtype) for x in (self.aux, self.last, self.embed_weight, self.head_weight)))
+
 
 def tiny_config(heads: int = 4, kv_heads: int = 2, **overrides) -> DraftConfig:
     return DraftConfig(

@@ -2,11 +2,12 @@
 beside the known trainers' way (a dense mask, all logits)."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from bench.blocks import BlockWork, prepare_step
-from bench.gpu.part import Part, relative, timed
+from bench.gpu.part import Part, compare, relative
 from spec.methods.block.losses import Objective, decay_weights
 from spec.methods.block.step import observe, step_loss
 from tests.tiny_blocks import fake_target, judged, some_blocks, tiny_config, tiny_draft
@@ -39,8 +40,7 @@ def blocks(its: Part) -> None:
                 plain = judged(draft, target, batch, drawn, **asked, dtype=dtype)[-1]
                 limit = 1.5 * max(relative(plain[key], wanted[key]) for key in wanted)
             draft.to(its.device)
-            for part in ("aux", "last", "embed_weight", "head_weight"):
-                setattr(target, part, getattr(target, part).to(its.device))
+            target = target.to(its.device)
             draft.share_target(target.embed_weight, target.head_weight)
             for recompute in (False, True):
                 draft.zero_grad()
@@ -60,17 +60,8 @@ def block_speed(its: Part) -> None:
     its.need(40)
     for name, sizes in SIZES.items():
         work = replace(BlockWork(), **{**(SMALL if its.small else LLAMA_8B), **sizes})
-        first: tuple[float, float] | None = None
-        for way in ("fast", "recompute", "plain"):
-            try:
-                step = prepare_step(way, work, its.device, its.half)
-                loss, norm, _ = step()
-                figures = timed(step, its.device, repeats=1 if its.small else 5, warm=1)
-            except torch.OutOfMemoryError:
-                its.say(**{f"{name} {way}": "out of memory"})
-                continue
-            figures["tokens_per_s"] = round(work.length / figures["ms"] * 1e3)
-            its.say(**{f"{name} {way}": figures})
-            first = first or (loss, norm)
-            its.expect(f"{name} {way}: loss", abs(loss / first[0] - 1), 0.02)
-            its.expect(f"{name} {way}: gradient", abs(norm / first[1] - 1), 0.05)
+        ways = {
+            f"{name} {way}": partial(prepare_step, way, work, its.device, its.half)
+            for way in ("fast", "recompute", "plain")
+        }
+        compare(its, ways, tokens=work.length)

@@ -129,8 +129,7 @@ def step(its: Part) -> None:
             _, _, _, count, wanted = judged(draft, target, batch, steps=STEPS, weights=weights, objective=objective)
             plain = _plain_error(draft, target, batch, weights, objective, wanted)
             draft.to(its.device)
-            for name in ("aux", "last", "embed_weight", "head_weight"):
-                setattr(target, name, getattr(target, name).to(its.device))
+            target = target.to(its.device)
             draft.share_target(target.embed_weight, target.head_weight)
             for recompute in (False, True):
                 draft.zero_grad()
@@ -183,8 +182,7 @@ def fsdp(its: Part) -> None:
             kernels.sum_gradients(draft)
         else:
             draft.to(its.half)
-        for name in ("aux", "last", "embed_weight", "head_weight"):
-            setattr(target, name, getattr(target, name).to(its.device, its.half))
+        target = target.to(its.device, its.half)
         draft.share_target(target.embed_weight, target.head_weight)
         weights = decay_weights(STEPS, device=its.device) / 20
         step_loss(draft, observe(draft, target, batch.to(its.device)), weights).loss.backward()

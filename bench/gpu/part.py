@@ -91,3 +91,29 @@ def timed(step: Callable[[], Any], device: torch.device, *, repeats: int, warm: 
         "ms_most": round(max(spent), 3),
         "gib": round(peak / GIB, 3),
     }
+
+
+def compare(
+    its: Part, ways: dict[str, Callable[[], Callable[[], Any]]], *, tokens: int, full_speed_ms: float | None = None
+) -> None:
+    """Each way's time and memory; the first one is what the others' losses and gradients are held against.
+
+    A way makes its step ready: what gives its loss and its gradient's norm, first of all. `full_speed_ms`: what the
+    step's operations take at the device's peak.
+    """
+    first: tuple[float, float] | None = None
+    for name, way in ways.items():
+        try:
+            step = way()
+            loss, norm = (float(value) for value in step()[:2])
+            figures = timed(step, its.device, repeats=1 if its.small else 5, warm=1)
+        except torch.OutOfMemoryError:
+            its.say(**{name: "out of memory"})
+            continue
+        if full_speed_ms is not None:
+            figures["of_peak"] = round(full_speed_ms / figures["ms"], 3)
+        figures["tokens_per_s"] = round(tokens / figures["ms"] * 1e3)
+        its.say(**{name: figures})
+        first = first or (loss, norm)
+        its.expect(f"{name}: loss", abs(loss / first[0] - 1), 0.02)
+        its.expect(f"{name}: gradient", abs(norm / first[1] - 1), 0.05)

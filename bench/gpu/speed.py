@@ -1,6 +1,7 @@
 """Speed and memory of the draft's step at Llama 3.1 8B's sizes with random weights, beside the known trainers' ways."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
 
 from bench.flops import flops_of_step, matmul_rate
-from bench.gpu.part import Part, timed
+from bench.gpu.part import Part, compare, timed
 from bench.plain import plain_loss
 from bench.work import FixedTarget, Work
 from spec.attention import kernels
@@ -39,7 +40,7 @@ def draft(its: Part) -> None:
     ways = {
         "fast": _ours(),
         "recompute": _ours(checkpoint_steps=True),
-        "plain": lambda *given: plain_loss(*given[:3], steps=given[3])[0],
+        "plain": _plain,
     }
     _compare(its, ways)
 
@@ -87,7 +88,7 @@ def work_of(its: Part, length: int = 2048) -> Work:
 
 
 def _compare(its: Part, ways: dict[str, LossOf], length: int = 2048) -> None:
-    """Each way's time and memory; the first one is what the others' losses and gradients are held against."""
+    """`compare` of steps of one draft, with the share of the peak."""
     work = work_of(its, length)
     draft = work.draft().to(its.device, its.half)
     target = FixedTarget(work, draft.t2d, its.device, its.half)
@@ -95,31 +96,15 @@ def _compare(its: Part, ways: dict[str, LossOf], length: int = 2048) -> None:
     batch = work.chats().to(its.device)
     seen = observe(draft, target, batch, steps=work.steps)
     flops, rate = flops_of_step(draft.config, seen), peak(its)
-    first: tuple[float, float] | None = None
-    for name, loss_of in ways.items():
 
-        def run(loss_of: LossOf = loss_of) -> tuple[torch.Tensor, torch.Tensor]:
-            draft.zero_grad()
-            loss = loss_of(draft, target, batch, work.steps)
-            loss.backward()
-            return loss.detach(), torch.nn.utils.get_total_norm(
-                [p.grad for p in draft.parameters() if p.grad is not None]
-            )
+    def run(loss_of: LossOf) -> tuple[torch.Tensor, torch.Tensor]:
+        draft.zero_grad()
+        loss = loss_of(draft, target, batch, work.steps)
+        loss.backward()
+        return loss.detach(), torch.nn.utils.get_total_norm([p.grad for p in draft.parameters() if p.grad is not None])
 
-        try:
-            loss, norm = (float(value) for value in run())
-            figures = timed(run, its.device, repeats=1 if its.small else 5, warm=1)
-        except torch.OutOfMemoryError:
-            its.say(**{name: "out of memory"})
-            continue
-        figures |= {
-            "of_peak": round(flops / rate / figures["ms"] * 1e3, 3),
-            "tokens_per_s": round(work.length * work.batch / figures["ms"] * 1e3),
-        }
-        its.say(**{name: figures})
-        first = first or (loss, norm)
-        its.expect(f"{name}: loss", abs(loss / first[0] - 1), 0.02)
-        its.expect(f"{name}: gradient", abs(norm / first[1] - 1), 0.05)
+    steps = {name: (lambda loss_of=loss_of: partial(run, loss_of)) for name, loss_of in ways.items()}
+    compare(its, steps, tokens=work.length * work.batch, full_speed_ms=1e3 * flops / rate)
 
 
 def _masked_attention(query, key, value, *, block_mask, enable_gqa):
