@@ -14,6 +14,7 @@ from spec.storage.markers import Json, Marker, read_marker
 METRICS = "checkpoints/metrics.jsonl"
 REPORT = "report/report.json"
 SWEEP = "report/sweep.json"
+SUITES = "report/suites"
 SAMPLES = "samples/samples.json"
 
 
@@ -26,6 +27,7 @@ class Evidence:
     draft: Marker | None
     report: Marker | None  # only if it is of this very draft
     sweep: Marker | None  # likewise
+    suites: list[Json]  # likewise: figures of each suite, offline and on the server
 
     def measured(self, part: str) -> Json:
         """`offline`, `baseline`, `speculative` or `gate` of the report; {} where that was not measured."""
@@ -58,11 +60,19 @@ def gather(run: Store) -> Evidence:
         draft=draft,
         report=report,
         sweep=sweep,
+        suites=list(_suites(run, draft)),
     )
 
 
 def _of(draft: Marker | None, evidence: Marker | None) -> Marker | None:
     return evidence if draft and evidence and evidence.inputs.get("draft") == draft.identity else None
+
+
+def _suites(run: Store, draft: Marker | None) -> Iterator[Json]:
+    """Those that others publish figures of, in the order of their names, then one's own."""
+    keys = sorted(entry.key for entry in run.list(SUITES) if entry.key.endswith(".json"))
+    found = [marker.facts for key in keys if (marker := _of(draft, read_marker(run, key)))]
+    yield from sorted(found, key=lambda facts: facts["as_published"]["prompts"] is None)
 
 
 def _answers(run: Store) -> dict[str, int]:

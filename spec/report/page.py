@@ -10,7 +10,7 @@ from markupsafe import Markup
 from spec.conversations.shards import TOTALS
 from spec.evaluation.gate import at_once
 from spec.methods import method_of
-from spec.report import charts, lineage, sweep, tables
+from spec.report import charts, lineage, suites, sweep, tables
 from spec.report.command import NUM_STEPS, serving_command, target_of
 from spec.report.evidence import Evidence, gather
 from spec.report.verdict import sentence, verdict
@@ -48,6 +48,7 @@ def render(evidence: Evidence) -> str:
         headlines=_headlines(evidence),
         acceptance=_acceptance(evidence),
         lengths=_lengths(evidence),
+        suites=suites.section(evidence),
         sweep=sweep.section(evidence),
         training=_training(evidence),
         bar=_bar(evidence),
