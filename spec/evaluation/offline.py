@@ -13,7 +13,7 @@ from spec.evaluation.figures import Counted, acceptance, by_context, differences
 from spec.evaluation.prompts import Asked, text_ends
 from spec.evaluation.speculation import Answer, CachedTarget, TextEnds, greedy, is_greedy, speculate
 from spec.methods.method import Drafter, Method
-from spec.progress import RowProgress
+from spec.progress import RowProgress, Wait
 from spec.server.sglang import ServedAnswer
 from spec.target.frozen import FrozenTarget
 
@@ -33,8 +33,9 @@ class Loaded:
 def load(method: Method, target: Path, folder: Path, device: str) -> Loaded:
     """In fp32 on a CPU, in bfloat16 on a GPU."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    draft = method.load(folder, dtype=dtype, device=device)
-    return Loaded(CachedTarget(FrozenTarget.load(target, dtype=dtype, device=device), draft.layers), draft, dtype)
+    with Wait("the target and the draft, read from disk"):
+        draft = method.load(folder, dtype=dtype, device=device)
+        return Loaded(CachedTarget(FrozenTarget.load(target, dtype=dtype, device=device), draft.layers), draft, dtype)
 
 
 def measure(loaded: Loaded, tokenizer: PreTrainedTokenizerBase, asked: Asked, *, steps: int) -> dict[str, Any]:
@@ -51,8 +52,12 @@ def measure(loaded: Loaded, tokenizer: PreTrainedTokenizerBase, asked: Asked, *,
     seconds = time.monotonic() - begun
     outputs = [answer.tokens for answer in answers]
     differ = differences(plain, outputs, asked.prompts, frozen.gap)
-    untrained = draft.untrained()
-    chance = [_answer(frozen, untrained, prompt, asked, steps) for prompt in asked.prompts[:UNTRAINED_PROMPTS]]
+    untrained, chance = draft.untrained(), list[Answer]()
+    few = asked.prompts[:UNTRAINED_PROMPTS]
+    with RowProgress("the untrained draft, to compare", len(few)) as progress:
+        for prompt in few:
+            chance.append(_answer(frozen, untrained, prompt, asked, steps))
+            progress.update(len(chance), sum(len(answer.tokens) for answer in chance), rejects={})
     counted = _counted(asked.prompts, answers, steps)
     return {
         **acceptance(counted).figures(),
