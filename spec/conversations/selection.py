@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from spec.conversations.rows import UNREADABLE, Reject, Row, conversation_in, said_by_users
-from spec.conversations.sources import Read, at_hand, open_source
+from spec.conversations.shapes import Read
+from spec.conversations.sources import at_hand, open_source
 from spec.errors import BadInput
 
 _IDENTITY = ("name", "config", "split", "revision", "sha256")
