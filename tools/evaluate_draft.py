@@ -58,6 +58,9 @@ def main(
     without: Annotated[
         list[str] | None, Option(help="A part that the report does without: offline, baseline or speculative.")
     ] = None,
+    temperature: Annotated[
+        float, Option(min=0.0, help="Of the answers, here and on servers. 0: greedy, and their tokens are compared.")
+    ] = 0.0,
     device: Annotated[
         str | None, Option(help="Of the offline part: cpu or cuda. Default: cuda if it is there.")
     ] = None,
@@ -93,7 +96,7 @@ def main(
     if min_speed_up and {"baseline", "speculative"} & set(without or ()):
         raise BadInput("--min-speed-up wants a server with the draft and one without; leave out --without")
     load = concurrency or at_concurrency or Settings.concurrency
-    settings = Settings(prompts, max_new_tokens, drafts, load, frozenset(without or ()))
+    settings = Settings(prompts, max_new_tokens, drafts, load, frozenset(without or ()), temperature)
     if draft:
         bring(open_store(run), draft, target, overwrite=overwrite)
     evaluation = Evaluation(open_store(run), target, settings, overwrite=overwrite)
@@ -137,17 +140,23 @@ def _refuse_below(judged: dict) -> None:
 
 def _show(evaluation: Evaluation) -> None:
     """The figures, a row a part."""
-    table = Table("", "accept length", "kept at 1, 2, ..", "tokens/s", "at once (most)", "same tokens")
+    table = Table("", "accept length", "95%", "kept at 1, 2, ..", "tokens/s", "at once (most)", "same tokens")
     for name in evaluation.parts:
         part = evaluation.parts[name]
         same = part.get("tokens_equal", part.get("tokens_equal_baseline"))
+        between = " to ".join(f"{end:.2f}" for end in part.get("interval") or ())
         table.add_row(
             name,
             f"{part['accept_length']:.3f}" if "accept_length" in part else "",
+            between,
             " ".join(f"{share:.2f}" for share in part.get("acceptance_by_position", [])),
             f"{part['tokens_per_s']:.0f}" if "tokens_per_s" in part else "",
             f"{part['concurrency']} ({part['server'].get('max_running_requests') or '?'})" if "server" in part else "",
-            "" if same is None else "yes" if same else f"{len(part['differ'])} of {part['prompts']} differ",
+            (f"sampled at {part['temperature']:g}" if "temperature" in part else "")
+            if same is None
+            else "yes"
+            if same
+            else f"{len(part['differ'])} of {part['prompts']} differ",
         )
         if name == "offline":
             table.add_row("untrained", f"{part['untrained_accept_length']:.3f}")

@@ -1,5 +1,6 @@
 """What the parts of an evaluation say together: do they agree, and is the draft good enough."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,12 @@ def conclude(parts: dict[str, Part], bar: Bar) -> dict[str, Any]:
 
 
 def agreement(offline: Part, served: Part) -> dict[str, Any]:
-    """The offline run and the server on the same prompts: in fp32, equal answers come with equal counts."""
+    """The offline run and the server on the same prompts: in fp32, equal answers come with equal counts.
+
+    Sampled answers are never equal: then their accept lengths, with the 95% intervals of both and of what is between.
+    """
+    if "temperature" in offline:
+        return _sampled_agreement(offline, served)
     pairs = zip(offline["outputs"], served["outputs"], offline["histograms"], served["histograms"], strict=True)
     equal = [here == there for one, other, here, there in pairs if one == other]
     return {
@@ -55,10 +61,28 @@ def agreement(offline: Part, served: Part) -> dict[str, Any]:
     }
 
 
+def _sampled_agreement(offline: Part, served: Part) -> dict[str, Any]:
+    apart = served["accept_length"] - offline["accept_length"]
+    both = [part["interval"] for part in (offline, served)]
+    half = math.hypot(*((high - low) / 2 for low, high in both)) if all(both) else None
+    return {
+        "prompts": len(offline["outputs"]),
+        "accept_length_offline": offline["accept_length"],
+        "accept_length_served": served["accept_length"],
+        "interval_offline": offline["interval"],
+        "interval_served": served["interval"],
+        "apart": apart,
+        "interval_apart": [apart - half, apart + half] if half is not None else None,
+        "agree": half is None or abs(apart) <= half,
+    }
+
+
 def gate(facts: dict[str, Any], bar: Bar) -> dict[str, Any]:
     """Whether the draft may be published, and why (not)."""
     measured = "speculative" if "speculative" in facts else "offline"
     where = "on the server" if measured == "speculative" else "offline"
+    if temperature := facts[measured].get("temperature"):
+        where += f", sampled at {temperature:g}"
     length = facts[measured]["accept_length"]
     against = []
     if bar.accept_length is not None and length < bar.accept_length:
@@ -73,7 +97,8 @@ def gate(facts: dict[str, Any], bar: Bar) -> dict[str, Any]:
             against.append(f"{told}, is below {bar.speed_up:g}")
     if "agreement" in facts:
         offline, served = facts["agreement"]["accept_length_offline"], facts["agreement"]["accept_length_served"]
-        if abs(offline - served) > TOLERANCE * offline:
+        by_chance = facts["agreement"].get("agree", False)  # sampled, and within what chance alone does
+        if abs(offline - served) > TOLERANCE * offline and not by_chance:
             against.append(
                 f"accept length is {served:.3f} on the server and {offline:.3f} offline: one misreads the draft"
             )

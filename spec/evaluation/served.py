@@ -83,10 +83,12 @@ def measure(server: SglangServer, asked: Asked, *, concurrency: int, step: str) 
             max_new_tokens=asked.max_new_tokens,
             stop=asked.stop,
             stop_texts=asked.stop_texts,
+            temperature=asked.temperature,
             concurrency=concurrency,
             done=lambda rows, tokens: progress.update(rows, tokens, rejects={}),
         )
     part = {
+        **({"temperature": asked.temperature} if asked.temperature else {}),
         "prompts": len(timed.answers),
         "tokens": timed.tokens,
         "seconds": timed.seconds,

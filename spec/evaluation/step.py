@@ -30,6 +30,7 @@ class Settings:
     drafts: int = 3  # a round
     concurrency: int = 8  # requests at once to a server
     without: frozenset[str] = frozenset()  # parts that the report is to do without
+    temperature: float = 0.0  # 0: greedy
 
 
 class Evaluation:
@@ -37,7 +38,8 @@ class Evaluation:
 
     def __init__(self, run: Store, target: Path, settings: Settings, *, overwrite: bool = False):
         self.run, self.target, self.settings = run, target, settings
-        self.asked = read_asked(run, target, count=settings.prompts, max_new_tokens=settings.max_new_tokens)
+        lengths = {"count": settings.prompts, "max_new_tokens": settings.max_new_tokens}
+        self.asked = read_asked(run, target, **lengths, temperature=settings.temperature)
         self.draft = read_marker(run.at("draft"), DRAFT_MARKER)  # None before it is exported: a baseline needs none
         self.report = run.at(FOLDER)
         self.parts = Parts(self.report, _measured_on(self.asked, settings, self.draft))
@@ -128,6 +130,7 @@ class Evaluation:
             "concurrency": self.settings.concurrency,
             "without": sorted(self.settings.without),
         }
+        settings |= {"temperature": self.settings.temperature} if self.settings.temperature else {}
         return settings, {"draft": self.exported.identity, "prompts": self.asked.identity["prompts"]}
 
     def _check_room(self, server: SglangServer, other: str) -> None:
@@ -135,6 +138,9 @@ class Evaluation:
         served.check_room(server, self.settings.concurrency, there)
 
     def _keep_served(self, name: str, part: dict[str, Any], server: SglangServer) -> None:
+        if self.asked.temperature:  # what is drawn differs from one answer to the next
+            self.parts.keep(name, part | {"differ": []})
+            return
         for other in self.parts:
             if other != name:
                 served.check_same_model(server, part["outputs"], self.parts[other]["outputs"], f"the {other} part")

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cache
 from typing import Any
@@ -114,6 +114,9 @@ class Suites:
             "max_new_tokens": longest,
             "num_steps": drafts,
         }
+        temperature = evaluation.settings.temperature
+        sampled = {"temperature": temperature} if temperature else {}
+        settings |= sampled
         inputs = {"draft": draft.identity, "prompts": rendering.identity(suite, questions)}
         if found := find_marker(store, key, STEP, settings, inputs, overwrite=self._overwrite):
             print(f"{suite.title}, {where}: measured already")
@@ -125,11 +128,12 @@ class Suites:
         counts = Counts()
         if asked:
             answer, context = connect()
-            blank = Asked((), (), longest, stop_tokens(evaluation.target), suite.stop)
+            blank = Asked((), (), longest, stop_tokens(evaluation.target), suite.stop, temperature)
             counts = ask(asked, rendering, answer, blank, room=context - longest - _SPARE, drafts=drafts)
         facts = {
             "suite": suite.name,
             "title": suite.title,
+            **sampled,
             "where": "offline" if where == "offline" else "on the server",
             "num_steps": drafts,
             "max_new_tokens": longest,
@@ -195,7 +199,7 @@ def ask(
             break
         prompts = tuple(tuple(ids[at]) for at in fitting)
         texts = tuple(questions[at].turns[turn] for at in fitting)
-        given = answer(Asked(prompts, texts, blank.max_new_tokens, blank.stop, blank.stop_texts))
+        given = answer(replace(blank, prompts=prompts, texts=texts))
         for at, one in zip(fitting, given, strict=True):
             answers[at].append(one.tokens)
         counts.turns.append(served.counts(prompts, given, drafts))
