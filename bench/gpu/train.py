@@ -49,6 +49,7 @@ def train(its: Part) -> None:
     folder = _target_folder(its)
     target = _random_target(its, folder)
     vocab, draft_vocab, length = (1000, 300, 128) if its.small else (128_256, 32_000, 2048)
+    peaks: dict[str, dict[str, float]] = {}
     for name in ("full", "chats"):
         run = _samples(its.scratch / name, name == "full", vocab, draft_vocab, length)
         cfg = _settings(its, run, folder, draft_vocab, length)
@@ -56,10 +57,15 @@ def train(its: Part) -> None:
             batches = recipe.train_data.epoch(0)
             its.say(**{name: _measure(its, recipe, batches)})
             _without_waits(its, recipe, batches)
+            peaks[name] = _peaks_by_part(its, recipe, next(batches))
             batches.close()
     sizes = measure(settings.complete(cfg), text_config_of(read_config(folder)))
     planned = plan(settings.complete(cfg), sizes, Machines(nodes=1, gpus=1, tflops=peak(its) / 1e12))
     its.say(planned={"gib": planned.peak / GIB, "tokens_per_s": planned.tokens_per_second, "phase": planned.fullest})
+    expected = {phase: sum(parts.values()) / GIB for phase, parts in planned.phases.items()}
+    backward = max(expected["draft's step"], expected["gradients' sum"])  # the sum begins inside the backward
+    its.say(peak_gib_by_part=peaks)
+    its.say(planned_gib_by_part={"target's forward": expected["target's forward"], "draft's step": backward})
     if its.cuda and not its.small:
         its.expect("peak against the plan", abs(its.figures["full"]["peak_gib"] * GIB / planned.peak - 1), 0.15)
 
@@ -246,6 +252,33 @@ def _measure(its: Part, recipe: Any, batches: Iterator[Any]) -> dict[str, Any]:
         "data_wait_share": round(max(row["data_wait_share"] for row in rows), 4),
         "loss": round(rows[-1]["loss"], 4),
     }
+
+
+def _peaks_by_part(its: Part, recipe: Any, batch: Any) -> dict[str, float]:
+    """GiB at most allocated while the target looks, and from there to the gradients' clipping, in one step."""
+    peaks: dict[str, float] = {}
+    if not its.cuda:
+        recipe.train_step(batch)
+        return peaks
+    observe, clip = recipe._observe, recipe.gradients.clip
+
+    def looking(*given: Any) -> Any:
+        torch.cuda.reset_peak_memory_stats(its.device)
+        seen = observe(*given)
+        peaks["target's forward"] = torch.cuda.max_memory_allocated(its.device) / GIB
+        torch.cuda.reset_peak_memory_stats(its.device)
+        return seen
+
+    def clipping(*given: Any) -> Any:
+        peaks["draft's step"] = torch.cuda.max_memory_allocated(its.device) / GIB
+        return clip(*given)
+
+    recipe._observe, recipe.gradients.clip = looking, clipping
+    try:
+        recipe.train_step(batch)
+    finally:
+        del recipe._observe, recipe.gradients.clip  # the class's own again
+    return peaks
 
 
 def _without_waits(its: Part, recipe: Any, batches: Iterator[Any]) -> None:
