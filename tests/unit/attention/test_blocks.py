@@ -50,7 +50,7 @@ def kernel(request, monkeypatch):
         forward, backward = its[request.param]
         monkeypatch.setattr(rectangle, "_cpu_forward", getattr(rectangle, forward))
         monkeypatch.setattr(rectangle, "_cpu_backward", getattr(rectangle, backward))
-        monkeypatch.setattr(rectangle, "aten", dense_flash)
+        monkeypatch.setattr(kernels, "aten", dense_flash)
 
 
 @pytest.mark.parametrize("together", [1, 2, 100], ids="{} blocks".format)
