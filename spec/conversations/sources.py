@@ -110,7 +110,7 @@ def open_source(
     with _told(name):
         if pattern and is_pattern(name):
             found = _matching(name, split)
-        elif path.exists() or name.startswith(("/", "./", "../", "~")) or kind_of(path):
+        elif _is_path(name):
             found = _local(path, split)
         else:
             found = _hub(name, split, config, revision)
@@ -122,6 +122,23 @@ def open_source(
     column = choose_column(first, column)
     lineage = {**found.lineage, "column": column, "limit": limit}
     return Source(lineage, total, column, lambda: itertools.islice(found.rows((column, *BESIDE)), limit))
+
+
+def whole_rows(
+    name: str, *, split: str = "train", config: str | None = None, revision: str | None = None
+) -> tuple[dict[str, Any], Iterator[Row]]:
+    """A dataset's lineage, and its rows with all of their columns. Finds it, and raises, as `open_source` does."""
+    check_no_secret(name)
+    _quiet()
+    with _told(name):
+        path = Path(name).expanduser()
+        found = _local(path, split) if _is_path(name) else _hub(name, split, config, revision)
+    return found.lineage, Source(found.lineage, found.total, "", lambda: found.rows(None)).rows()
+
+
+def _is_path(name: str) -> bool:
+    path = Path(name).expanduser()
+    return path.exists() or name.startswith(("/", "./", "../", "~")) or kind_of(path) is not None
 
 
 def _requests(found: _Found, column: str | None) -> Iterable[Row]:
