@@ -13,7 +13,7 @@ def forward(query, key, value) -> tuple[torch.Tensor, torch.Tensor]:
     """`query [heads, R, D]`, `key` and `value [heads, L, D]`, L at least 1 -> (out, lse) as above."""
     if query.device.type == "cpu":
         return _cpu_forward(query, key, value)
-    if query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16):
+    if query.device.type in ("cuda", "meta") and query.dtype in (torch.bfloat16, torch.float16):
         return _flash_forward(query, key, value)
     return _explicit_forward(query, key, value)
 
@@ -22,7 +22,7 @@ def backward(grad, query, key, value, out, lse) -> tuple[torch.Tensor, torch.Ten
     """The gradients of query, key and value, given `grad` of the merged `out`, and the merged `lse`."""
     if query.device.type == "cpu":
         return _cpu_backward(grad, query, key, value, out, lse)
-    if query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16):
+    if query.device.type in ("cuda", "meta") and query.dtype in (torch.bfloat16, torch.float16):
         return _flash_backward(grad, query, key, value, out, lse)
     return _explicit_backward(grad, query, key, value, out, lse)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from spec.attention import blocks, rectangle
+from spec.attention import blocks, kernels, rectangle
 from spec.attention.blocks import Group, block_attention, group
 from tests import dense_flash
 from tests.unit.attention.test_attention import LargestTensor
