@@ -51,7 +51,7 @@ class Evidence:
 
 def gather(run: Store) -> Evidence:
     """Read what there is. Raises `BadInput` for a marker that is damaged."""
-    draft = read_marker(run, f"draft/{MARKER}")
+    draft = read_marker(run, f"draft/{MARKER}") or read_marker(run, MARKER)  # the latter: a published one, fetched
     report, sweep = (_of(draft, read_marker(run, key)) for key in (REPORT, SWEEP))
     return Evidence(
         run=read_run(run) or (draft.facts.get("run", {}) if draft else {}),
@@ -69,10 +69,16 @@ def _of(draft: Marker | None, evidence: Marker | None) -> Marker | None:
     return evidence if draft and evidence and evidence.inputs.get("draft") == draft.identity else None
 
 
+def measured_keys(run: Store, draft: Marker) -> list[str]:
+    """What beside the report was measured of this very draft: the sweep, and suites."""
+    keys = [SWEEP, *sorted(entry.key for entry in run.list(SUITES) if entry.key.endswith(".json"))]
+    return [key for key in keys if _of(draft, read_marker(run, key))]
+
+
 def _suites(run: Store, draft: Marker | None) -> Iterator[Json]:
     """Those that others publish figures of, in the order of their names, then one's own."""
-    keys = sorted(entry.key for entry in run.list(SUITES) if entry.key.endswith(".json"))
-    found = [marker.facts for key in keys if (marker := _of(draft, read_marker(run, key)))]
+    keys = [key for key in measured_keys(run, draft) if key != SWEEP] if draft else []
+    found = [marker.facts for key in keys if (marker := read_marker(run, key))]
     yield from sorted(found, key=lambda facts: facts["as_published"]["prompts"] is None)
 
 

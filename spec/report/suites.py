@@ -80,8 +80,7 @@ def _table(evidence: Evidence, measured: list[Json]) -> Table:
     for one in measured:
         turns = one.get("by_turn", [])
         kept = " ".join(f"{share:.0%}" for share in one["acceptance_by_position"])
-        told = [_told(one) for one in published(evidence.draft, one["suite"])]
-        rest = ["; ".join(told)] if beside else []
+        rest = ["; ".join(told(its) for its in published(evidence.draft, one["suite"]))] if beside else []
         named = f"{one['name']}, {one['where']}"
         table.append([named, "all", plain(one.get("answers", one["prompts"])), *_length(one), kept, *rest])
         for turn in turns if len(turns) > 1 else ():
@@ -89,7 +88,7 @@ def _table(evidence: Evidence, measured: list[Json]) -> Table:
     return table
 
 
-def _told(figure: Json) -> str:
+def told(figure: Json) -> str:
     return f"{figure['accept_length']:.2f} ({figure['draft']}, {figure['drafts']} drafts)"
 
 
@@ -161,7 +160,7 @@ def context_chart(lines: list[tuple[str, list[Json]]]) -> Markup:
         title="Accept length by length of context",
         x_label="tokens of context, below",
         y_label="accept length",
-        x_names=[(math.log2(end), charts.plain_number(end)) for end in ends],
+        x_names=[(math.log2(end), f"{end // 1024}K" if end >= 1024 else str(end)) for end in ends],
     )
 
 
