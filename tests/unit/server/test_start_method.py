@@ -9,7 +9,8 @@ SHIM = Path(__file__).parents[3] / "images/server-cpu/shim"
 
 def test_what_sglang_would_spawn_is_forked():
     code = (
-        f"import sys; sys.path.insert(0, {str(SHIM)!r}); from sglang_on_cpu import fixes; import multiprocessing as mp\n"
+        f"import sys; sys.path.insert(0, {str(SHIM)!r})\n"
+        "import multiprocessing as mp; from sglang_on_cpu import fixes\n"
         "class Engine: mp = mp\n"
         "fixes.fork_rather_than_import_again(Engine)\n"
         "mp.set_start_method('spawn', force=True); print(mp.get_start_method())"
