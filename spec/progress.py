@@ -112,8 +112,8 @@ class Wait:
         console = Console(stderr=True)
         with console.status("") as status:
             while not self._over.wait(0.5):
-                line = f"{self._what}: {time.monotonic() - self._begun:.0f} s  {self._now}"
-                status.update(Text(line[: console.width - 4]))
+                shown = f"{self._what}: {time.monotonic() - self._begun:.0f} s  {self._now}"
+                status.update(Text(shown[: console.width - 4]))
 
 
 class _Bar(Progress):

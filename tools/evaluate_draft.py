@@ -3,6 +3,7 @@
     python3 tools/evaluate_draft.py RUN --target TARGET                          # here, without a server
     python3 tools/evaluate_draft.py RUN --target TARGET --baseline-url URL       # SGLang without the draft
     python3 tools/evaluate_draft.py RUN --target TARGET --base-url URL           # SGLang with the draft
+    python3 tools/evaluate_draft.py RUN --target TARGET --baseline-url URL --base-url URL     # both in turn
     python3 tools/evaluate_draft.py RUN --target TARGET --draft hf://ORG/NAME    # of a draft that others published
     python3 tools/evaluate_draft.py RUN --target TARGET --suite mt-bench,gsm8k,humaneval,math500    # suites too
 
@@ -113,9 +114,11 @@ def main(
     if not base_url and "offline" in evaluation.parts and "speculative" in evaluation.missing:
         # A server would say the same of its accept length.
         _refuse_below(gate({"offline": evaluation.parts["offline"]}, Bar(min_accept_length)))
-    if baseline_url and needed("baseline"):
+    if baseline_url and base_url and needed("baseline") and needed("speculative"):
+        evaluation.measure_in_turn(baseline_url, base_url)
+    elif baseline_url and needed("baseline"):
         evaluation.measure_baseline(baseline_url)
-    if base_url and needed("speculative"):
+    elif base_url and needed("speculative"):
         evaluation.measure_speculative(base_url)
     asked = suites.measure_served(base_url) if base_url else [] if baseline_url else suites.measure_offline(device)
     _show(evaluation)

@@ -14,7 +14,7 @@ from spec.evaluation.prompts import Asked, read_asked, read_tokenizer
 from spec.methods import method_of
 from spec.methods.files import MARKER as DRAFT_MARKER
 from spec.methods.method import Method
-from spec.server.sglang import SglangServer
+from spec.server.sglang import SglangServer, Timed
 from spec.storage import Store
 from spec.storage.markers import Marker, find_marker, read_marker, write_marker
 
@@ -85,31 +85,33 @@ class Evaluation:
                 self._loaded[device] = offline.load(self.method, self.target, folder, device)
         return self._loaded[device]
 
+    def measure_in_turn(self, baseline_url: str, base_url: str) -> None:
+        """Both servers, so that their speeds can be compared whatever else the machine does."""
+        plain, drafted = self._plain(baseline_url), self._drafted(base_url)
+        served.check_room(drafted, self.settings.concurrency, plain.max_running_requests)
+        without, part, answers = served.measure_in_turn(
+            plain, drafted, self.asked, concurrency=self.settings.concurrency
+        )
+        self._keep_served("baseline", without, plain)
+        self._keep_drafted(part, answers, drafted)
+
     def measure_baseline(self, url: str) -> None:
         """A server without the draft."""
-        server = SglangServer(url)
-        served.check_without_draft(server)
+        server = self._plain(url)
         self._check_room(server, "speculative")
-        served.check_target(server, self.target)
         part, _ = served.measure(server, self.asked, concurrency=self.settings.concurrency, step="without the draft")
         self._keep_served("baseline", part, server)
 
     def measure_speculative(self, url: str) -> None:
         """A server with the draft."""
-        server, steps = self.drafted(url), self.settings.drafts
+        server = self.drafted(url)
         part, answers = served.measure(server, self.asked, concurrency=self.settings.concurrency, step="with the draft")
-        accepts_offline = "offline" not in self.parts or self.parts["offline"]["accept_rate"] > 0
-        part |= served.acceptance(server, self.asked.prompts, answers, steps, accepts_offline=accepts_offline)
-        self._keep_served("speculative", part, server)
+        self._keep_drafted(part, answers, server)
 
     def drafted(self, url: str) -> SglangServer:
-        """The server at `url`, checked: it serves this target with this draft, and both can be compared."""
-        server = SglangServer(url)
-        with verified_draft(self.run, self.draft, self.target, server.context_length):
-            pass
-        served.check_with_draft(server, self.method, self.exported, self.settings.drafts)
+        """The server at `url`, checked: it serves this target with this draft, and can be compared to the baseline."""
+        server = self._drafted(url)
         self._check_room(server, "baseline")
-        served.check_target(server, self.target)
         return server
 
     def conclude(self, bar: gate.Bar) -> Marker:
@@ -120,6 +122,20 @@ class Evaluation:
             return self.written
         settings, inputs = self._identity()
         return write_marker(self.report, MARKER, Marker.of(STEP, settings, inputs, facts=facts))
+
+    def _plain(self, url: str) -> SglangServer:
+        server = SglangServer(url)
+        served.check_without_draft(server)
+        served.check_target(server, self.target)
+        return server
+
+    def _drafted(self, url: str) -> SglangServer:
+        server = SglangServer(url)
+        with verified_draft(self.run, self.draft, self.target, server.context_length):
+            pass
+        served.check_with_draft(server, self.method, self.exported, self.settings.drafts)
+        served.check_target(server, self.target)
+        return server
 
     def _identity(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Settings and inputs of the report. The bar is no setting: another one is judged on the same figures."""
@@ -136,6 +152,12 @@ class Evaluation:
     def _check_room(self, server: SglangServer, other: str) -> None:
         there = self.parts[other]["server"].get("max_running_requests") if other in self.parts else None
         served.check_room(server, self.settings.concurrency, there)
+
+    def _keep_drafted(self, part: dict[str, Any], answers: Timed, server: SglangServer) -> None:
+        accepts_offline = "offline" not in self.parts or self.parts["offline"]["accept_rate"] > 0
+        steps = self.settings.drafts
+        part |= served.acceptance(server, self.asked.prompts, answers, steps, accepts_offline=accepts_offline)
+        self._keep_served("speculative", part, server)
 
     def _keep_served(self, name: str, part: dict[str, Any], server: SglangServer) -> None:
         if self.asked.temperature:  # what is drawn differs from one answer to the next
