@@ -55,7 +55,10 @@ def main(
     fraction: Annotated[float, Option(help="The share of the rows to ask, chosen by their content.")] = 1.0,
     leave_out: Annotated[
         list[str] | None,
-        Option(help="A file of prompts (a suite, a run's held-out prompts) that no row may hold; several times."),
+        Option(
+            help="""A file of prompts (a run's held-out prompts) or a suite by name (mt-bench, gsm8k, humaneval,
+            math500; NAME=FILE without a hub) that no row may hold; several times."""
+        ),
     ] = None,
     scrub: Annotated[
         str | None,

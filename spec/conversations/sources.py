@@ -90,7 +90,7 @@ def open_source(
     with _told(name):
         if pattern and is_pattern(name):
             found = _matching(name, split)
-        elif path.exists() or name.startswith(("/", "./", "../", "~")) or kind_of(path):
+        elif _is_path(name):
             found = _local(path, split)
         else:
             found = _hub(name, split, config, revision)
@@ -103,6 +103,29 @@ def open_source(
     lineage |= {"requests": True} if are_requests else {}
     rows = lambda: itertools.chain.from_iterable(shape.read() for shape in shapes)  # noqa: E731
     return Source(lineage, total, usable[0].column, lambda: itertools.islice(rows(), limit), are_requests)
+
+
+def whole_rows(
+    name: str, *, split: str = "train", config: str | None = None, revision: str | None = None
+) -> tuple[dict[str, Any], Iterator[Row]]:
+    """A dataset's lineage, and its rows with all of their columns. Finds it, and raises, as `open_source` does."""
+    check_no_secret(name)
+    _quiet()
+    with _told(name):
+        path = Path(name).expanduser()
+        found = _local(path, split) if _is_path(name) else _hub(name, split, config, revision)
+    return found.lineage, _whole(found)
+
+
+def _whole(found: _Found) -> Iterator[Row]:
+    with _told(found.lineage["name"]):
+        for file in found.files:
+            yield from file.rows(None)
+
+
+def _is_path(name: str) -> bool:
+    path = Path(name).expanduser()
+    return path.exists() or name.startswith(("/", "./", "../", "~")) or kind_of(path) is not None
 
 
 @contextmanager
