@@ -135,7 +135,7 @@ async def _answer_shard(
     if seen.with_tools:
         print(seen.cost(rows), file=sys.stderr)
 
-    with RowProgress("filter", total, rows_before=before, tokens_before=tokens_before) as progress:
+    with RowProgress("filter", total, rows="answers", rows_before=before, tokens_before=tokens_before) as progress:
 
         async def show() -> None:
             progress.update(
