@@ -11,7 +11,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
 from functools import cache
 from typing import Any
 
@@ -40,7 +39,7 @@ PLACE = f"{FOLDER}/suites"
 Json = dict[str, Any]
 Answer = Callable[[Asked], Sequence[ServedAnswer]]
 
-_DAY = date(2024, 7, 26)  # what Llama's templates write where nobody names a day
+_DAY = "2024-07-26"  # what Llama's templates write where nobody names a day
 _SPARE = 8  # positions of a context that a server keeps for the drafts of a last round
 
 
@@ -172,7 +171,7 @@ class Rendering:
             said = str(self._tokenizer.decode(tokens, skip_special_tokens=True))
             messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": said}]
         messages.append({"role": "user", "content": question.turns[len(answers)]})
-        self._template = self._template or ChatTemplate(self._tokenizer, self._settings)
+        self._template = self._template or ChatTemplate(self._tokenizer, self._settings, trust_day=True)
         return self._tokenizer.encode(self._template.prompt(messages, _DAY), add_special_tokens=False)
 
     def identity(self, suite: Suite, questions: Iterable[Question]) -> str:
