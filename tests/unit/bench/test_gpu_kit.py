@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 def kit(*arguments):
     command = [sys.executable, "-m", "bench.gpu", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -42,7 +42,8 @@ def target(tmp_path_factory):
     return save_tiny_target("llama", tmp_path_factory.mktemp("target"))
 
 
-def recipe_of(run, target, **given):
+def recipe_of(folder, target, **given):
+    run = prepared_run(folder / "run", vocab_size=MASK if "method" in given else MASK + 1)
     cfg = TINY | {"run_dir": str(run), "target": str(target)} | FUSED | given
     if "method" in given:
         cfg = {name: value for name, value in cfg.items() if name not in ("draft_vocab_size", "steps")}
@@ -54,7 +55,7 @@ def recipe_of(run, target, **given):
 @pytest.mark.parametrize("given", WAYS.values(), ids=list(WAYS))
 @forked
 def test_a_step_waits_for_nothing_until_it_logs(tmp_path, target, given):
-    recipe = recipe_of(prepared_run(tmp_path / "run", vocab_size=MASK), target, **given)
+    recipe = recipe_of(tmp_path, target, **given)
     batches = recipe.train_data.epoch(0)
     ready = [next(batches) for _ in range(3)]
     recipe.train_step(ready[0])
@@ -71,7 +72,7 @@ def test_a_cpu_run_on_a_machine_with_a_gpu_stays_on_the_cpu(tmp_path, target):
     accelerator = torch._C._get_accelerator
     torch._C._get_accelerator = lambda *_: torch.device("cuda")
     try:
-        recipe = recipe_of(prepared_run(tmp_path / "run", vocab_size=MASK), target)
+        recipe = recipe_of(tmp_path, target)
     finally:
         torch._C._get_accelerator = accelerator
     assert isinstance(recipe.draft, FSDPModule)
@@ -88,4 +89,4 @@ def test_a_gradient_that_is_not_finite_ends_the_run_at_the_next_log_or_save(tmp_
     assert outcome.codes == [2] * ranks, outcome.said
     assert "step 2: the gradient is" in outcome.said[0] and outcome.said[0].count("error:") == 1
     assert not list((run / "checkpoints").glob("step-*"))
-    assert "loss" in rows(run)[-1] and rows(run)[-1]["step"] == min(often.values())
+    assert rows(run) == []  # a loss of numbers that are none is not worth a row
