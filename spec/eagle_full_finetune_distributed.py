@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torchtune import config
@@ -207,7 +208,8 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.method.initialise(draft, self.target)
         compute = DTYPES[self.cfg.dtype]
         policy = MixedPrecisionPolicy(compute, torch.float32, cast_forward_inputs=False)
-        fully_shard(draft, mp_policy=policy)
+        mesh = init_device_mesh(self.device.type, (self.ranks.world,))  # by itself it would take any GPU there is
+        fully_shard(draft, mesh=mesh, mp_policy=policy)
         kernels.sum_gradients(draft)  # the loss is normalised over all ranks already
         self.method.share_target(draft, self.target)
         return draft

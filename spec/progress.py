@@ -105,8 +105,8 @@ class Wait:
             return
         if not sys.stderr.isatty():
             while True:
-                line = {"waiting_for": self._what, "seconds": round(time.monotonic() - self._begun)}
-                print(json.dumps(line | ({"now": self._now} if self._now else {})), file=sys.stderr, flush=True)
+                said = {"waiting_for": self._what, "seconds": round(time.monotonic() - self._begun)}
+                print(json.dumps(said | ({"now": self._now} if self._now else {})), file=sys.stderr, flush=True)
                 if self._over.wait(_QUIET_SECONDS):
                     return
         console = Console(stderr=True)
