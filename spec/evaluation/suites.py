@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -69,8 +69,11 @@ class Suites:
         names = Counter(suite.name for suite in self._suites)
         if twice := [name for name, count in names.items() if count > 1]:
             raise BadInput(f"--suite {twice[0]}: given twice")
-        self._tokenizer = read_tokenizer(evaluation.target)
         self._trained: frozenset[bytes] | None = None
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return read_tokenizer(self._evaluation.target)
 
     def measure_offline(self, device: str) -> list[Json]:
         """Without a server. Gives the figures of each suite."""
@@ -80,9 +83,11 @@ class Suites:
             loaded = self._evaluation.loaded(device)
             return offline.answers(loaded, self._tokenizer, asked, steps=steps, step="offline speculation")
 
-        config = text_config_of(read_config(self._evaluation.target))
-        longest = min(config.max_position_embeddings, self._evaluation.exported.facts["context_length"])
-        return [self._one(suite, "offline", lambda: (answer, longest)) for suite in self._suites]
+        def connect() -> tuple[Answer, int]:
+            config = text_config_of(read_config(self._evaluation.target))
+            return answer, min(config.max_position_embeddings, self._evaluation.exported.facts["context_length"])
+
+        return [self._one(suite, "offline", connect) for suite in self._suites]
 
     def measure_served(self, url: str) -> list[Json]:
         """On a server with the draft, which is asked only where something is not measured yet."""
