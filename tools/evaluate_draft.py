@@ -4,6 +4,7 @@
     python3 tools/evaluate_draft.py RUN --target TARGET --baseline-url URL       # SGLang without the draft
     python3 tools/evaluate_draft.py RUN --target TARGET --base-url URL           # SGLang with the draft
     python3 tools/evaluate_draft.py RUN --target TARGET --draft hf://ORG/NAME    # of a draft that others published
+    python3 tools/evaluate_draft.py RUN --target TARGET --max-regression 0.02 --against s3://BUCKET/PREFIX
 
 Each call keeps what it measures in RUN/report; in any order, or several at once. When all parts are there, report.json
 says whether the draft reaches the bar; this ends with 3 if it does not.
@@ -21,8 +22,10 @@ from spec import cli
 from spec.errors import BadInput, BelowBar
 from spec.evaluation.gate import Bar, gate
 from spec.evaluation.parts import NAMES
+from spec.evaluation.regression import is_same
 from spec.evaluation.step import Evaluation, Settings
 from spec.publishing.adopt import bring
+from spec.publishing.standing import NONE, standing
 from spec.report import card
 from spec.report import page as report
 from spec.report.evidence import gather
@@ -58,6 +61,21 @@ def main(
     device: Annotated[
         str | None, Option(help="Of the offline part: cpu or cuda. Default: cuda if it is there.")
     ] = None,
+    max_regression: Annotated[
+        float | None,
+        Option(
+            min=0.0,
+            max=1.0,
+            help="Worse than the published draft by more than this fraction and the spread ends with 3. 1: no bar.",
+        ),
+    ] = None,
+    against: Annotated[str | None, Option(help="Where that draft is published, as for tools/publish_draft.py.")] = None,
+    against_version: Annotated[
+        str, Option(help="Its version, or `none` where there is none yet. Default: the latest.")
+    ] = "",
+    published_url: Annotated[
+        str | None, Option(help="An SGLang server with that draft, to compare speeds too; or `none`.")
+    ] = None,
     draft: Annotated[
         str | None,
         Option(
@@ -69,7 +87,11 @@ def main(
     """Measure what a run's draft is worth."""
     if unknown := set(without or ()) - set(NAMES):
         raise BadInput(f"--without {min(unknown)}: the parts are {', '.join(NAMES)}")
-    bar = Bar(min_accept_length, min_speed_up or None, at_concurrency or None)
+    if (max_regression is None) != (not against):
+        raise BadInput("--max-regression and --against go together: a bar, and the place whose draft sets it")
+    if max_regression == 1:
+        max_regression = against = None
+    bar = Bar(min_accept_length, min_speed_up or None, at_concurrency or None, max_regression)
     if at_concurrency and concurrency not in (None, at_concurrency):
         raise BadInput(
             f"--at-concurrency {at_concurrency} wants the servers asked at it, not --concurrency {concurrency}"
@@ -80,20 +102,30 @@ def main(
     settings = Settings(prompts, max_new_tokens, drafts, load, frozenset(without or ()))
     if draft:
         bring(open_store(run), draft, target, overwrite=overwrite)
-    evaluation = Evaluation(open_store(run), target, settings, overwrite=overwrite)
+    its = standing(open_store(run), against, against_version) if against else None
+    evaluation = Evaluation(open_store(run), target, settings, overwrite=overwrite, standing=its)
+    compares = its is not None and not is_same(its, evaluation.draft)
 
     def needed(part: str) -> bool:
         return part not in settings.without and (overwrite or part not in evaluation.parts)
 
+    here = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if (base_url or not baseline_url) and needed("offline"):
-        evaluation.measure_offline(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        evaluation.measure_offline(here)
+    if compares and "offline" in evaluation.parts and needed("published_offline"):
+        evaluation.measure_standing(here)
     if not base_url and "offline" in evaluation.parts and "speculative" in evaluation.missing:
         # A server would say the same of its accept length.
-        _refuse_below(gate({"offline": evaluation.parts["offline"]}, Bar(min_accept_length)))
+        facts = {"offline": evaluation.parts["offline"]}
+        if against:
+            facts["published"] = evaluation.compared()
+        _refuse_below(gate(facts, Bar(min_accept_length, max_regression=max_regression)))
     if baseline_url and needed("baseline"):
         evaluation.measure_baseline(baseline_url)
     if base_url and needed("speculative"):
         evaluation.measure_speculative(base_url)
+    if published_url not in (None, "", NONE) and compares and needed("published_speculative"):
+        evaluation.measure_standing_speculative(published_url)
     _show(evaluation)
     if evaluation.missing:
         needs = " and ".join(f"{part} ({_HOW[part]})" for part in evaluation.missing)

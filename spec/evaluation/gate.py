@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spec.errors import BadInput
+from spec.evaluation import regression
 
 Part = dict[str, Any]
 
@@ -25,6 +26,9 @@ class Bar:
     accept_length: float | None = None  # tokens a forward of the target
     speed_up: float | None = None  # tokens/s with the draft over those without it, ..
     at_concurrency: int | None = None  # .. at so many requests at once
+    max_regression: float | None = (
+        None  # a fraction: worse than the published draft by no more than this and the spread
+    )
 
     def __post_init__(self) -> None:
         if (self.speed_up is None) != (self.at_concurrency is None):
@@ -34,11 +38,13 @@ class Bar:
             )
 
 
-def conclude(parts: dict[str, Part], bar: Bar) -> dict[str, Any]:
-    """The facts of `report.json`: each part's figures, how they agree, and the gate."""
+def conclude(parts: dict[str, Part], bar: Bar, published: Part | None = None) -> dict[str, Any]:
+    """The facts of `report.json`: each part's figures, how they agree, the gate, and the draft that is `published`."""
     facts = {name: {key: value for key, value in part.items() if key not in _PRIVATE} for name, part in parts.items()}
     if "offline" in parts and "speculative" in parts:
         facts["agreement"] = agreement(parts["offline"], parts["speculative"])
+    if published is not None:
+        facts["published"] = published
     return facts | {"gate": gate(facts, bar)}
 
 
@@ -71,6 +77,11 @@ def gate(facts: dict[str, Any], bar: Bar) -> dict[str, Any]:
         bars += f"; {told}; the bar is {bar.speed_up:g}"
         if found < bar.speed_up:
             against.append(f"{told}, is below {bar.speed_up:g}")
+    if bar.max_regression is not None:
+        worse, told = regression.judge(_published(facts), bar.max_regression)
+        judged |= {"max_regression": bar.max_regression}
+        bars += f"; {told}"
+        against += worse
     if "agreement" in facts:
         offline, served = facts["agreement"]["accept_length_offline"], facts["agreement"]["accept_length_served"]
         if abs(offline - served) > TOLERANCE * offline:
@@ -97,6 +108,15 @@ def speed_up(facts: dict[str, Any], bar: Bar) -> tuple[float, str]:
         )
     found = drafted["tokens_per_s"] / plain["tokens_per_s"]
     return found, f"{found:.2f} times the tokens/s without the draft, measured at {at_once(bar.at_concurrency)}"
+
+
+def _published(facts: dict[str, Any]) -> Part:
+    if "published" not in facts:
+        raise BadInput(
+            "--max-regression: the draft was not compared with the one that is published; run tools/evaluate_draft.py "
+            "with the same --max-regression and --against"
+        )
+    return facts["published"]
 
 
 def at_once(concurrency: int | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from spec.errors import BadInput
+from spec.samples.held_out import prompt_hash
 from spec.storage import Store
 from spec.storage.markers import read_marker
 from spec.target.families import read_config, text_config_of
@@ -24,6 +25,7 @@ class Asked:
     texts: tuple[str, ...]  # what the user said, for people
     max_new_tokens: int
     stop: frozenset[int]
+    hashes: tuple[int, ...] = ()  # `prompt_hash` of each: which drafts were trained on it
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -60,7 +62,8 @@ def read_asked(run: Store, target: Path, *, count: int, max_new_tokens: int) -> 
         raise BadInput(
             f"{samples.url}/{name}: holds ids beyond {target}'s vocabulary; it was prepared for another target"
         )
-    return Asked(ids, tuple(_last_words(row) for row in rows), max_new_tokens, stop_tokens(target))
+    hashes = tuple(prompt_hash(row["messages"]) for row in rows)
+    return Asked(ids, tuple(_last_words(row) for row in rows), max_new_tokens, stop_tokens(target), hashes)
 
 
 def read_tokenizer(target: Path) -> PreTrainedTokenizerBase:

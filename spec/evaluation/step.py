@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spec.errors import BadInput
-from spec.evaluation import gate, offline, served
+from spec.evaluation import gate, offline, regression, served
 from spec.evaluation.drafts import verified_draft
 from spec.evaluation.figures import differences
 from spec.evaluation.parts import NAMES, Parts
@@ -35,12 +35,21 @@ class Settings:
 class Evaluation:
     """Of the draft in `run`. Raises `BadInput` where a report of another draft or other settings is there."""
 
-    def __init__(self, run: Store, target: Path, settings: Settings, *, overwrite: bool = False):
-        self.run, self.target, self.settings = run, target, settings
+    def __init__(
+        self,
+        run: Store,
+        target: Path,
+        settings: Settings,
+        *,
+        overwrite: bool = False,
+        standing: regression.Standing | None = None,
+    ):
+        """`standing`: the draft that is to be replaced, where the new one is compared with it."""
+        self.run, self.target, self.settings, self.standing = run, target, settings, standing
         self.asked = read_asked(run, target, count=settings.prompts, max_new_tokens=settings.max_new_tokens)
         self.draft = read_marker(run.at("draft"), DRAFT_MARKER)  # None before it is exported: a baseline needs none
         self.report = run.at(FOLDER)
-        self.parts = Parts(self.report, _measured_on(self.asked, settings, self.draft))
+        self.parts = Parts(self.report, _measured_on(self.asked, settings, self.draft, standing))
         self.written = None
         if self.draft:
             self._check_drafts(self.draft.facts["config"])
@@ -66,10 +75,18 @@ class Evaluation:
 
     def measure_offline(self, device: str) -> None:
         """Speculation on this machine's `device`, without a server."""
-        with verified_draft(self.run, self.draft, self.target) as folder:
+        with verified_draft(self.run.at("draft"), self.draft, self.target) as folder:
             steps = self.settings.drafts
             found = offline.measure(self.method, self.target, folder, self.asked, steps=steps, device=device)
             self.parts.keep("offline", found)
+
+    def measure_standing(self, device: str) -> None:
+        """The same of the draft that is to be replaced."""
+        assert self.standing is not None
+        way, steps = self.standing.method, self.standing.drafts(self.settings.drafts)
+        with verified_draft(self.run.at(self.standing.folder), self.standing.marker, self.target) as folder:
+            found = offline.measure(way, self.target, folder, self.asked, steps=steps, device=device)
+        self.parts.keep("published_offline", found)
 
     def measure_baseline(self, url: str) -> None:
         """A server without the draft."""
@@ -83,25 +100,50 @@ class Evaluation:
     def measure_speculative(self, url: str) -> None:
         """A server with the draft."""
         server, steps = SglangServer(url), self.settings.drafts
-        with verified_draft(self.run, self.draft, self.target, server.context_length):
+        with verified_draft(self.run.at("draft"), self.draft, self.target, server.context_length):
             pass
         assert self.draft is not None
         served.check_with_draft(server, self.method, self.draft, steps)
         self._check_room(server, "baseline")
+        self._measure_drafted("speculative", server, steps)
+
+    def measure_standing_speculative(self, url: str) -> None:
+        """A server with the draft that is to be replaced."""
+        assert self.standing is not None
+        server, steps = SglangServer(url), self.standing.drafts(self.settings.drafts)
+        served.check_with_draft(server, self.standing.method, self.standing.marker, steps)
+        self._check_room(server, "speculative")
+        self._measure_drafted("published_speculative", server, steps)
+
+    def _measure_drafted(self, name: str, server: SglangServer, steps: int) -> None:
         served.check_target(server, self.target)
         part, answers = served.measure(server, self.asked, concurrency=self.settings.concurrency, step="with the draft")
-        accepts_offline = "offline" not in self.parts or self.parts["offline"]["accept_rate"] > 0
+        before = name.replace("speculative", "offline")
+        accepts_offline = before not in self.parts or self.parts[before]["accept_rate"] > 0
         part |= served.acceptance(server, answers, steps, accepts_offline=accepts_offline)
-        self._keep_served("speculative", part, server)
+        self._keep_served(name, part, server)
 
     def conclude(self, bar: gate.Bar) -> Marker:
         """Write the report from the parts, all there; the same one again where nothing changed."""
         parts = {name: self.parts[name] for name in NAMES if name not in self.settings.without}
-        facts = json.loads(json.dumps(gate.conclude(parts, bar)))
+        published = self.compared() if bar.max_regression is not None else None
+        facts = json.loads(json.dumps(gate.conclude(parts, bar, published)))
         if self.written and self.written.facts == facts:
             return self.written
         settings, inputs = self._identity()
         return write_marker(self.report, MARKER, Marker.of(STEP, settings, inputs, facts=facts))
+
+    def compared(self) -> dict[str, Any]:
+        """The draft beside the one that it is to replace: see `regression.compare`."""
+        assert self.draft is not None
+        there = {name: self.parts[name] for name in self.parts}
+        found = regression.compare(self.standing, self.draft, there, self.asked.hashes)
+        if found is None:
+            raise BadInput(
+                "--max-regression: of the draft that is published, no figure was measured as those of the new one; "
+                "leave out --without offline, or give --published-url"
+            )
+        return found
 
     def _identity(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Settings and inputs of the report. The bar is no setting: another one is judged on the same figures."""
@@ -130,8 +172,14 @@ class Evaluation:
             self.parts.keep("speculative", drafted | {"tokens_equal_baseline": not differ, "differ": differ})
 
 
-def _measured_on(asked: Asked, settings: Settings, draft: Marker | None) -> dict[str, Any]:
+def _measured_on(
+    asked: Asked, settings: Settings, draft: Marker | None, standing: regression.Standing | None
+) -> dict[str, Any]:
     """What each part depends on. The answers without a draft are the same for every draft."""
     served_as = asked.identity | {"concurrency": settings.concurrency}
     drafted = {"draft": draft.identity if draft else None, "num_steps": settings.drafts}
-    return {"offline": asked.identity | drafted, "baseline": served_as, "speculative": served_as | drafted}
+    own = {"offline": asked.identity | drafted, "baseline": served_as, "speculative": served_as | drafted}
+    if standing is None:
+        return own
+    drafted = {"draft": standing.marker.identity, "num_steps": standing.drafts(settings.drafts)}
+    return own | {"published_offline": asked.identity | drafted, "published_speculative": served_as | drafted}

@@ -11,9 +11,10 @@ Hugging Face hub (`hf://ORG/NAME`) a version is one commit, tagged with the same
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import EllipsisType
 
 from spec.errors import BadInput
-from spec.publishing.manifest import MANIFEST, Kind, Manifest, Place, Version
+from spec.publishing.manifest import MANIFEST, Kind, Manifest, Overtaken, Place, Version
 from spec.storage import Store, file_sha256, open_store
 from spec.storage.directory import DirectoryStore, sweep
 from spec.storage.markers import File
@@ -30,11 +31,20 @@ def open_place(url: str, kind: Kind) -> Place:
     return StorePlace(open_store(url))
 
 
-def publish(url: str, kind: Kind, files: dict[str, Path], say: Callable[[str], None] = print) -> Manifest:
-    """Publish local `files` (name in the version: path) at `url` as its latest version, and say how it went."""
+def publish(
+    url: str,
+    kind: Kind,
+    files: dict[str, Path],
+    say: Callable[[str], None] = print,
+    replaces: str | None | EllipsisType = ...,
+) -> Manifest:
+    """Publish local `files` (name in the version: path) at `url` as its latest version, and say how it went.
+
+    `replaces`: see `Place.publish`.
+    """
     described = {name: File(sha256=file_sha256(path), bytes=path.stat().st_size) for name, path in files.items()}
     manifest = Manifest.of(kind, dict(sorted(described.items())))
-    if open_place(url, kind).publish(manifest, files, say):
+    if open_place(url, kind).publish(manifest, files, say, replaces):
         say(f"published {kind} {manifest.version} at {url}")
     else:
         say(f"{kind} {manifest.version} is already published at {url}")
@@ -74,11 +84,20 @@ class StorePlace:
     def __init__(self, store: Store):
         self._store = store
 
-    def publish(self, manifest: Manifest, files: dict[str, Path], say: Callable[[str], None]) -> bool:
+    def publish(
+        self,
+        manifest: Manifest,
+        files: dict[str, Path],
+        say: Callable[[str], None],
+        replaces: str | None | EllipsisType = ...,
+    ) -> bool:
         stored = self._store.at(f"versions/{manifest.version}")
         whole = self._holds(stored, manifest)
-        if whole and self._latest() == manifest.version:
+        there = self.latest()
+        if whole and there == manifest.version:
             return False
+        if replaces is not ... and there not in (replaces, manifest.version):
+            raise Overtaken(self._store.url, there, replaces)
         if not whole:
             if stored.exists(MANIFEST):  # of a version that lost files: not there until they are all back
                 stored.delete(MANIFEST)  # asked only then, for whoever may write and not delete
@@ -86,11 +105,14 @@ class StorePlace:
                 say(f"{name} ({_size(file.bytes)})")
                 stored.upload(name, files[name])
             stored.write(MANIFEST, manifest.to_bytes())
-        self._store.write(LATEST, json.dumps({"version": manifest.version}).encode() + b"\n")
+        if replaces is ...:
+            self._store.write(LATEST, _pointer(manifest.version))
+        elif not self._store.replace(LATEST, _pointer(manifest.version), None if there is None else _pointer(there)):
+            raise Overtaken(self._store.url, self.latest(), replaces)
         return True
 
     def resolve(self, version: str | None) -> Version:
-        name = version or self._latest()
+        name = version or self.latest()
         if name is None:
             raise BadInput(f"{self._store.url}: nothing is published here (there is no {LATEST})")
         stored = self._store.at(f"versions/{name}")
@@ -103,7 +125,7 @@ class StorePlace:
             raise BadInput(f"{stored.url}: holds version {manifest.version} under another's name")
         return Version(manifest, stored.download)
 
-    def _latest(self) -> str | None:
+    def latest(self) -> str | None:
         try:
             return str(json.loads(self._store.read(LATEST))["version"])
         except FileNotFoundError:
@@ -115,6 +137,10 @@ class StorePlace:
     def _holds(stored: Store, manifest: Manifest) -> bool:
         sizes = dict(stored.list())
         return MANIFEST in sizes and all(sizes.get(name) == file.bytes for name, file in manifest.files.items())
+
+
+def _pointer(version: str) -> bytes:
+    return json.dumps({"version": version}).encode() + b"\n"
 
 
 def _is_whole(path: Path, file: File) -> bool:

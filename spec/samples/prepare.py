@@ -26,7 +26,7 @@ from spec.progress import RowProgress
 from spec.samples import statistics
 from spec.samples.convert import EMPTY_MASK, HELD_OUT, REJECTS, TRAIN, Converted, Converter, Limits
 from spec.samples.dataset import FILES, Samples, SamplesWriter
-from spec.samples.held_out import held_out_below
+from spec.samples.held_out import HELD_OUT_BELOW, held_out_below
 from spec.samples.parallel import ordered_map
 from spec.samples.target import fingerprint, load_tokenizer, target_folder, vocabulary_size
 from spec.samples.template import RETOKENISED
@@ -97,8 +97,9 @@ def prepare(
     _check_tokenizer(tokenizer, tokenizer_of(read_run(run)), target)
     answers, exact = (sum(marker.counts.get(name, 0) for marker in shards.values()) for name in ("answers", EXACT))
     processes = min(processes, 1 + answers // (2 * _CHUNK))  # forking does not pay for less
+    below = held_out_below(settings.held_out, lambda: read_answers(run))
     with _local_folder(store) as folder, writing(folder):
-        converted = _write(_converted(run, tokenizer, settings, processes, exact < answers), folder, answers)
+        converted = _write(_converted(run, tokenizer, settings, below, processes, exact < answers), folder, answers)
         _check(converted, tolerance or Tolerance())
         facts = _finish(folder, tokenizer, vocab_size, converted, settings)
         seconds = time.monotonic() - started
@@ -106,6 +107,7 @@ def prepare(
         facts |= {
             EXACT: converted.exact,
             "why": converted.why,
+            HELD_OUT_BELOW: below,
             "seconds": round(seconds, 1),
             "tokens_per_s": round(tokens / seconds),
         }
@@ -132,9 +134,10 @@ def _check_tokenizer(tokenizer: Any, known: str | None, target: str) -> None:
         )
 
 
-def _converted(run: Store, tokenizer: Any, settings: Settings, processes: int, rendering: bool) -> Iterator[Converted]:
-    """The run's answers as rows, some conversations at a time."""
-    below = held_out_below(settings.held_out, lambda: read_answers(run))
+def _converted(
+    run: Store, tokenizer: Any, settings: Settings, below: int, processes: int, rendering: bool
+) -> Iterator[Converted]:
+    """The run's answers as rows, some conversations at a time; prompts with a hash `below` this are held out."""
     limits = Limits(settings.max_length, settings.truncate, below)
     asked = settings.chat_template_kwargs
     variants = (asked if isinstance(asked, list) else [asked]) if rendering else []
