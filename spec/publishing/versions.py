@@ -1,11 +1,12 @@
 """Published versions of a set of files: a reader sees the old one or the new one, never a mix.
 
     DEST/versions/0123456789abcdef/   the files, then manifest.json with the SHA-256 of each
-    DEST/latest                       {"version": "0123456789abcdef"}, replaced last
+    DEST/latest                       {"version": "0123456789abcdef", "before": [...]}, replaced last
 
 A version is named by the hash of what is in it, so publishing the same again changes nothing, and two publishers never
-write different files under one name. Old versions stay; deleting one is safe while `latest` does not name it. On a
-Hugging Face hub (`hf://ORG/NAME`) a version is one commit, tagged with the same name.
+write different files under one name. Old versions stay, and `before` says in which order they were the latest, the
+newest first; deleting one is safe while `latest` does not name it (`spec.publishing.retention`). On a Hugging Face hub
+(`hf://ORG/NAME`) a version is one commit, tagged with the same name.
 """
 
 import json
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import EllipsisType
 
-from spec.errors import BadInput
+from spec.errors import BadInput, PassingFault
 from spec.publishing.manifest import MANIFEST, Kind, Manifest, Overtaken, Place, Version
 from spec.storage import Store, file_sha256, open_store
 from spec.storage.directory import DirectoryStore, sweep
@@ -93,7 +94,8 @@ class StorePlace:
     ) -> bool:
         stored = self._store.at(f"versions/{manifest.version}")
         whole = self._holds(stored, manifest)
-        there = self.latest()
+        order, seen = self._order()
+        there = order[0] if order else None
         if whole and there == manifest.version:
             return False
         if replaces is not ... and there not in (replaces, manifest.version):
@@ -105,11 +107,37 @@ class StorePlace:
                 say(f"{name} ({_size(file.bytes)})")
                 stored.upload(name, files[name])
             stored.write(MANIFEST, manifest.to_bytes())
+        pointer = _pointer([manifest.version, *(name for name in order if name != manifest.version)])
         if replaces is ...:
-            self._store.write(LATEST, _pointer(manifest.version))
-        elif not self._store.replace(LATEST, _pointer(manifest.version), None if there is None else _pointer(there)):
+            self._store.write(LATEST, pointer)
+        elif not self._store.replace(LATEST, pointer, seen):
             raise Overtaken(self._store.url, self.latest(), replaces)
         return True
+
+    def roll_back(self, to: str | None) -> tuple[str, str]:
+        """Make `to`, or what was the latest before, the latest again; returns the names of the one until now and of it.
+
+        `BadInput` where there is none, or its files are not all there; `PassingFault` if somebody publishes meanwhile.
+        """
+        order, seen = self._order()
+        if not order:
+            raise BadInput(f"{self._store.url}: nothing is published here (there is no {LATEST})")
+        if to is None and len(order) < 2:
+            raise BadInput(f"{self._store.url}/{LATEST}: names no version before {order[0]}; say which with --to")
+        name = to or order[1]
+        if name == order[0]:
+            raise BadInput(f"{self._store.url}: --to {name}: it is the latest already")
+        if not self._holds(self._store.at(f"versions/{name}"), self.resolve(name).manifest):
+            raise BadInput(f"{self._store.url}: version {name} has lost files; publish it again")
+        # What is rolled back from is not among those before: once more goes one further.
+        rest = order[order.index(name) + 1 :] if name in order else order[1:]
+        if not self._store.replace(LATEST, _pointer([name, *rest]), seen):
+            raise PassingFault(f"{self._store.url}/{LATEST} was changed meanwhile; look who publishes, and try again")
+        return order[0], name
+
+    def order(self) -> list[str]:
+        """The versions that are or were the latest, the newest first, as far as `latest` knows."""
+        return self._order()[0]
 
     def resolve(self, version: str | None) -> Version:
         name = version or self.latest()
@@ -126,11 +154,18 @@ class StorePlace:
         return Version(manifest, stored.download)
 
     def latest(self) -> str | None:
+        order, _ = self._order()
+        return order[0] if order else None
+
+    def _order(self) -> tuple[list[str], bytes | None]:
+        """See `order`; and the pointer that says so, None where there is none."""
         try:
-            return str(json.loads(self._store.read(LATEST))["version"])
+            data = self._store.read(LATEST)
+            pointer = json.loads(data)
+            return [str(pointer["version"]), *map(str, pointer.get("before", []))], data
         except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError) as error:
+            return [], None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{self._store.url}/{LATEST}: damaged ({error}); delete it and publish again") from error
 
     @staticmethod
@@ -139,8 +174,8 @@ class StorePlace:
         return MANIFEST in sizes and all(sizes.get(name) == file.bytes for name, file in manifest.files.items())
 
 
-def _pointer(version: str) -> bytes:
-    return json.dumps({"version": version}).encode() + b"\n"
+def _pointer(order: list[str]) -> bytes:
+    return json.dumps({"version": order[0], "before": order[1:]}).encode() + b"\n"
 
 
 def _is_whole(path: Path, file: File) -> bool:

@@ -198,12 +198,12 @@ def test_of_runs_that_publish_at_the_same_moment_one_wins(tmp_path, kind, publis
     place = f"s3://{request.getfixturevalue('bucket')}/drafts" if kind == "s3" else str(tmp_path / "published")
     first = publish(make_run(tmp_path / "first"), place, say=quiet).version if published else None
     runs = [compared_run(tmp_path, seed, first) for seed in (1, 2, 3)]
-    barrier, latest = threading.Barrier(len(runs)), versions.StorePlace.latest
+    barrier, order = threading.Barrier(len(runs)), versions.StorePlace._order
     ended: list[object] = []
 
-    def together(self) -> str | None:
-        there = latest(self)
-        if there == first:
+    def together(self) -> tuple[list[str], bytes | None]:
+        there = order(self)
+        if there[0] == ([first] if first else []):
             barrier.wait(30)
         return there
 
@@ -214,7 +214,7 @@ def test_of_runs_that_publish_at_the_same_moment_one_wins(tmp_path, kind, publis
             ended.append(error)
 
     with monkeypatch.context() as patched:
-        patched.setattr(versions.StorePlace, "latest", together)
+        patched.setattr(versions.StorePlace, "_order", together)
         threads = [threading.Thread(target=attempt, args=(run,)) for run in runs]
         for thread in threads:
             thread.start()
