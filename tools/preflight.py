@@ -5,6 +5,7 @@ Writes to --output where the target is staged (file target), and which of the pa
 which draft is published that the new one must not be worse than (files published, published-server).
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ import typer
 from spec import cli
 from spec.cluster import preflight
 from spec.cluster.api import Cluster
+from spec.cluster.notice import check_url
 from spec.evaluation.gate import Bar
 from spec.publishing.drafts import place_of
 from spec.publishing.standing import NONE
@@ -76,6 +78,8 @@ def main(
     names = "nodes, gpus-per-node and server-gpus"
     preflight.check_quota(Cluster(namespace).quotas(), needed, names=names)
     preflight.check_credentials(secret)
+    if url := os.environ.get("WEBHOOK_URL"):
+        check_url("secret webhook: WEBHOOK_URL", url)
     store = preflight.check_writable("run", run)
     if destination.startswith("hf://"):
         preflight.check_hub_token("destination", destination)
