@@ -7,7 +7,7 @@ It reads RUN/samples, which prepare_data.py wrote, and writes RUN/checkpoints. S
 complete checkpoint; finished, it says so and ends with 0. On SIGTERM it saves and ends with 143.
 """
 
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -130,7 +130,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
 
         On a GPU it only hands over work: what becomes of it is read by `_log`.
         """
-        began, data, window = perf_counter(), self.train_data, self.window
+        began, cpu_began, data, window = perf_counter(), process_time(), self.train_data, self.window
         tokens = sum(sum(batch.documents.lengths) for batch in batches)
         loss_tokens = sum(batch.loss_tokens for batch in batches)
         of_all_ranks = ranks.HostTotal(tokens, loss_tokens, self.shutdown.requested)
@@ -157,7 +157,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.progress.step += 1
         self.progress.bins_done = min(self.progress.bins_done + data.bins_a_step, len(data.bins))
         self.progress.tokens_seen += tokens
-        spent = {"seconds": perf_counter() - began, "waited": data.waited}
+        spent = {"seconds": perf_counter() - began, "cpu_seconds": process_time() - cpu_began, "waited": data.waited}
         window.add(tokens=tokens, loss_tokens=loss_tokens, lr=lr, grad_norm=grad_norm, **spent)
         return stop > 0
 

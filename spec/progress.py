@@ -1,7 +1,11 @@
-"""How far a step over rows is: a bar on a terminal, elsewhere one JSON line every few seconds (both on stderr)."""
+"""How far a step over rows is, or what it waits for: live on a terminal, elsewhere a JSON line every few seconds.
+
+Both on stderr.
+"""
 
 import json
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -19,7 +23,7 @@ class RowProgress:
     """Shows the rows of a step; `total` is known, an estimate, or None. Call `update` about once a second or more."""
 
     def __init__(self, step: str, total: int | None, *, rows_before: int = 0, tokens_before: int = 0):
-        self._total = total
+        self._step, self._total = step, total
         self._terminal = sys.stderr.isatty()
         columns = (
             SpinnerColumn(),
@@ -53,6 +57,7 @@ class RowProgress:
         elif now - self._printed_at >= _QUIET_SECONDS:
             self._printed_at = now
             line = {
+                "step": self._step,
                 "rows": rows,
                 "of": self._total,
                 "rows_per_s": round(rows_per_s, 2),
@@ -70,6 +75,45 @@ class RowProgress:
         then, rows_then, tokens_then = self._seen[0]
         seconds = now - then
         return ((rows - rows_then) / seconds, (tokens - tokens_then) / seconds) if seconds > 0 else (0.0, 0.0)
+
+
+class Wait:
+    """Shows what is waited for, and for how long, while a block runs: nothing where it takes under five seconds.
+
+    The block may call the wait with what it is at now.
+    """
+
+    def __init__(self, what: str):
+        self._what, self._now = what, ""
+        self._begun = time.monotonic()
+        self._over = threading.Event()
+        self._shown = threading.Thread(target=self._show, daemon=True)
+
+    def __call__(self, now: str) -> None:
+        self._now = " ".join(now.split())
+
+    def __enter__(self) -> "Wait":
+        self._shown.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._over.set()
+        self._shown.join()
+
+    def _show(self) -> None:
+        if self._over.wait(_QUIET_SECONDS):
+            return
+        if not sys.stderr.isatty():
+            while True:
+                said = {"waiting_for": self._what, "seconds": round(time.monotonic() - self._begun)}
+                print(json.dumps(said | ({"now": self._now} if self._now else {})), file=sys.stderr, flush=True)
+                if self._over.wait(_QUIET_SECONDS):
+                    return
+        console = Console(stderr=True)
+        with console.status("") as status:
+            while not self._over.wait(0.5):
+                line = f"{self._what}: {time.monotonic() - self._begun:.0f} s  {self._now}"
+                status.update(Text(line[: console.width - 4]))
 
 
 class _Bar(Progress):

@@ -25,12 +25,11 @@ from spec.methods.files import CONFIG, WEIGHTS
 from spec.methods.files import MARKER as DRAFT_MARKER
 from spec.methods.method import Training
 from spec.publishing.adopt import adopt
-from spec.publishing.existing import fetch, resolve
+from spec.publishing.existing import fetch, fetch_rest, resolve
 from spec.ranks import Ranks, first_decides, together
 from spec.samples.held_out import HELD_OUT_BELOW
 from spec.storage import markers
 from spec.storage.markers import Json, Marker, describe_files, read_marker, write_marker
-from spec.target.source import Source
 from spec.training.checkpoints import list_complete
 from spec.training.inputs import Inputs
 
@@ -116,15 +115,14 @@ def _bring(cfg: DictConfig, inputs: Inputs, training: Training) -> Marker:
             return _write_none(cfg, inputs)
         target = target_facts(its, Path(cfg.target))
         training.check_start(its.as_served(read_config(there / CONFIG), target))
-        sha256 = fetch(source, WEIGHTS, there)
-        name, below = _check_ours(source, there, cfg, inputs) if DRAFT_MARKER in source.files else (None, None)
+        resolved = fetch_rest(source, there)
+        name, below = _check_ours(there, cfg, inputs) if (there / DRAFT_MARKER).is_file() else (None, None)
         adopt(there, ours, target)
         for file in (CONFIG, WEIGHTS):
             store.upload(file, ours / file)
-        settings, resolved = {"initialise": url}, {"version": source.commit, "sha256": sha256}
         marker = Marker.of(
             STEP,
-            settings,
+            {"initialise": url},
             resolved,
             files=describe_files(ours, [CONFIG, WEIGHTS]),
             facts={"method": its.name, "target": name, HELD_OUT_BELOW: below},
@@ -142,12 +140,11 @@ def _write_none(cfg: DictConfig, inputs: Inputs) -> Marker:
     return write_marker(inputs.store.at(FOLDER), MARKER, marker)
 
 
-def _check_ours(source: Source, there: Path, cfg: DictConfig, inputs: Inputs) -> tuple[str | None, int | None]:
+def _check_ours(there: Path, cfg: DictConfig, inputs: Inputs) -> tuple[str | None, int | None]:
     """Of a draft that was exported here: whether it is whole, and of this very target.
 
     Gives that target's name, and below which hash prompts were never trained on.
     """
-    fetch(source, DRAFT_MARKER, there)
     marker = verify_files(there, Path(cfg.target))
     theirs, here = (_model(run) for run in (marker.facts.get("run", {}), read_run(inputs.store)))
     if theirs and here and theirs != here:

@@ -73,3 +73,14 @@ def as_others_publish(folder: Path, **config) -> Path:
     weights["embed_tokens.weight"] = torch.zeros(there["vocab_size"], there["hidden_size"], dtype=torch.bfloat16)
     save_file(weights, folder / "model.safetensors")
     return folder
+
+
+def in_several_files(folder: Path) -> Path:
+    """A draft's weights dealt out to two files with an index, as large ones are published."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    of = {name: f"model-0000{1 + at % 2}-of-00002.safetensors" for at, name in enumerate(sorted(weights))}
+    for file in set(of.values()):
+        save_file({name: its for name, its in weights.items() if of[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": of}))
+    return folder

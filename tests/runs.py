@@ -319,3 +319,69 @@ def add_report(store: Store, *, passed: bool = True, **facts: Any) -> Marker:
     digest = digest_of("evaluate", settings, inputs)
     marker = Marker(step="evaluate", digest=digest, settings=settings, inputs=inputs, facts=parts | {"gate": gate})
     return write_marker(store.at("report"), "report.json", marker)
+
+
+def add_suite(
+    store: Store, suite: str, *, accept_length: float = 2.0, turns: tuple[float, ...] = (), **facts: Any
+) -> Marker:
+    """A suite that a server with the draft answered."""
+    draft = Marker.model_validate_json(store.read("draft/draft.json"))
+    brief = {"tokens": 1000, "forwards": 500, "interval": [accept_length - 0.1, accept_length + 0.1]}
+    figures = {
+        **FIGURES,
+        **brief,
+        "accept_length": accept_length,
+        "suite": suite,
+        "title": suite.upper(),
+        "where": "on the server",
+        "max_new_tokens": 1024,
+        "as_published": {"prompts": 80, "max_new_tokens": 1024},
+        "source": {"name": suite},
+        "questions": 80,
+        "prompts": 80,
+        "answers": 80,
+        "trained_on": 0,
+        "too_long": 0,
+        "by_turn": [
+            {"turn": at, "answers": 80, **brief, "accept_length": its} for at, its in enumerate(turns, start=1)
+        ],
+        "by_context": [
+            {"below": end, "answers": 40, **brief, "accept_length": accept_length - end / 4096}
+            for end in (512, 1024, 2048)
+        ],
+    } | facts
+    settings, inputs = {"suite": suite}, {"draft": draft.identity}
+    marker = Marker.of("suite", settings, inputs, facts=figures)
+    return write_marker(store.at("report/suites"), f"{suite}-served.json", marker)
+
+
+def add_sweep(store: Store, *, speed_ups: dict[tuple[int, int], float]) -> Marker:
+    """A sweep whose speed-ups are given by drafts a round and requests at once."""
+    draft = Marker.model_validate_json(store.read("draft/draft.json"))
+    names = ("tokens_per_s", "first_token_ms", "first_token_p99_ms", "per_token_ms", "gap_ms", "gap_p99_ms", "round_ms")
+    times = {name: [10.0, 9.0, 11.0] for name in names}
+    measured = [
+        {
+            "drafts": drafts,
+            "concurrency": load,
+            "rounds": 3,
+            "speed_up": [faster, faster - 0.1, faster + 0.1],
+            "costs": [1.2, 1.1, 1.3],
+            "accepts": 1.9,
+            "verify_ms": 8.0,
+            "max_running_requests": 64,
+            "prompts": 32,
+            "same_answers": 32,
+            "plain": times,
+            "drafted": times,
+        }
+        for (drafts, load), faster in speed_ups.items()
+    ]
+    best = max(speed_ups, key=lambda key: speed_ups[key])[0]
+    recommended = {
+        "drafts": best,
+        "speed_up": {str(load): its for (count, load), its in speed_ups.items() if count == best},
+    }
+    facts = {"measured": measured, "skipped": [], "recommended": recommended}
+    marker = Marker.of("tune", {}, {"draft": draft.identity}, facts=facts)
+    return write_marker(store.at("report"), "sweep.json", marker)

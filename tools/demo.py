@@ -89,7 +89,8 @@ def main(
     step("extract", "tools/extract_draft_model.py", "--checkpoint_dir", run / "checkpoints", "--target", model)
     step("offline", *evaluate)
     with served_unless((run / "report/report.json").exists(), model, run / "draft", logs / "server-draft.log") as url:
-        step("evaluate", *evaluate, "--base-url", url)
+        suite = ["--suite", "humaneval", "--suite-prompts", 16, "--suite-tokens", answer_tokens]
+        step("evaluate", *evaluate, "--base-url", url, *suite)
 
     if sweep:
         tune = ["tools/tune_server.py", run, "--target", model, "--concurrency", "1,8", "--drafts", "1,3"]

@@ -4,6 +4,7 @@
     python3 tools/evaluate_draft.py RUN --target TARGET --baseline-url URL       # SGLang without the draft
     python3 tools/evaluate_draft.py RUN --target TARGET --base-url URL           # SGLang with the draft
     python3 tools/evaluate_draft.py RUN --target TARGET --draft hf://ORG/NAME    # of a draft that others published
+    python3 tools/evaluate_draft.py RUN --target TARGET --suite mt-bench,gsm8k,humaneval,math500    # suites too
     python3 tools/evaluate_draft.py RUN --target TARGET --max-regression 0.02 --against s3://BUCKET/PREFIX
 
 Each call keeps what it measures in RUN/report; in any order, or several at once. When all parts are there, report.json
@@ -24,6 +25,8 @@ from spec.evaluation.gate import Bar, gate
 from spec.evaluation.parts import NAMES
 from spec.evaluation.regression import is_same
 from spec.evaluation.step import Evaluation, Settings
+from spec.evaluation.suites import Settings as SuiteSettings
+from spec.evaluation.suites import Suites
 from spec.publishing.adopt import bring
 from spec.publishing.standing import NONE, standing
 from spec.report import card
@@ -82,6 +85,19 @@ def main(
             help="A draft that is published, brought to RUN/draft first: hf://ORG/NAME, s3://BUCKET/PREFIX, a folder."
         ),
     ] = None,
+    suite: Annotated[
+        list[str] | None,
+        Option(
+            help="""Suites too, with commas or several times: mt-bench, gsm8k, humaneval, math500 (NAME=FILE: its rows
+            from a file), a file of your own, or own: the held-out prompts, which are always asked."""
+        ),
+    ] = None,
+    suite_prompts: Annotated[
+        int, Option(min=0, help="Prompts of a suite, at most. 0: as many as published figures were measured with.")
+    ] = 0,
+    suite_tokens: Annotated[
+        int, Option(min=0, help="Tokens an answer to a suite may have. 0: as published figures were measured with.")
+    ] = 0,
     overwrite: Annotated[bool, Option("--overwrite", help="Measure again what is measured; replace a report.")] = False,
 ) -> None:
     """Measure what a run's draft is worth."""
@@ -105,15 +121,18 @@ def main(
     its = standing(open_store(run), against, against_version) if against else None
     evaluation = Evaluation(open_store(run), target, settings, overwrite=overwrite, standing=its)
     compares = its is not None and not is_same(its, evaluation.draft)
+    wanted = [name for names in suite or () for name in names.split(",") if name]
+    shortened = SuiteSettings(suite_prompts or None, suite_tokens or None, max_new_tokens)
+    suites = Suites(evaluation, wanted, shortened, overwrite=overwrite)
 
     def needed(part: str) -> bool:
         return part not in settings.without and (overwrite or part not in evaluation.parts)
 
-    here = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if (base_url or not baseline_url) and needed("offline"):
-        evaluation.measure_offline(here)
+        evaluation.measure_offline(device)
     if compares and "offline" in evaluation.parts and needed("published_offline"):
-        evaluation.measure_standing(here)
+        evaluation.measure_standing(device)
     if not base_url and "offline" in evaluation.parts and "speculative" in evaluation.missing:
         # A server would say the same of its accept length.
         facts = {"offline": evaluation.parts["offline"]}
@@ -126,7 +145,9 @@ def main(
         evaluation.measure_speculative(base_url)
     if published_url not in (None, "", NONE) and compares and needed("published_speculative"):
         evaluation.measure_standing_speculative(published_url)
+    asked = suites.measure_served(base_url) if base_url else [] if baseline_url else suites.measure_offline(device)
     _show(evaluation)
+    _show_suites(asked)
     if evaluation.missing:
         needs = " and ".join(f"{part} ({_HOW[part]})" for part in evaluation.missing)
         print(f"{run}: kept {', '.join(evaluation.parts) or 'nothing'}; no report yet, it needs {needs}")
@@ -162,6 +183,19 @@ def _show(evaluation: Evaluation) -> None:
         if name == "offline":
             table.add_row("untrained", f"{part['untrained_accept_length']:.3f}")
     Console().print(table)
+
+
+def _show_suites(measured: list[dict]) -> None:
+    """A row a suite and turn."""
+    table = Table("suite", "turn", "answers", "accept length", "95% interval", "trained on", "too long")
+    for facts in measured:
+        left_out = ["not known" if facts["trained_on"] is None else str(facts["trained_on"]), str(facts["too_long"])]
+        for at, one in enumerate([facts, *(facts["by_turn"] if len(facts["by_turn"]) > 1 else ())]):
+            between = " to ".join(f"{end:.2f}" for end in one["interval"] or ())
+            row = [str(one.get("turn", "all")), str(one["answers"]), f"{one['accept_length']:.3f}", between]
+            table.add_row("" if at else facts["title"], *row, *(left_out if not at else ()))
+    if measured:
+        Console().print(table)
 
 
 if __name__ == "__main__":

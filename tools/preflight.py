@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from filter_data import main as filter_data  # the tool beside this one
 
 from spec import cli
 from spec.cluster import preflight
@@ -36,6 +37,7 @@ def main(
     dataset_name: Annotated[str, typer.Option(help="Where the prompts come from; with weights, one word each")],
     dataset_split: Annotated[str, typer.Option(help="The dataset's split; with weights, one word for all or each")],
     weights: Annotated[str, typer.Option(help="The weights of a mix, as words; none for one dataset")],
+    turns: Annotated[str, typer.Option(help="Answers to ask for of each row with tools: all, last, or the last N")],
     parallel: Annotated[int, typer.Option(help="Requests that a filter pod keeps in flight")],
     temperature: Annotated[float, typer.Option(help="Temperature of the answers")],
     max_tokens: Annotated[int, typer.Option(help="Longest answer")],
@@ -66,6 +68,7 @@ def main(
     preflight.check_number("max-running-requests", max_running_requests, least=1, most=4096)
     preflight.check_number("at-concurrency", at_concurrency, least=0, most=max_running_requests)
     preflight.check_number("max-regression", max_regression, least=0, most=1)
+    filtering = preflight.check_filter(filter_data, filter_options, turns=turns, temperature=temperature)
     Bar(min_accept_length, min_speed_up or None, at_concurrency or None)
     preflight.check_shared("run", run, ("s3://",))
     preflight.check_shared("destination", destination, ("s3://", "hf://"))
@@ -103,8 +106,8 @@ def main(
     ):
         print(told, flush=True)
     if remaining["answers"] == "missing":
-        pattern = "--glob" in filter_options.split()
-        preflight.check_datasets(dataset_name, weights, dataset_split, pattern=pattern)
+        preflight.check_datasets(dataset_name, weights, dataset_split, pattern=filtering["glob"])
+        preflight.check_suites(list(filtering["leave_out"] or ()))
     output.mkdir(parents=True, exist_ok=True)
     found = {"target": str(target), "published": NONE, "published-server": NONE} | remaining
     for name, value in found.items():

@@ -16,7 +16,7 @@ from spec import cli
 from spec.errors import BadInput
 from spec.export.verify import verify
 from spec.methods import method_of
-from spec.methods.files import CONFIG, MARKER, WEIGHTS
+from spec.methods.files import CONFIG, MARKER
 from spec.publishing import existing
 from spec.publishing.adopt import verify_published
 from spec.storage import open_store
@@ -46,21 +46,15 @@ def main(
 
 
 def _local(draft: str, scratch: Path) -> Path:
-    """The draft's folder on this machine; what is missing stays missing, for `verify` to name."""
-    if draft.startswith("hf://"):
-        source = existing.resolve(draft)
-        if source is None:
-            raise BadInput(f"{draft}: no draft is there")
-        for name in {CONFIG, WEIGHTS, MARKER} & source.files.keys():
-            existing.fetch(source, name, scratch)
-        return scratch
-    store = open_store(draft)
-    folder = store.local_path()
+    """The draft's folder on this machine."""
+    folder = None if draft.startswith("hf://") else open_store(draft).local_path()
     if folder is not None:
         return folder
-    for name in (CONFIG, WEIGHTS, MARKER):
-        if store.exists(name):
-            store.download(name, scratch / name)
+    source = existing.resolve(draft)
+    if source is None:
+        raise BadInput(f"{draft}: no draft is there")
+    existing.fetch(source, CONFIG, scratch)
+    existing.fetch_rest(source, scratch)
     return scratch
 
 

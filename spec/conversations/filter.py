@@ -18,12 +18,14 @@ from spec.conversations.lineage import read_run, record_run
 from spec.conversations.mixes import Mix
 from spec.conversations.parts import Parts, open_parts
 from spec.conversations.regenerate import Question, answer_all
+from spec.conversations.requests.sampling import checked
 from spec.conversations.results import BY_CHOICE, Results
 from spec.conversations.rows import Reject, Said, messages_in, said_in
 from spec.conversations.selection import ALL, Selection
 from spec.conversations.server import Sampling, Server
+from spec.conversations.shapes import Read
 from spec.conversations.shards import MARKER, folder_of, folders_present
-from spec.conversations.sources import Read, Source
+from spec.conversations.sources import Source
 from spec.conversations.survey import Survey, survey
 from spec.errors import BadInput, Stopped
 from spec.progress import RowProgress
@@ -32,7 +34,7 @@ from spec.storage.markers import Marker, digest_of, find_marker, write_marker
 
 STEP = "filter"
 _FLUSH_SECONDS = 5.0
-_OF_ANY_LOG = BY_CHOICE | {"not_a_request", "not_chat"}  # of which a source may have many, and requests among them
+_OF_A_PART = BY_CHOICE | {"not_a_request", "not_chat", "no_column"}  # lines of a log, or a whole file among others
 _REFUSALS = 20  # for each worker, before the first answer: more, and it is not the rows that are wrong
 
 
@@ -189,7 +191,7 @@ def _questions(
             for turn, its in asked:
                 if index.is_finished(name + turn):
                     continue
-                if not (isinstance(its, Reject) and its.bucket in _OF_ANY_LOG):
+                if not (isinstance(its, Reject) and its.bucket in _OF_A_PART):
                     results.expect(name + turn)
                 yield Question(name + turn, its, variant if several else None, sample)
 
@@ -202,7 +204,8 @@ def _asked(
         row = selection.chosen(read, again=again)
         messages = messages_in(row, read.column)
         if read.is_request:
-            return [("", tools.of_request(row, messages, row.get("sampling") if sampling.keep_sampling else None))]
+            own = checked(row.get("sampling")) if sampling.keep_sampling else None
+            return [("", tools.of_request(row, messages, own))]
         if not tools.has_tools(row, messages):
             return [("", [said_in(message) for message in messages])]
         trace = tools.read_trace(row, messages)

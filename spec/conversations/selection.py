@@ -16,8 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from spec.conversations import suites
 from spec.conversations.rows import UNREADABLE, Reject, Row, conversation_in, said_by_users
-from spec.conversations.sources import Read, at_hand, open_source
+from spec.conversations.shapes import Read
+from spec.conversations.sources import at_hand, open_source
 from spec.errors import BadInput
 
 _IDENTITY = ("name", "config", "split", "revision", "sha256")
@@ -59,7 +61,7 @@ class Selection:
         if read.is_request and again:
             raise Reject("duplicate", "the same was asked before")
         if self.suites:
-            asked = {_prompt_hash(text) for text in said_by_users(conversation_in(read.row, read.column))}
+            asked = {prompt_hash(text) for text in said_by_users(conversation_in(read.row, read.column))}
             for suite in self.suites:
                 if not suite.prompts.isdisjoint(asked):
                     raise Reject("left_out", f"{suite.lineage['name']} holds it")
@@ -87,24 +89,32 @@ ALL = Selection()
 
 def select(*, fraction: float = 1.0, leave_out: list[str] | None = None, scrub: str | None = None) -> Selection:
     """Read the suites' prompts and find the hook. Raises `BadInput` that names what is wrong."""
-    if not 0 < fraction <= 1:
-        raise BadInput(f"--fraction {fraction}: above 0, and 1 at most")
+    check_fraction(fraction)
     hook = None if scrub is None else _find_hook(scrub)
     return Selection(fraction, tuple(_read_suite(name) for name in leave_out or ()), scrub, hook)
 
 
+def check_fraction(fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise BadInput(f"--fraction {fraction}: above 0, and 1 at most")
+
+
 def _read_suite(name: str) -> Suite:
-    with at_hand(name) as local:
-        source = open_source(local)
-        asked = (said_by_users(conversation_in(read.row, read.column)) for read in source.read())
-        prompts = frozenset(_prompt_hash(texts[0]) for texts in asked if texts)
-    if not prompts:
+    if suites.is_named(name):
+        suite = suites.read_suite(name)
+        lineage, first = suite.lineage, [question.turns[0] for question in suite.questions]
+    else:
+        with at_hand(name) as local:
+            source = open_source(local)
+            asked = (said_by_users(conversation_in(read.row, read.column)) for read in source.read())
+            lineage, first = source.lineage, [texts[0] for texts in asked if texts]
+    if not first:
         raise BadInput(f"--leave-out {name}: no row of it has a user's prompt")
-    there = {key: source.lineage[key] for key in _IDENTITY if source.lineage.get(key) is not None}
-    return Suite(there, prompts)
+    there = {key: lineage[key] for key in _IDENTITY if lineage.get(key) is not None}
+    return Suite(there, frozenset(map(prompt_hash, first)))
 
 
-def _prompt_hash(text: str) -> bytes:
+def prompt_hash(text: str) -> bytes:
     """Of what a prompt says, however its white space was kept."""
     return hashlib.sha256(" ".join(text.split()).encode(errors="surrogatepass")).digest()[:16]
 

@@ -48,6 +48,10 @@ class Sampling:
     turns: str | int = "all"  # answers to ask for of a row with tools: all, or the last ones
     keep_sampling: bool = False  # a request's own parameters in place of these
 
+    def __post_init__(self) -> None:
+        if self.samples > 1 and self.temperature == 0:
+            raise BadInput(f"--samples {self.samples} at temperature 0 are equal answers; set --temperature above 0")
+
     @property
     def variants(self) -> list[dict[str, Any] | None]:
         asked = self.chat_template_kwargs
@@ -93,10 +97,6 @@ class Server:
     ):
         self._client = Client(base_url, key=api_key, patience=patience, timeout=request_timeout)
         self.url = self._client.url
-        if sampling.samples > 1 and sampling.temperature == 0:
-            raise BadInput(
-                f"--samples {sampling.samples} at temperature 0 are equal answers; set --temperature above 0"
-            )
         self.sampling = sampling
         self.model = model  # None until `connect` has asked
         self.tokenizer: str | None = None  # what `connect` found it to be known by

@@ -1,8 +1,9 @@
 """The figures of an evaluation and how they compare: what the offline run and the server both report."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass
@@ -40,6 +41,61 @@ class Acceptance:
             "acceptance_by_position": self.by_position,
             "histogram": self.histogram,
         }
+
+
+class Counted(NamedTuple):
+    """One answer."""
+
+    prompt: int  # its tokens
+    tokens: int  # of the answer
+    histogram: Sequence[int]  # [n] forwards kept n drafts
+
+
+def acceptance(answers: Sequence[Counted]) -> Acceptance:
+    return Acceptance(sum(answer.tokens for answer in answers), total(answer.histogram for answer in answers))
+
+
+def interval(answers: Sequence[Counted]) -> list[float] | None:
+    """The 95% confidence interval of the accept length, answers being what is drawn; None of fewer than two.
+
+    Tokens over forwards is a ratio of two sums: its variance is that of the answers' tokens less the ratio times their
+    forwards (Cochran, Sampling Techniques, 3rd edition, section 2.11).
+    """
+    forwards = [sum(answer.histogram) for answer in answers]
+    count, of_all = len(answers), sum(forwards)
+    if count < 2 or not of_all:
+        return None
+    ratio = sum(answer.tokens for answer in answers) / of_all
+    squares = sum((answer.tokens - ratio * own) ** 2 for answer, own in zip(answers, forwards, strict=True))
+    half = 1.96 * math.sqrt(count / (count - 1) * squares) / of_all
+    return [max(1.0, ratio - half), ratio + half]
+
+
+SHORTEST = 512  # tokens: contexts below are one bucket, and each next one is twice as long
+
+
+def by_context(answers: Sequence[Counted]) -> list[dict[str, Any]]:
+    """Figures by the length of an answer's context, its prompt and half of itself; lengths that none has are left out.
+
+    A server counts by answer, not by position: so an answer is in one bucket, that of the middle of its tokens.
+    """
+    buckets: dict[int, list[Counted]] = {}
+    for answer in answers:
+        middle = answer.prompt + answer.tokens // 2
+        ends = SHORTEST * 2 ** max(0, math.ceil(math.log2((middle + 1) / SHORTEST)))
+        buckets.setdefault(ends, []).append(answer)
+    return [{"below": ends, "answers": len(its), **_brief(its)} for ends, its in sorted(buckets.items())]
+
+
+def _brief(answers: Sequence[Counted]) -> dict[str, Any]:
+    counted = acceptance(answers)
+    figures = {"tokens": counted.tokens, "forwards": counted.forwards, "accept_length": counted.accept_length}
+    return figures | {"interval": interval(answers)}
+
+
+def by_turn(turns: Sequence[Sequence[Counted]]) -> list[dict[str, Any]]:
+    """Figures of each turn of a suite's conversations, the first one 1."""
+    return [{"turn": turn, "answers": len(its), **_brief(its)} for turn, its in enumerate(turns, start=1) if its]
 
 
 def total(histograms: Iterable[Sequence[int]]) -> list[int]:

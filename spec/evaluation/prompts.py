@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ class Asked:
     texts: tuple[str, ...]  # what the user said, for people
     max_new_tokens: int
     stop: frozenset[int]
-    hashes: tuple[int, ...] = ()  # `prompt_hash` of each: which drafts were trained on it
+    stop_texts: tuple[str, ...] = ()  # of a suite: texts that end an answer, in it
+    hashes: tuple[int, ...] = ()  # of held-out prompts, `prompt_hash` of each: which drafts were trained on it
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -39,6 +41,31 @@ def read_asked(run: Store, target: Path, *, count: int, max_new_tokens: int) -> 
 
     Raises `BadInput` where nothing is prepared, the file is not what its marker vouches for, or no prompt fits.
     """
+    name, data = _read_prompts(run)
+    config = text_config_of(read_config(target))
+    longest = config.max_position_embeddings - max_new_tokens
+    rows = [row for row in map(json.loads, data.splitlines()) if len(row["input_ids"]) <= longest][:count]
+    if not rows:
+        raise BadInput(
+            f"{run.url}/samples/{name}: no prompt leaves room for {max_new_tokens} tokens in the target's context"
+        )
+    ids = tuple(tuple(row["input_ids"]) for row in rows)
+    if max(map(max, ids)) >= config.vocab_size:
+        raise BadInput(
+            f"{run.url}/samples/{name}: holds ids beyond {target}'s vocabulary; it was prepared for another target"
+        )
+    hashes = tuple(prompt_hash(row["messages"]) for row in rows)
+    texts = tuple(_last_words(row) for row in rows)
+    return Asked(ids, texts, max_new_tokens, stop_tokens(target), hashes=hashes)
+
+
+def held_out_ids(run: Store) -> frozenset[str]:
+    """Rows of the run's answers that no draft was trained on. Raises as `read_asked` does."""
+    return frozenset(json.loads(line).get("id", "") for line in _read_prompts(run)[1].splitlines())
+
+
+def _read_prompts(run: Store) -> tuple[str, bytes]:
+    """The file of held-out prompts, checked: its name, and its lines."""
     samples = run.at("samples")
     marker = read_marker(samples, "samples.json")
     if marker is None:
@@ -50,20 +77,7 @@ def read_asked(run: Store, target: Path, *, count: int, max_new_tokens: int) -> 
         raise BadInput(f"{samples.url}/{name}: missing; run tools/prepare_data.py --overwrite") from error
     if name not in marker.files or hashlib.sha256(data).hexdigest() != marker.files[name].sha256:
         raise BadInput(f"{samples.url}/{name}: damaged: not what samples.json vouches for; prepare the samples again")
-    config = text_config_of(read_config(target))
-    longest = config.max_position_embeddings - max_new_tokens
-    rows = [row for row in map(json.loads, data.splitlines()) if len(row["input_ids"]) <= longest][:count]
-    if not rows:
-        raise BadInput(
-            f"{samples.url}/{name}: no prompt leaves room for {max_new_tokens} tokens in the target's context"
-        )
-    ids = tuple(tuple(row["input_ids"]) for row in rows)
-    if max(map(max, ids)) >= config.vocab_size:
-        raise BadInput(
-            f"{samples.url}/{name}: holds ids beyond {target}'s vocabulary; it was prepared for another target"
-        )
-    hashes = tuple(prompt_hash(row["messages"]) for row in rows)
-    return Asked(ids, tuple(_last_words(row) for row in rows), max_new_tokens, stop_tokens(target), hashes)
+    return name, data
 
 
 def read_tokenizer(target: Path) -> PreTrainedTokenizerBase:
@@ -84,6 +98,24 @@ def stop_tokens(target: Path) -> frozenset[int]:
         except (ValueError, AttributeError) as error:
             raise BadInput(f"{generation}: truncated or not a JSON object; restore it ({error})") from error
     return frozenset(token for ids in found if ids is not None for token in (ids if isinstance(ids, list) else [ids]))
+
+
+def text_ends(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Callable[[list[int], int], int | None]:
+    """Where an answer ends by one of `texts`, looked for as SGLang does (`Req.update_finish_state`): after each token.
+
+    Called with the answer's tokens, and how many of them are new; gives how many there are to the end of the text, or
+    None.
+    """
+    longest = max((len(tokenizer.encode(text, add_special_tokens=False)) for text in texts), default=0) + 1
+
+    def ends(tokens: list[int], new: int) -> int | None:
+        for count in range(len(tokens) - new + 1, len(tokens) + 1) if texts else ():
+            tail = tokenizer.decode(tokens[max(0, count - longest) : count])
+            if any(text in tail for text in texts):
+                return count
+        return None
+
+    return ends
 
 
 def _last_words(row: dict[str, Any]) -> str:

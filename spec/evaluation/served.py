@@ -1,17 +1,19 @@
 """The served part of a draft's evaluation: the same prompts to a running SGLang server, with the draft and without."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
 
 from spec.errors import BadInput
-from spec.evaluation.figures import Acceptance, total
+from spec.evaluation import figures
+from spec.evaluation.figures import Counted
 from spec.evaluation.prompts import Asked, read_tokenizer
 from spec.methods.files import WEIGHTS
 from spec.methods.method import Method
 from spec.progress import RowProgress
-from spec.server.sglang import SglangServer, Timed
+from spec.server.sglang import ServedAnswer, SglangServer, Timed
 from spec.storage import file_sha256
 from spec.storage.markers import Marker
 
@@ -80,6 +82,7 @@ def measure(server: SglangServer, asked: Asked, *, concurrency: int, step: str) 
             asked.prompts,
             max_new_tokens=asked.max_new_tokens,
             stop=asked.stop,
+            stop_texts=asked.stop_texts,
             concurrency=concurrency,
             done=lambda rows, tokens: progress.update(rows, tokens, rejects={}),
         )
@@ -102,10 +105,20 @@ def measure(server: SglangServer, asked: Asked, *, concurrency: int, step: str) 
     return part, timed
 
 
-def acceptance(server: SglangServer, timed: Timed, steps: int, *, accepts_offline: bool) -> dict[str, Any]:
+def counts(prompts: Sequence[Sequence[int]], answers: Sequence[ServedAnswer], steps: int) -> list[Counted]:
+    """Answers as counted, each with a whole histogram."""
+    return [
+        Counted(len(prompt), len(answer.tokens), answer.histogram + [0] * (steps + 1 - len(answer.histogram)))
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+
+
+def acceptance(
+    server: SglangServer, prompts: Sequence[Sequence[int]], timed: Timed, steps: int, *, accepts_offline: bool
+) -> dict[str, Any]:
     """The server's own counts. `BadInput` if they say that speculation was silently off."""
-    histograms = [answer.histogram + [0] * (steps + 1 - len(answer.histogram)) for answer in timed.answers]
-    counted = Acceptance(timed.tokens, total(histograms))
+    answers = counts(prompts, timed.answers, steps)
+    counted = figures.acceptance(answers)
     if counted.forwards == 0 and any(len(answer.tokens) > 1 for answer in timed.answers):
         raise BadInput(
             f"{server.url} says that it speculates but reports no spec_verify_ct: nothing was speculated; see its log"
@@ -117,6 +130,8 @@ def acceptance(server: SglangServer, timed: Timed, steps: int, *, accepts_offlin
         )
     return {
         **counted.figures(),
+        "interval": figures.interval(answers),
+        "by_context": figures.by_context(answers),
         "num_steps": steps,
-        "histograms": histograms,
+        "histograms": [answer.histogram for answer in answers],
     }

@@ -6,7 +6,7 @@ may run past the answer's end, and then counts in full. So `tokens / forwards` i
 `completion_tokens / spec_verify_ct`, and equal kept counts are equal histograms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +14,8 @@ from transformers import DynamicCache
 
 from spec.methods.method import Drafter
 from spec.target.frozen import FrozenTarget
+
+TextEnds = Callable[[list[int], int], int | None]  # see `spec.evaluation.prompts.text_ends`
 
 
 @dataclass
@@ -89,13 +91,15 @@ def speculate(
     steps: int,
     max_new_tokens: int,
     stop: frozenset[int],
+    text_ends: TextEnds = lambda tokens, new: None,
 ) -> Answer:
     """The target's answer to `prompt` with `draft` guessing `steps` tokens ahead of each forward."""
     target.forget_all()
     first, aux = target.read(prompt, 1)
     answer, cache = Answer(tokens=first), draft.empty_cache()
     unread = torch.tensor([*prompt[1:], *first], device=target.device)  # tokens whose position before has features
-    while len(answer.tokens) < max_new_tokens and answer.tokens[-1] not in stop:
+    ended = text_ends(answer.tokens, 1) is not None
+    while len(answer.tokens) < max_new_tokens and answer.tokens[-1] not in stop and not ended:
         drafts, cache = draft.propose(unread, aux, cache, target, steps)
         choices, aux = target.read([int(unread[-1]), *drafts], steps + 1)
         kept = next((at for at in range(steps) if drafts[at] != choices[at]), steps)
@@ -103,6 +107,8 @@ def speculate(
             target.forget(steps - kept)
         unread, aux = torch.tensor(choices[: kept + 1], device=target.device), aux[: kept + 1]
         run = _until_stop(choices[: kept + 1], stop)[: max_new_tokens - len(answer.tokens)]
+        if (ends := text_ends([*answer.tokens, *run], len(run))) is not None:
+            run, ended = run[: ends - len(answer.tokens)], True
         answer.tokens += run
         answer.kept.append(kept)
         answer.runs.append(run)

@@ -10,7 +10,7 @@ from spec.evaluation import gate, offline, regression, served
 from spec.evaluation.drafts import verified_draft
 from spec.evaluation.figures import differences
 from spec.evaluation.parts import NAMES, Parts
-from spec.evaluation.prompts import Asked, read_asked
+from spec.evaluation.prompts import Asked, read_asked, read_tokenizer
 from spec.methods import method_of
 from spec.methods.files import MARKER as DRAFT_MARKER
 from spec.methods.method import Method
@@ -51,6 +51,7 @@ class Evaluation:
         self.report = run.at(FOLDER)
         self.parts = Parts(self.report, _measured_on(self.asked, settings, self.draft, standing))
         self.written = None
+        self._loaded: dict[str, offline.Loaded] = {}  # by device
         if self.draft:
             self._check_drafts(self.draft.facts["config"])
             self.written = find_marker(self.report, MARKER, STEP, *self._identity(), overwrite=overwrite)
@@ -69,24 +70,36 @@ class Evaluation:
             )
 
     @property
+    def exported(self) -> Marker:
+        """The draft's marker. Raises `BadInput` where none is exported yet."""
+        if self.draft is None:
+            raise BadInput(f"{self.run.url}/draft: no exported draft; run tools/extract_draft_model.py first")
+        return self.draft
+
+    @property
     def method(self) -> Method:
-        assert self.draft is not None
-        return method_of(self.draft.facts["config"])
+        return method_of(self.exported.facts["config"])
 
     def measure_offline(self, device: str) -> None:
         """Speculation on this machine's `device`, without a server."""
-        with verified_draft(self.run.at("draft"), self.draft, self.target) as folder:
-            steps = self.settings.drafts
-            found = offline.measure(self.method, self.target, folder, self.asked, steps=steps, device=device)
-            self.parts.keep("offline", found)
+        loaded, tokenizer = self.loaded(device), read_tokenizer(self.target)
+        self.parts.keep("offline", offline.measure(loaded, tokenizer, self.asked, steps=self.settings.drafts))
+
+    def loaded(self, device: str) -> offline.Loaded:
+        """Target and draft, verified and read once."""
+        if device not in self._loaded:
+            with verified_draft(self.run.at("draft"), self.draft, self.target) as folder:
+                self._loaded[device] = offline.load(self.method, self.target, folder, device)
+        return self._loaded[device]
 
     def measure_standing(self, device: str) -> None:
         """The same of the draft that is to be replaced."""
         assert self.standing is not None
-        way, steps = self.standing.method, self.standing.drafts(self.settings.drafts)
+        self._loaded.pop(device, None)  # two targets may not fit
         with verified_draft(self.run.at(self.standing.folder), self.standing.marker, self.target) as folder:
-            found = offline.measure(way, self.target, folder, self.asked, steps=steps, device=device)
-        self.parts.keep("published_offline", found)
+            loaded = offline.load(self.standing.method, self.target, folder, device)
+        steps, tokenizer = self.standing.drafts(self.settings.drafts), read_tokenizer(self.target)
+        self.parts.keep("published_offline", offline.measure(loaded, tokenizer, self.asked, steps=steps))
 
     def measure_baseline(self, url: str) -> None:
         """A server without the draft."""
@@ -99,12 +112,7 @@ class Evaluation:
 
     def measure_speculative(self, url: str) -> None:
         """A server with the draft."""
-        server, steps = SglangServer(url), self.settings.drafts
-        with verified_draft(self.run.at("draft"), self.draft, self.target, server.context_length):
-            pass
-        assert self.draft is not None
-        served.check_with_draft(server, self.method, self.draft, steps)
-        self._check_room(server, "baseline")
+        server, steps = self.drafted(url), self.settings.drafts
         self._measure_drafted("speculative", server, steps)
 
     def measure_standing_speculative(self, url: str) -> None:
@@ -113,15 +121,25 @@ class Evaluation:
         server, steps = SglangServer(url), self.standing.drafts(self.settings.drafts)
         served.check_with_draft(server, self.standing.method, self.standing.marker, steps)
         self._check_room(server, "speculative")
+        served.check_target(server, self.target)
         self._measure_drafted("published_speculative", server, steps)
 
     def _measure_drafted(self, name: str, server: SglangServer, steps: int) -> None:
-        served.check_target(server, self.target)
         part, answers = served.measure(server, self.asked, concurrency=self.settings.concurrency, step="with the draft")
         before = name.replace("speculative", "offline")
         accepts_offline = before not in self.parts or self.parts[before]["accept_rate"] > 0
-        part |= served.acceptance(server, answers, steps, accepts_offline=accepts_offline)
+        part |= served.acceptance(server, self.asked.prompts, answers, steps, accepts_offline=accepts_offline)
         self._keep_served(name, part, server)
+
+    def drafted(self, url: str) -> SglangServer:
+        """The server at `url`, checked: it serves this target with this draft, and both can be compared."""
+        server = SglangServer(url)
+        with verified_draft(self.run.at("draft"), self.draft, self.target, server.context_length):
+            pass
+        served.check_with_draft(server, self.method, self.exported, self.settings.drafts)
+        self._check_room(server, "baseline")
+        served.check_target(server, self.target)
+        return server
 
     def conclude(self, bar: gate.Bar) -> Marker:
         """Write the report from the parts, all there; the same one again where nothing changed."""
@@ -135,9 +153,8 @@ class Evaluation:
 
     def compared(self) -> dict[str, Any]:
         """The draft beside the one that it is to replace: see `regression.compare`."""
-        assert self.draft is not None
         there = {name: self.parts[name] for name in self.parts}
-        found = regression.compare(self.standing, self.draft, there, self.asked.hashes)
+        found = regression.compare(self.standing, self.exported, there, self.asked.hashes)
         if found is None:
             raise BadInput(
                 "--max-regression: of the draft that is published, no figure was measured as those of the new one; "
@@ -147,7 +164,6 @@ class Evaluation:
 
     def _identity(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Settings and inputs of the report. The bar is no setting: another one is judged on the same figures."""
-        assert self.draft is not None
         settings = {
             "prompts": len(self.asked.prompts),
             "max_new_tokens": self.settings.max_new_tokens,
@@ -155,7 +171,7 @@ class Evaluation:
             "concurrency": self.settings.concurrency,
             "without": sorted(self.settings.without),
         }
-        return settings, {"draft": self.draft.identity, "prompts": self.asked.identity["prompts"]}
+        return settings, {"draft": self.exported.identity, "prompts": self.asked.identity["prompts"]}
 
     def _check_room(self, server: SglangServer, other: str) -> None:
         there = self.parts[other]["server"].get("max_running_requests") if other in self.parts else None

@@ -54,7 +54,7 @@ class Sizes:
     layers: tuple[int, ...]  # of each of the target's layers
     active: tuple[int, ...]  # those of each layer that one token passes through
     outside: int  # of the target's embedding, norm and head, whole on every rank
-    draft: int
+    parts: dict[str, int]  # the draft's, by its modules
     head_rows: int  # of the target's head that the draft keeps once more
     cache: int  # numbers that the server keeps for the draft of each token in its context
     rehearsal: Rehearsal
@@ -62,6 +62,10 @@ class Sizes:
     @property
     def parameters(self) -> int:
         return sum(self.layers) + self.outside
+
+    @property
+    def draft(self) -> int:
+        return sum(self.parts.values())
 
 
 @dataclass(frozen=True)
@@ -121,13 +125,14 @@ def measure(cfg: DictConfig, target: PretrainedConfig) -> Sizes:
     model = empty_model(target, FAMILIES[target.model_type], DTYPES[cfg.target_dtype])
     layers = tuple(sum(p.numel() for p in layer.parameters()) for layer in model.model.layers)
     with torch.device("meta"):
-        draft = sum(parameter.numel() for parameter in method.build("meta").parameters())
+        draft = method.build("meta")
+    parts = {name: sum(p.numel() for p in module.parameters()) for name, module in draft.named_children()}
     return Sizes(
         target=target,
         layers=layers,
         active=tuple(_active(layer, target) for layer in model.model.layers),
         outside=sum(p.numel() for p in model.parameters()) - sum(layers),
-        draft=draft,
+        parts={name: count for name, count in parts.items() if count},
         head_rows=method.head_rows,
         cache=method.cache,
         rehearsal=rehearse(cfg, target, method),

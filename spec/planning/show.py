@@ -21,8 +21,8 @@ def show(result: Plan, cfg: DictConfig) -> str:
         f"{result.target_bytes / 1e9:.1f} GB on disk",
         f"draft       {_count(sizes.draft)} parameters; exported {result.draft_bytes / 1e9:.2f} GB, "
         f"a checkpoint {result.checkpoint_bytes / 1e9:.1f} GB",
-        f"in SGLang   {result.draft_bytes / 1e9:.2f} GB of weights, {2 * sizes.cache * 1e5 / 1e9:.2f} GB of the "
-        "draft's keys and values for 100,000 tokens in bf16",
+        f"in SGLang   {result.draft_bytes / 1e9:.2f} GB of weights ({_parts(sizes.parts)}), "
+        f"{2 * sizes.cache * 1e5 / 1e9:.2f} GB of the draft's keys and values for 100,000 tokens in bf16",
         f"samples     {SAMPLE_BYTES} GB a billion tokens",
         "",
         f"memory of a GPU, {machines.nodes} x {machines.gpus} of {machines.gpu_memory:g} GiB, at most (GiB):",
@@ -45,6 +45,12 @@ def show(result: Plan, cfg: DictConfig) -> str:
         f"verdict     {verdict(result, cfg)}",
     ]
     return "\n".join(lines)
+
+
+def _parts(parts: dict[str, int]) -> str:
+    """Those of a draft's modules that take 1% of it or more."""
+    least = sum(parts.values()) / 100
+    return ", ".join(f"{name} {2 * count / 1e9:.2f}" for name, count in parts.items() if count >= least)
 
 
 def _measured() -> list[str]:

@@ -16,7 +16,7 @@ from spec.methods import method_of_published
 from spec.methods.files import CONFIG, MARKER, WEIGHTS
 from spec.methods.method import Method
 from spec.methods.tensors import read_tensors
-from spec.publishing.existing import fetch, resolve
+from spec.publishing.existing import fetch, fetch_rest, resolve, weight_files
 from spec.storage import Store
 from spec.storage.markers import Json, Marker, describe_files, read_marker, write_marker
 
@@ -30,10 +30,7 @@ def adopt(there: Path, folder: Path, target: Json, context_length: int | None = 
     """
     published = read_config(there / CONFIG)
     method = method_of_published(published)
-    if not (there / WEIGHTS).is_file():
-        raise BadInput(f"{there / WEIGHTS}: missing; a draft is {CONFIG} and one file of weights, {WEIGHTS}")
-    read_tensors(there / WEIGHTS)  # names a file that is cut short
-    config, tensors = method.adopt(method.as_served(published, target), load_file(there / WEIGHTS))
+    config, tensors = method.adopt(method.as_served(published, target), _weights(there))
     dtype = _widest(tensors)
     name = str(dtype).removeprefix("torch.")
     config |= {"torch_dtype": name, "dtype": name}
@@ -76,9 +73,8 @@ def bring(run: Store, url: str, target: Path, *, overwrite: bool = False) -> Mar
     with tempfile.TemporaryDirectory(prefix="bring-draft-") as scratch:
         there, ours = Path(scratch) / "there", Path(scratch) / "ours"
         fetch(source, CONFIG, there)
-        inputs = {"version": source.commit, "sha256": fetch(source, WEIGHTS, there)}
-        if MARKER in source.files:
-            fetch(source, MARKER, there)
+        inputs = fetch_rest(source, there)
+        if (there / MARKER).is_file():
             verify_files(there, target)
         method = method_of_published(read_config(there / CONFIG))
         facts = target_facts(method, target)
@@ -107,6 +103,20 @@ def bring(run: Store, url: str, target: Path, *, overwrite: bool = False) -> Mar
         for name in marker.files:
             output.upload(name, ours / name)
     return write_marker(output, MARKER, marker)
+
+
+def _weights(there: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a published draft, of however many files. `BadInput` names one that is missing or damaged."""
+    tensors: dict[str, torch.Tensor] = {}
+    for path in (there / name for name in weight_files(there)):
+        if not path.is_file():
+            raise BadInput(f"{path}: missing; a draft is {CONFIG} and its weights, all files that its index names")
+        read_tensors(path)  # names a file that is cut short
+        its = load_file(path)
+        if twice := sorted(tensors.keys() & its.keys()):
+            raise BadInput(f"{path}: {twice[0]} is in another of the draft's files too")
+        tensors |= its
+    return tensors
 
 
 def _answer(method: Method, folder: Path) -> torch.Tensor:

@@ -15,7 +15,7 @@ from spec.publishing import versions
 from spec.publishing.manifest import Manifest
 from spec.report import card
 from spec.report import page as report
-from spec.report.evidence import REPORT, gather
+from spec.report.evidence import REPORT, gather, measured_keys
 from spec.storage import Store
 from spec.storage.markers import Marker, read_marker
 
@@ -41,7 +41,7 @@ def publish(
         evidence = gather(run)
         files[card.FILE] = _written(Path(scratch) / "card.md", card.render(evidence))
         if not without_report:
-            files[REPORT] = _local(run, REPORT, Path(scratch))
+            files |= {key: _local(run, key, Path(scratch)) for key in (REPORT, *measured_keys(run, marker))}
             files[report.PAGE] = _written(Path(scratch) / "report.html", report.render(evidence))
         place = place_of(destination, method_of(marker.facts["config"]))
         replaces = ... if bar is None or bar.max_regression is None else _compared_with(run)

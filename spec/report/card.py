@@ -10,7 +10,7 @@ import jinja2
 
 from spec.errors import BadInput
 from spec.methods import method_of
-from spec.report import sweep, tables
+from spec.report import suites, sweep, tables
 from spec.report.command import serving_command, target_of
 from spec.report.evidence import Evidence, gather
 from spec.report.verdict import sentence, verdict
@@ -49,6 +49,7 @@ def render(evidence: Evidence) -> str:
         hub_datasets=[name for name in names if name and _HUB_NAME.fullmatch(name)],
         command=serving_command(draft, "DRAFT", num_steps=offline.get("num_steps", 3)),
         gate=evidence.measured("gate"),
+        suites=suites.markdown(evidence),
         sweep=sweep.markdown(evidence),
         verdict=sentence(verdict(evidence)),
         measured=dict(tables.measured(evidence)),

@@ -14,6 +14,7 @@ WIDTH, HEIGHT = 480, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 14, 40
 _NAMES = 56  # width of the lines' labels
 _ROW = 13  # height of one
+_COLOURS = 7  # of lines
 
 
 class Line(NamedTuple):
@@ -105,6 +106,11 @@ def _names(named: Sequence[Line], x_at, y_at) -> list[Markup]:
         lowest = max(y_at(y) + 4, lowest + _ROW)
         parts.append(_text(x_at(x) + 8, lowest, line.label, "tick", "start"))
     return parts
+
+
+def spaced(at: int) -> int:
+    """The colour of line number `at` among few: neighbours of the scale look alike."""
+    return (2 * at) % _COLOURS
 
 
 def thin(points: Sequence[tuple[float, float]], most: int = 80) -> list[tuple[float, float]]:

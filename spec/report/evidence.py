@@ -14,6 +14,7 @@ from spec.storage.markers import Json, Marker, read_marker
 METRICS = "checkpoints/metrics.jsonl"
 REPORT = "report/report.json"
 SWEEP = "report/sweep.json"
+SUITES = "report/suites"
 SAMPLES = "samples/samples.json"
 
 
@@ -26,6 +27,7 @@ class Evidence:
     draft: Marker | None
     report: Marker | None  # only if it is of this very draft
     sweep: Marker | None  # likewise
+    suites: list[Json]  # likewise: figures of each suite, offline and on the server
 
     def measured(self, part: str) -> Json:
         """`offline`, `baseline`, `speculative` or `gate` of the report; {} where that was not measured."""
@@ -48,7 +50,7 @@ class Evidence:
 
 def gather(run: Store) -> Evidence:
     """Read what there is. Raises `BadInput` for a marker that is damaged."""
-    draft = read_marker(run, f"draft/{MARKER}")
+    draft = read_marker(run, f"draft/{MARKER}") or read_marker(run, MARKER)  # the latter: a published one, fetched
     report, sweep = (_of(draft, read_marker(run, key)) for key in (REPORT, SWEEP))
     return Evidence(
         run=read_run(run) or (draft.facts.get("run", {}) if draft else {}),
@@ -58,11 +60,25 @@ def gather(run: Store) -> Evidence:
         draft=draft,
         report=report,
         sweep=sweep,
+        suites=list(_suites(run, draft)),
     )
 
 
 def _of(draft: Marker | None, evidence: Marker | None) -> Marker | None:
     return evidence if draft and evidence and evidence.inputs.get("draft") == draft.identity else None
+
+
+def measured_keys(run: Store, draft: Marker) -> list[str]:
+    """What beside the report was measured of this very draft: the sweep, and suites."""
+    keys = [SWEEP, *sorted(entry.key for entry in run.list(SUITES) if entry.key.endswith(".json"))]
+    return [key for key in keys if _of(draft, read_marker(run, key))]
+
+
+def _suites(run: Store, draft: Marker | None) -> Iterator[Json]:
+    """Those that others publish figures of, in the order of their names, then one's own."""
+    keys = [key for key in measured_keys(run, draft) if key != SWEEP] if draft else []
+    found = [marker.facts for key in keys if (marker := read_marker(run, key))]
+    yield from sorted(found, key=lambda facts: facts["as_published"]["prompts"] is None)
 
 
 def _answers(run: Store) -> dict[str, int]:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from spec.conversations.shards import TOTALS
 from spec.evaluation.gate import at_once
 from spec.methods import method_of
-from spec.report import charts, lineage, sweep, tables
+from spec.report import charts, lineage, suites, sweep, tables
 from spec.report.command import NUM_STEPS, serving_command, target_of
 from spec.report.evidence import Evidence, gather
 from spec.report.verdict import sentence, verdict
@@ -19,14 +19,14 @@ from spec.storage import Store
 from spec.storage.markers import Json
 
 PAGE = "report/report.html"
-_TEMPLATES = jinja2.Environment(
+TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("spec.report", "."),
     autoescape=True,
     trim_blocks=True,
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
-_TEMPLATES.filters["plain"] = tables.plain
+TEMPLATES.filters["plain"] = tables.plain
 _ORDINALS = ("1st", "2nd", "3rd")
 _LONGEST_EXAMPLE = 4000  # characters of a prompt or of a training sample
 
@@ -39,7 +39,7 @@ def write(run: Store) -> None:
 def render(evidence: Evidence) -> str:
     """The page, as one self-contained HTML document."""
     draft, num_steps = evidence.draft, evidence.measured("offline").get("num_steps", NUM_STEPS)
-    return _TEMPLATES.get_template("page.html.j2").render(
+    return TEMPLATES.get_template("page.html.j2").render(
         method=method_of(draft.facts["config"]).title if draft else None,
         target=target_of(draft) if draft else evidence.run.get("target", {}).get("model", "an unnamed target"),
         summary=_summary(evidence),
@@ -48,6 +48,7 @@ def render(evidence: Evidence) -> str:
         headlines=_headlines(evidence),
         acceptance=_acceptance(evidence),
         lengths=_lengths(evidence),
+        suites=suites.section(evidence),
         sweep=sweep.section(evidence),
         training=_training(evidence),
         bar=_bar(evidence),

@@ -33,7 +33,7 @@ def section(evidence: Evidence) -> Json:
     measured, drafts = facts["measured"], sorted({one["drafts"] for one in facts["measured"]})
     return {
         "chart": _chart(measured, drafts),
-        "legend": [{"name": _drafts(count), "colour": _colour(at)} for at, count in enumerate(drafts)],
+        "legend": [{"name": _drafts(count), "colour": charts.spaced(at)} for at, count in enumerate(drafts)],
         "rounds": measured[0]["rounds"],
         "rounds_table": _rounds(measured),
         "times_table": _times(measured),
@@ -66,7 +66,7 @@ def _chart(measured: list[Json], drafts: list[int]) -> Markup:
     for at, count in enumerate(drafts):
         of = sorted((one["concurrency"], one["speed_up"][0]) for one in measured if one["drafts"] == count)
         points = [(math.log2(load), faster) for load, faster in of]
-        lines.append(charts.Line(_drafts(count), points, _colour(at), dots=True, named=True))
+        lines.append(charts.Line(_drafts(count), points, charts.spaced(at), dots=True, named=True))
     ends = [(math.log2(load), 1.0) for load in (loads[0], loads[-1])]
     told = "; ".join(f"{_drafts(one['drafts'])} at {one['concurrency']}: {one['speed_up'][0]:.2f}" for one in measured)
     return charts.line_chart(
@@ -123,7 +123,3 @@ def _drafts(count: int) -> str:
 
 
 _REFERENCE = 7  # the colour of the line at 1.0
-
-
-def _colour(at: int) -> int:
-    return (2 * at) % _REFERENCE  # neighbours of the scale look alike

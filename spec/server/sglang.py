@@ -70,19 +70,20 @@ class SglangServer:
         concurrency: int,
         done: Callable[[int, int], None] = lambda rows, tokens: None,
         stream: bool = False,
+        stop_texts: Sequence[str] = (),
     ) -> Timed:
         """Greedy answers to prompts of token ids, `concurrency` at a time, from an empty prefix cache.
 
         `done(rows, tokens)` is called as answers come in. With `stream` each has its `arrivals`, and a fault on the way
         is a `PassingFault` at once: an answer that was asked for twice has no time.
         """
-        return asyncio.run(self._answer(prompts, max_new_tokens, stop, concurrency, done, stream))
+        sampling = _greedy(max_new_tokens, stop) | ({"stop": list(stop_texts)} if stop_texts else {})
+        return asyncio.run(self._answer(prompts, sampling, concurrency, done, stream))
 
     async def _answer(
         self,
         prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        stop: frozenset[int],
+        sampling: dict[str, Any],
         concurrency: int,
         done: Callable[[int, int], None],
         stream: bool,
@@ -93,13 +94,14 @@ class SglangServer:
         async def one(prompt: Sequence[int]) -> ServedAnswer:
             nonlocal finished, tokens
             async with free:
-                answer = await ask(prompt, max_new_tokens, stop)
+                answer = await ask(prompt, sampling)
             finished, tokens = finished + 1, tokens + len(answer.tokens)
             done(finished, tokens)
             return answer
 
         async with self._client:
-            await self._generate(prompts[0], 4, stop)  # the first request of a server's life is slow
+            # The first request of a server's life is slow.
+            await self._generate(prompts[0], sampling | {"max_new_tokens": 4})
             await self._flush_cache()
             begun = time.monotonic()
             try:
@@ -117,11 +119,12 @@ class SglangServer:
         found = {token: logprob for logprob, token, _ in likeliest}
         return abs(found[one] - found[other]) if one in found and other in found else float("inf")
 
-    async def _generate(self, prompt: Sequence[int], max_new_tokens: int, stop: frozenset[int]) -> ServedAnswer:
-        return self._read(await self._client.ask("/generate", _greedy(prompt, max_new_tokens, stop)))
+    async def _generate(self, prompt: Sequence[int], sampling: dict[str, Any]) -> ServedAnswer:
+        wanted = {"input_ids": list(prompt), "sampling_params": sampling}
+        return self._read(await self._client.ask("/generate", wanted))
 
-    async def _stream(self, prompt: Sequence[int], max_new_tokens: int, stop: frozenset[int]) -> ServedAnswer:
-        wanted = _greedy(prompt, max_new_tokens, stop) | {"stream": True}
+    async def _stream(self, prompt: Sequence[int], sampling: dict[str, Any]) -> ServedAnswer:
+        wanted = {"input_ids": list(prompt), "sampling_params": sampling, "stream": True}
         reply: dict[str, Any] = {}
         arrivals: list[tuple[float, int]] = []
         try:
@@ -163,6 +166,5 @@ class SglangServer:
         return asyncio.run(ask())
 
 
-def _greedy(prompt: Sequence[int], max_new_tokens: int, stop: frozenset[int]) -> dict[str, Any]:
-    sampling = {"max_new_tokens": max_new_tokens, "temperature": 0, "stop_token_ids": sorted(stop)}
-    return {"input_ids": list(prompt), "sampling_params": sampling}
+def _greedy(max_new_tokens: int, stop: frozenset[int]) -> dict[str, Any]:
+    return {"max_new_tokens": max_new_tokens, "temperature": 0, "stop_token_ids": sorted(stop)}

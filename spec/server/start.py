@@ -10,13 +10,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spec.errors import BadInput, PassingFault
+from spec.progress import Wait
 from spec.server.client import Client, Fault
 
+_STAGE = 100  # characters: SGLang prints all its arguments in one line
 SERVE = Path(__file__).parents[2] / "images" / "server-cpu" / "serve"
 
 
@@ -53,7 +55,8 @@ def sglang_on_cpu(
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        asyncio.run(_wait_until_ready(url, server, log, patience))
+        with Wait(f"SGLang on CPU, {'with the draft' if draft else 'without a draft'}") as wait:
+            asyncio.run(_wait_until_ready(url, server, log, patience, wait))
         yield url
     finally:
         _stop(server)
@@ -74,10 +77,13 @@ def free_port(wanted: int | None = None) -> int:
     raise PassingFault("no free port on 127.0.0.1")
 
 
-async def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path, patience: float) -> None:
+async def _wait_until_ready(
+    url: str, server: subprocess.Popen[bytes], log: Path, patience: float, wait: Callable[[str], None]
+) -> None:
     deadline = time.monotonic() + patience
     async with Client(url, patience=patience, timeout=patience) as client:
         while time.monotonic() < deadline:
+            wait(_stage(log))
             if server.poll() is not None:
                 raise PassingFault(f"the server ended with {server.returncode}: {_last_line(log)} (all of it: {log})")
             with suppress(Fault):  # not listening yet, or busy with its first token
@@ -85,6 +91,12 @@ async def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path
                     return
             await asyncio.sleep(0.5)
     raise PassingFault(f"the server generated nothing within {patience:.0f} s: {_last_line(log)} (all of it: {log})")
+
+
+def _stage(log: Path) -> str:
+    """What the server says that it is at: its last line with a time, without that."""
+    said = [line.partition("] ")[2] for line in log.read_text(errors="replace").splitlines() if line.startswith("[2")]
+    return said[-1][:_STAGE] if said else "importing"
 
 
 def _last_line(log: Path) -> str:
@@ -96,7 +108,7 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
     """Let it finish what it answers, then end what is left of its processes."""
     if server.poll() is None:
         server.send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
+        with suppress(subprocess.TimeoutExpired), Wait("SGLang to end"):
             server.wait(60)
     with suppress(ProcessLookupError):  # all of them are gone
         os.killpg(server.pid, signal.SIGKILL)

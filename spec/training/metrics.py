@@ -59,15 +59,26 @@ class Window:
 
     def _begin(self) -> None:
         self.sums = Sums(self.positions, self.device)
-        self.seconds, self.tokens, self.loss_tokens = 0.0, 0, 0
+        self.seconds, self.cpu_seconds, self.tokens, self.loss_tokens = 0.0, 0.0, 0, 0
 
     def add(
-        self, *, tokens: int, loss_tokens: int, lr: float, grad_norm: torch.Tensor, seconds: float, waited: float
+        self,
+        *,
+        tokens: int,
+        loss_tokens: int,
+        lr: float,
+        grad_norm: torch.Tensor,
+        seconds: float,
+        cpu_seconds: float,
+        waited: float,
     ) -> None:
-        """One step beside its `sums`: tokens of all ranks, the host's seconds, and all those waited for data so far."""
+        """One step beside its `sums`: tokens of all ranks, this host's seconds, those that its threads computed, and
+        all those waited for data so far.
+        """
         self.tokens += tokens
         self.loss_tokens += loss_tokens
         self.seconds += seconds
+        self.cpu_seconds += cpu_seconds
         self.lr, self.grad_norm, self.waited = lr, grad_norm, waited
 
     def flush(self, mean_loss: MeanLoss) -> dict[str, Any]:
@@ -76,10 +87,12 @@ class Window:
         means = self.sums.means(mean_loss)
         waited = self.waited - self.waited_before
         seconds = self.seconds + waited + time.perf_counter() - began  # a device is behind its host until here
+        cpu_seconds = ranks.total(torch.tensor([self.cpu_seconds], dtype=torch.float64))
         row = means | {
             "lr": self.lr,
             "grad_norm": float(self.grad_norm),
             "seconds": seconds,
+            "cpu_seconds": float(cpu_seconds),  # of all ranks: what a step costs where others use the machine too
             "tokens_per_s": self.tokens / seconds,
             "loss_tokens_per_s": self.loss_tokens / seconds,
             "peak_memory_gib": peak_memory_gib(self.device),

@@ -41,7 +41,8 @@ def measure(plain: SglangServer, drafted: SglangServer, asked: Asked, *, drafts:
                 before = [before[0] + len(asked.prompts), before[1] + passes[name][-1].tokens]
     plainly, speculated = _outputs(passes)
     served.check_same_model(drafted, speculated, plainly, plain.url)
-    return _facts(passes, served.acceptance(drafted, passes["drafted"][0], drafts, accepts_offline=False)) | {
+    accepted = served.acceptance(drafted, asked.prompts, passes["drafted"][0], drafts, accepts_offline=False)
+    return _facts(passes, accepted) | {
         "drafts": drafts,
         "concurrency": load,
         "rounds": rounds,

@@ -243,7 +243,7 @@ def evaluated(run, tmp_path, monkeypatch):
     place = str(tmp_path / "published")
     publish(run, place, say=quiet)
     add_draft(run, seed=1)
-    asked = Asked(tuple((at, at + 1) for at in range(6)), ("?",) * 6, 9, frozenset({2}), tuple(range(6)))
+    asked = Asked(tuple((at, at + 1) for at in range(6)), ("?",) * 6, 9, frozenset({2}), hashes=tuple(range(6)))
     monkeypatch.setattr(step, "read_asked", lambda *args, **options: asked)
     monkeypatch.setattr(step, "verified_draft", lambda *args: nullcontext(tmp_path))
     monkeypatch.setattr(served, "check_target", lambda *args: None)
@@ -285,7 +285,9 @@ def test_figures_of_another_published_draft_are_not_used(evaluated, tmp_path):
 def test_the_offline_run_of_the_published_draft_is_of_its_own_files(evaluated, monkeypatch):
     seen = []
     monkeypatch.setattr(step, "verified_draft", lambda store, *args: nullcontext(store.url))
-    monkeypatch.setattr(offline, "measure", lambda method, target, folder, *args, **options: seen.append(folder) or {})
+    monkeypatch.setattr(step, "read_tokenizer", lambda target: None)
+    monkeypatch.setattr(offline, "load", lambda method, target, folder, device: seen.append(folder))
+    monkeypatch.setattr(offline, "measure", lambda *args, **options: {})
     evaluated.measure_standing("cpu")
     assert seen == [evaluated.run.at(evaluated.standing.folder).url]
 

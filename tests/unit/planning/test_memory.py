@@ -11,8 +11,10 @@ from torch.profiler import ProfilerActivity, profile
 
 import tests.training_runs as training_runs
 from spec import settings
+from spec.attention import blocks
 from spec.attention.documents import Documents
 from spec.eagle_full_finetune_distributed import EagleFullFinetuneRecipeDistributed
+from spec.methods.block import losses
 from spec.planning.plan import Machines, measure, plan
 from spec.planning.rehearsal import DTYPES
 from spec.samples.dataset import SamplesWriter
@@ -24,6 +26,7 @@ from spec.target.frozen import FrozenTarget
 from tests.tiny_models import save_tiny_target
 
 VOCAB, LENGTH = 2048, 256
+MASK = VOCAB - 1  # a block draft's mask token, which no sample has
 SHAPE = {
     "vocab_size": VOCAB, "hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 10, "head_dim": 16,
     "num_attention_heads": 8, "num_key_value_heads": 4, "tie_word_embeddings": False,
@@ -36,7 +39,7 @@ def full_rows(run):
     for name, rows in (("train", 8), ("held_out", 1)):
         with SamplesWriter(folder / name) as writer:
             for row in range(rows):
-                ids = rng.integers(0, VOCAB, LENGTH, dtype=np.int32)
+                ids = rng.integers(0, MASK, LENGTH, dtype=np.int32)
                 writer.append(ids, np.ones(LENGTH, np.uint8), np.array([LENGTH]), np.array([row], np.uint64))
     choose_vocabulary(np.ones(VOCAB, np.int64), VOCAB).save(folder / "vocab_map.safetensors")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -64,17 +67,30 @@ def profiled(cfg):
     print(f"peak {peak_of(prof)}", flush=True)
 
 
+EAGLE3 = {"draft_vocab_size": VOCAB, "steps": 3}
+DFLASH = {"method": "dflash", "mask_token_id": MASK, "block_size": 8, "layers": 2, "features": 3, "anchors": 32}
+DSPARK = DFLASH | {"method": "dspark", "markov_rank": 64, "confidence": 0.5}
+SPLIT = {"target_shard": "world", "activation_checkpointing": True}
+
+
 @pytest.mark.parametrize(
     ("family", "ranks", "given"),
     [
-        ("llama", 1, {"dtype": "fp32"}),
-        ("qwen3_moe", 2, {"target_shard": "world", "activation_checkpointing": True}),
+        ("llama", 1, EAGLE3 | {"dtype": "fp32"}),
+        ("qwen3_moe", 2, EAGLE3 | SPLIT),
+        ("qwen3", 1, DFLASH | {"dtype": "fp32"}),
+        ("llama", 2, DSPARK | SPLIT),
     ],
+    ids=lambda its: its.get("method", "eagle3") if isinstance(its, dict) else str(its),
 )
 def test_the_planned_peak_is_the_measured_one(tmp_path, monkeypatch, family, ranks, given):
+    for sizes in (losses.CHUNK, losses.SLICE, blocks.ROWS):  # planned is what a GPU takes at once
+        monkeypatch.setitem(sizes, "cpu", sizes["cuda"])
     target = save_tiny_target(family, tmp_path / "target", **SHAPE)
     cfg = training_runs.TINY | {"run_dir": "RUN", "target": str(target), "max_length": LENGTH, "epochs": None}
-    cfg |= {"draft_vocab_size": VOCAB, "max_steps": 2, "evaluate_every": None, "save_every": 100}
+    for name in EAGLE3:
+        del cfg[name]
+    cfg |= {"max_steps": 2, "evaluate_every": None, "save_every": 100}
     # The target's files hold fp32: what is not converted is read into memory that is not torch's, and not counted.
     cfg |= {"dtype": "bf16", "target_dtype": "bf16"} | given
     complete = settings.complete(OmegaConf.create(cfg))
@@ -82,7 +98,8 @@ def test_the_planned_peak_is_the_measured_one(tmp_path, monkeypatch, family, ran
 
     monkeypatch.setattr(training_runs, "recipe_main", profiled)
     del cfg["run_dir"], cfg["target"]
-    outcome = training_runs.train(full_rows(tmp_path / "run"), target, logs=tmp_path / "logs", ranks=ranks, **cfg)
+    asked = {"logs": tmp_path / "logs", "ranks": ranks, "without": tuple(EAGLE3.keys() - cfg.keys())}
+    outcome = training_runs.train(full_rows(tmp_path / "run"), target, **asked, **cfg)
     assert set(outcome.codes) == {0}, outcome.said
     # The least of the ranks': what gloo's own threads free is counted as never freed.
     measured = min(int(line.split()[1]) for said in outcome.said for line in said.splitlines() if "peak" in line)

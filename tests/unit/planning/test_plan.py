@@ -52,6 +52,14 @@ def test_memory_and_time_move_the_way_they_must():
     assert two.peak < base.peak and 1 < two.tokens_per_second / base.tokens_per_second < 2
 
 
+def test_what_a_draft_costs_the_server_is_told():
+    cfg, target = read_plan_config(CONFIGS / "qwen3/8B_dspark.yaml", ["anchors=4", "max_length=64"])
+    said = show(plan(cfg, measure(cfg, target), NODE), cfg)
+    tables, keys = 2 * 151_936 * 256, 2 * 5 * 8 * 128  # the Markov head's; of a token in five layers
+    assert f"markov_head {2 * tables / 1e9:.2f})" in said
+    assert f"{2 * keys * 1e5 / 1e9:.2f} GB of the draft's keys and values for 100,000 tokens" in said
+
+
 def test_a_directory_of_a_target_gives_its_own_sizes(tmp_path):
     sizes = (CONFIGS / "qwen3/8B.json").read_text()
     (tmp_path / "config.json").write_text(sizes.replace('"num_hidden_layers": 36', '"num_hidden_layers": 9'))

@@ -14,7 +14,7 @@ from spec.publishing.adopt import bring
 from spec.report import card
 from spec.storage import open_store
 from spec.storage.markers import Marker, describe_files, write_marker
-from tests.existing_drafts import METHOD, as_others_publish, exported
+from tests.existing_drafts import METHOD, as_others_publish, exported, in_several_files
 from tests.tiny_models import save_tiny_target
 from tools import evaluate_draft, verify_draft
 
@@ -100,6 +100,51 @@ def test_cut_short_it_is_named(published, target):
     weights.write_bytes(weights.read_bytes()[:-10])
     _, error = tool(verify_draft.main, published[2], "--target", target)
     assert isinstance(error, BadInput) and "truncated" in str(error)
+
+
+def test_weights_in_several_files_are_those_of_one(published, target, run):
+    _, ours, folder = published
+    in_several_files(folder)
+    said, error = tool(verify_draft.main, folder, "--target", target)
+    assert error is None and "a whole" in said, (said, error)
+    assert len(bring(run, str(folder), target).inputs["sha256"]) == 64
+    tensors, wanted = (read_tensors(path / "model.safetensors") for path in (run.root / "draft", ours))
+    assert {name: its.sha256() for name, its in tensors.items()} == {name: its.sha256() for name, its in wanted.items()}
+
+
+def _without_a_file(folder, index):
+    (folder / "model-00002-of-00002.safetensors").unlink()
+
+
+def _with_a_tensor_twice(folder, index):
+    shutil.copy(folder / "model-00001-of-00002.safetensors", folder / "model-00002-of-00002.safetensors")
+
+
+def _with_a_file_outside(folder, index):
+    index["weight_map"]["norm.weight"] = "../elsewhere.safetensors"
+
+
+def _without_a_map(folder, index):
+    del index["weight_map"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (_without_a_file, "model-00002-of-00002.safetensors: missing"),
+        (_with_a_tensor_twice, "is in another of the draft's files too"),
+        (_with_a_file_outside, "names ../elsewhere.safetensors"),
+        (_without_a_map, "not an index of weights"),
+    ],
+)
+def test_what_is_wrong_with_several_files_is_named(damage, named, ours, target, tmp_path):
+    folder = in_several_files(as_others_publish(shutil.copytree(ours["dspark"], tmp_path / "theirs")))
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    damage(folder, index)
+    path.write_text(json.dumps(index))
+    _, error = tool(verify_draft.main, folder, "--target", target)
+    assert isinstance(error, BadInput) and named in str(error), error
 
 
 def test_it_is_evaluated_as_the_one_that_was_exported(published, target, run):

@@ -36,7 +36,7 @@ def uninterrupted(tmp_path_factory, target):
 
 def numbers(run):
     """Everything of metrics.jsonl that does not depend on the clock or the machine."""
-    clock = {"seconds", "tokens_per_s", "loss_tokens_per_s", "peak_memory_gib", "data_wait_share"}
+    clock = {"seconds", "cpu_seconds", "tokens_per_s", "loss_tokens_per_s", "peak_memory_gib", "data_wait_share"}
     return [{key: row[key] for key in row.keys() - clock} for row in rows(run)]
 
 
@@ -55,6 +55,7 @@ def test_a_run_logs_every_step_evaluates_and_keeps_the_last_checkpoints(uninterr
         "lr",
         "grad_norm",
         "seconds",
+        "cpu_seconds",
         "tokens_per_s",
         "loss_tokens_per_s",
         "peak_memory_gib",

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from spec.export.extract import extract, find_checkpoint, read_draft
 from spec.methods import METHODS
 from spec.publishing import versions
-from tests.existing_drafts import BLOCK, as_others_publish, exported
+from tests.existing_drafts import BLOCK, as_others_publish, exported, in_several_files
 from tests.prepared import prepared_run
 from tests.tiny_models import save_tiny_target
 from tests.training_runs import Interruption, losses, train
@@ -198,7 +198,7 @@ def test_a_run_in_s3_from_a_place_in_s3(drafts, target, tmp_path, bucket, run):
 
 
 def test_a_draft_of_others_on_a_hub(drafts, target, tmp_path, hub, run):
-    folder = as_others_publish(shutil.copytree(drafts["dflash"], tmp_path / "theirs"))
+    folder = in_several_files(as_others_publish(shutil.copytree(drafts["dflash"], tmp_path / "theirs")))
     hub.create("models/ORG/NAME")
     commit = hub.commit("models/ORG/NAME", {path.name: path.read_bytes() for path in folder.iterdir()})
     how = METHOD["dflash"] | {"initialise": "hf://ORG/NAME", "max_steps": 2}

@@ -19,7 +19,7 @@ def few_rows():
 
 
 @pytest.mark.parametrize("bias", [None, torch.randn(40)], ids=["no bias", "bias"])
-@pytest.mark.parametrize("shape", [(1, 24), (2, 24), (4, 24), (16, 24), (17, 24), (2, 3, 24), (0, 24)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 24), (2, 24), (4, 24), (64, 24), (65, 24), (2, 3, 24), (0, 24)], ids=str)
 def test_products_are_those_of_linear_by_every_way(few_rows, shape, bias):
     weight, x = torch.nn.Parameter(torch.randn(40, 24), requires_grad=False), torch.randn(shape)
     for _ in range(40):  # both ways are tried, then one is taken

@@ -30,7 +30,7 @@ def wait_share(monkeypatch, *, reading: float, working: float) -> float:
     window = Window(1, torch.device("cpu"))
     for _ in loader.epoch(0):
         time.sleep(working)
-        spent = {"seconds": working, "waited": loader.waited}
+        spent = {"seconds": working, "cpu_seconds": 0.0, "waited": loader.waited}
         window.add(tokens=8, loss_tokens=8, lr=0.0, grad_norm=torch.zeros(()), **spent)
     monkeypatch.setattr(ranks, "total", lambda values: values)  # of one process without a group
     return window.flush(lambda loss_sum, count: 0.0)["data_wait_share"]
