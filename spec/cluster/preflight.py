@@ -27,6 +27,7 @@ from spec.methods.checks import WORDS
 from spec.methods.files import CONFIG
 from spec.methods.method import Method
 from spec.publishing import existing
+from spec.publishing.standing import NONE, compared_with, to_compare_with
 from spec.storage import Store, open_store
 from spec.storage.markers import read_marker
 from spec.target.staging import STAGED
@@ -336,3 +337,16 @@ def remaining(store: Store, shards: int) -> dict[str, str]:
         "report": store.exists("report/report.json"),
     }
     return {part: "done" if is_done else "missing" for part, is_done in done.items()}
+
+
+def to_compare(store: Store, place: str, server: str) -> dict[str, str]:
+    """The `published` version at `place` that the draft must not be worse than, `none` where there is none; that the
+    `report` is `missing` unless it compares the two; and the `published-server` to be asked, `server` or `none`.
+    """
+    version = to_compare_with(store, place)
+    done = compared_with(store) == version
+    return {
+        "published": version,
+        "published-server": NONE if done or version == NONE else server,
+        **({} if done else {"report": "missing"}),
+    }

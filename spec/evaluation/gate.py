@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spec.errors import BadInput
+from spec.evaluation import regression
 
 Part = dict[str, Any]
 
@@ -26,6 +27,9 @@ class Bar:
     accept_length: float | None = None  # tokens a forward of the target
     speed_up: float | None = None  # tokens/s with the draft over those without it, ..
     at_concurrency: int | None = None  # .. at so many requests at once
+    max_regression: float | None = (
+        None  # a fraction: worse than the published draft by no more than this and the spread
+    )
 
     def __post_init__(self) -> None:
         if (self.speed_up is None) != (self.at_concurrency is None):
@@ -35,11 +39,13 @@ class Bar:
             )
 
 
-def conclude(parts: dict[str, Part], bar: Bar) -> dict[str, Any]:
-    """The facts of `report.json`: each part's figures, how they agree, and the gate."""
+def conclude(parts: dict[str, Part], bar: Bar, published: Part | None = None) -> dict[str, Any]:
+    """The facts of `report.json`: each part's figures, how they agree, the gate, and the draft that is `published`."""
     facts = {name: {key: value for key, value in part.items() if key not in _PRIVATE} for name, part in parts.items()}
     if "offline" in parts and "speculative" in parts:
         facts["agreement"] = agreement(parts["offline"], parts["speculative"])
+    if published is not None:
+        facts["published"] = published
     return facts | {"gate": gate(facts, bar)}
 
 
@@ -95,6 +101,11 @@ def gate(facts: dict[str, Any], bar: Bar) -> dict[str, Any]:
         bars += f"; {told}; the bar is {bar.speed_up:g}"
         if found < bar.speed_up:
             against.append(f"{told}, is below {bar.speed_up:g}")
+    if bar.max_regression is not None:
+        worse, told = regression.judge(_published(facts), bar.max_regression)
+        judged |= {"max_regression": bar.max_regression}
+        bars += f"; {told}"
+        against += worse
     if "agreement" in facts:
         offline, served = facts["agreement"]["accept_length_offline"], facts["agreement"]["accept_length_served"]
         by_chance = facts["agreement"].get("agree", False)  # sampled, and within what chance alone does
@@ -127,6 +138,15 @@ def speed_up(facts: dict[str, Any], bar: Bar) -> tuple[float, str]:
 def times_faster(plain: Part, drafted: Part) -> float:
     """Tokens/s with the draft over those without: the rounds' median where both were asked in turn."""
     return drafted["speed_up"][0] if "speed_up" in drafted else drafted["tokens_per_s"] / plain["tokens_per_s"]
+
+
+def _published(facts: dict[str, Any]) -> Part:
+    if "published" not in facts:
+        raise BadInput(
+            "--max-regression: the draft was not compared with the one that is published; run tools/evaluate_draft.py "
+            "with the same --max-regression and --against"
+        )
+    return facts["published"]
 
 
 def at_once(concurrency: int | None) -> str:

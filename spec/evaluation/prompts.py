@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from spec.errors import BadInput
+from spec.samples.held_out import prompt_hash
 from spec.storage import Store
 from spec.storage.markers import read_marker
 from spec.target.families import read_config, text_config_of
@@ -27,6 +28,7 @@ class Asked:
     stop: frozenset[int]
     stop_texts: tuple[str, ...] = ()  # of a suite: texts that end an answer, in it
     temperature: float = 0.0  # 0: greedy
+    hashes: tuple[int, ...] = ()  # of held-out prompts, `prompt_hash` of each: which drafts were trained on it
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -54,8 +56,8 @@ def read_asked(run: Store, target: Path, *, count: int, max_new_tokens: int, tem
         raise BadInput(
             f"{run.url}/samples/{name}: holds ids beyond {target}'s vocabulary; it was prepared for another target"
         )
-    texts = tuple(_last_words(row) for row in rows)
-    return Asked(ids, texts, max_new_tokens, stop_tokens(target), temperature=temperature)
+    texts, hashes = tuple(_last_words(row) for row in rows), tuple(prompt_hash(row["messages"]) for row in rows)
+    return Asked(ids, texts, max_new_tokens, stop_tokens(target), temperature=temperature, hashes=hashes)
 
 
 def held_out_ids(run: Store) -> frozenset[str]:

@@ -15,10 +15,12 @@ from spec.export.export import DTYPES, STEP, export
 from spec.methods import FIRST, METHODS
 from spec.methods.files import MARKER, default_context
 from spec.methods.method import Method
+from spec.samples.held_out import HELD_OUT_BELOW, never_trained_on
 from spec.storage import Store, markers, open_store
 from spec.storage.markers import Marker
 from spec.target.frozen import read_config, text_config_of
 from spec.training import checkpoints
+from spec.training.inputs import SAMPLES
 
 
 def find_checkpoint(url: str) -> tuple[Store, str, Store]:
@@ -87,7 +89,12 @@ def extract(
         return found, False
     with tempfile.TemporaryDirectory() as scratch:
         draft = read_draft(method, markers.fetch(checkpoint, trained, Path(scratch)))
-    about = {"run": lineage, "training": {"settings": trained.settings, **trained.counts, **trained.facts}}
+    samples = markers.read_marker(run.at("samples"), SAMPLES)
+    about = {
+        "run": lineage,
+        "training": {"settings": trained.settings, **trained.counts, **trained.facts},
+        HELD_OUT_BELOW: never_trained_on(samples, trained.facts.get("start")),
+    }
     marker = export(
         method, draft, output, target=facts, dtype=dtype, context_length=context_length, inputs=inputs, lineage=about
     )

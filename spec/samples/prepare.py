@@ -26,7 +26,7 @@ from spec.progress import RowProgress
 from spec.samples import statistics
 from spec.samples.convert import EMPTY_MASK, HELD_OUT, REJECTS, TRAIN, Converted, Converter, Limits
 from spec.samples.dataset import FILES, Samples, SamplesWriter
-from spec.samples.held_out import held_out_below
+from spec.samples.held_out import HELD_OUT_BELOW, held_out_below
 from spec.samples.parallel import ordered_map
 from spec.samples.target import fingerprint, load_tokenizer, target_folder, vocabulary_size
 from spec.samples.template import RETOKENISED
@@ -98,8 +98,9 @@ def prepare(
     _check_tokenizer(tokenizer, tokenizer_of(read_run(run)), target)
     answers, exact = (sum(marker.counts.get(name, 0) for marker in shards.values()) for name in ("answers", EXACT))
     processes = min(processes, 1 + answers // (2 * _CHUNK))  # forking does not pay for less
+    below = held_out_below(settings.held_out, lambda: read_answers(run))
     with _local_folder(store) as folder, writing(folder):
-        results = _converted(run, tokenizer, settings, processes, exact < answers, trust_day=tolerance.trust_day)
+        results = _converted(run, tokenizer, settings, below, processes, exact < answers, tolerance.trust_day)
         converted = _write(results, folder, answers)
         _check(converted, tolerance)
         facts = _finish(folder, tokenizer, vocab_size, converted, settings)
@@ -108,6 +109,7 @@ def prepare(
         facts |= {
             EXACT: converted.exact,
             "why": converted.why,
+            HELD_OUT_BELOW: below,
             "seconds": round(seconds, 1),
             "tokens_per_s": round(tokens / seconds),
         }
@@ -137,10 +139,9 @@ def _check_tokenizer(tokenizer: Any, known: str | None, target: str) -> None:
 
 
 def _converted(
-    run: Store, tokenizer: Any, settings: Settings, processes: int, rendering: bool, *, trust_day: bool
+    run: Store, tokenizer: Any, settings: Settings, below: int, processes: int, rendering: bool, trust_day: bool
 ) -> Iterator[Converted]:
-    """The run's answers as rows, some conversations at a time."""
-    below = held_out_below(settings.held_out, lambda: read_answers(run))
+    """The run's answers as rows, some conversations at a time; prompts with a hash `below` this are held out."""
     limits = Limits(settings.max_length, settings.truncate, below, trust_day)
     asked = settings.chat_template_kwargs
     variants = (asked if isinstance(asked, list) else [asked]) if rendering else []

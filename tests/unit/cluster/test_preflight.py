@@ -10,9 +10,11 @@ import pytest
 from spec.cluster import preflight
 from spec.errors import BadInput
 from spec.methods import METHODS
+from spec.publishing.drafts import publish
 from spec.storage import open_store
 from spec.storage.markers import Marker, digest_of, write_marker
 from tests.hub import Hub
+from tests.runs import add_draft, add_report, make_run
 
 ROOT = Path(__file__).parents[3]
 
@@ -246,3 +248,18 @@ def test_a_trained_run_refuses_other_settings(tmp_path: Path):
     for word, there in (("epochs=3", "epochs=2"), ("optimizer.lr=1e-3", "optimizer.lr=0.0001")):
         with pytest.raises(BadInput, match=f"parameter train-options: {word}: .* trained with {there}"):
             preflight.check_same_training("train-options", word, store)
+
+
+def test_a_report_that_compares_with_another_draft_than_the_published_one_is_still_to_be_made(tmp_path: Path):
+    run, place, server = make_run(tmp_path / "run"), str(tmp_path / "published"), "http://name-published:30000"
+    nothing = {"published": "none", "published-server": "none"}
+    assert preflight.to_compare(run, place, server) == nothing | {"report": "missing"}
+    add_report(run, published={"version": None})
+    assert preflight.to_compare(run, place, server) == nothing
+    first = publish(make_run(tmp_path / "other"), place, say=lambda line: None).version
+    add_draft(run, seed=1)
+    add_report(run, published={"version": None})
+    asked = {"published": first, "published-server": server, "report": "missing"}
+    assert preflight.to_compare(run, place, server) == asked
+    add_report(run, published={"version": first})
+    assert preflight.to_compare(run, place, server) == {"published": first, "published-server": "none"}
