@@ -47,6 +47,16 @@ def run(command: Callable[..., Any]) -> None:
         fail(str(expected), expected.exit_code)
 
 
+def parsed(command: Callable[..., Any], words: list[str]) -> dict[str, Any]:
+    """What `command` would be called with on a command line of these words. Raises `BadInput`."""
+    app = typer.Typer(add_completion=False)
+    app.command()(command)
+    try:
+        return typer.main.get_command(app).make_context(command.__module__, list(words)).params
+    except TyperException as error:
+        raise BadInput(error.format_message()) from error
+
+
 def as_expected(error: OSError) -> SpecError | None:
     """The one-line error of a full disk, missing rights and the like; None for what would be a bug."""
     if error.errno not in _ADVICE:

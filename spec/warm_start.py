@@ -27,6 +27,7 @@ from spec.methods.method import Training
 from spec.publishing.adopt import adopt
 from spec.publishing.existing import fetch, fetch_rest, resolve
 from spec.ranks import Ranks, first_decides, together
+from spec.samples.held_out import HELD_OUT_BELOW
 from spec.storage import markers
 from spec.storage.markers import Json, Marker, describe_files, read_marker, write_marker
 from spec.training.checkpoints import list_complete
@@ -115,7 +116,7 @@ def _bring(cfg: DictConfig, inputs: Inputs, training: Training) -> Marker:
         target = target_facts(its, Path(cfg.target))
         training.check_start(its.as_served(read_config(there / CONFIG), target))
         resolved = fetch_rest(source, there)
-        name = _check_ours(there, cfg, inputs) if (there / DRAFT_MARKER).is_file() else None
+        name, below = _check_ours(there, cfg, inputs) if (there / DRAFT_MARKER).is_file() else (None, None)
         adopt(there, ours, target)
         for file in (CONFIG, WEIGHTS):
             store.upload(file, ours / file)
@@ -124,7 +125,7 @@ def _bring(cfg: DictConfig, inputs: Inputs, training: Training) -> Marker:
             {"initialise": url},
             resolved,
             files=describe_files(ours, [CONFIG, WEIGHTS]),
-            facts={"method": its.name, "target": name},
+            facts={"method": its.name, "target": name, HELD_OUT_BELOW: below},
         )
     return write_marker(store, MARKER, marker)
 
@@ -139,8 +140,11 @@ def _write_none(cfg: DictConfig, inputs: Inputs) -> Marker:
     return write_marker(inputs.store.at(FOLDER), MARKER, marker)
 
 
-def _check_ours(there: Path, cfg: DictConfig, inputs: Inputs) -> str | None:
-    """Of a draft that was exported here: whether it is whole, and of this very target. Gives that target's name."""
+def _check_ours(there: Path, cfg: DictConfig, inputs: Inputs) -> tuple[str | None, int | None]:
+    """Of a draft that was exported here: whether it is whole, and of this very target.
+
+    Gives that target's name, and below which hash prompts were never trained on.
+    """
     marker = verify_files(there, Path(cfg.target))
     theirs, here = (_model(run) for run in (marker.facts.get("run", {}), read_run(inputs.store)))
     if theirs and here and theirs != here:
@@ -148,7 +152,7 @@ def _check_ours(there: Path, cfg: DictConfig, inputs: Inputs) -> str | None:
             f"the draft there was trained for {theirs}, and the answers of this run are {here}'s; if these are one "
             f"model, begin from a copy of its {CONFIG} and {WEIGHTS} alone"
         )
-    return theirs
+    return theirs, marker.facts.get(HELD_OUT_BELOW)
 
 
 def _model(run: Json) -> str | None:

@@ -1,5 +1,9 @@
-"""End what a workflow started besides its own pods, and wait until it is gone; or sweep up after all that are over."""
+"""End what a workflow started besides its own pods, and wait until it is gone; or sweep up after all that are over.
 
+With --verdict it then posts how the run ended to WEBHOOK_URL, if the environment has one, and ends as the run did.
+"""
+
+import os
 from typing import Annotated
 
 import typer
@@ -32,7 +36,12 @@ def main(
     ended = end(cluster, workflow, SERVERS if servers_only else ALL, patience=seconds)
     print(f"ended: {', '.join(ended) or 'nothing was left'}", flush=True)
     if verdict:
-        print(conclude(cluster.get("workflow", workflow)), flush=True)
+        ended_as = cluster.get("workflow", workflow)
+        if url := os.environ.get("WEBHOOK_URL"):
+            from spec.cluster.notice import tell  # brings what reads a run, which the sweep does without
+
+            print(tell(ended_as, url, os.environ.get("WEBHOOK_KEY", "")), flush=True)
+        print(conclude(ended_as), flush=True)
 
 
 if __name__ == "__main__":

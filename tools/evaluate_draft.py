@@ -3,8 +3,10 @@
     python3 tools/evaluate_draft.py RUN --target TARGET                          # here, without a server
     python3 tools/evaluate_draft.py RUN --target TARGET --baseline-url URL       # SGLang without the draft
     python3 tools/evaluate_draft.py RUN --target TARGET --base-url URL           # SGLang with the draft
+    python3 tools/evaluate_draft.py RUN --target TARGET --baseline-url URL --base-url URL     # both in turn
     python3 tools/evaluate_draft.py RUN --target TARGET --draft hf://ORG/NAME    # of a draft that others published
     python3 tools/evaluate_draft.py RUN --target TARGET --suite mt-bench,gsm8k,humaneval,math500    # suites too
+    python3 tools/evaluate_draft.py RUN --target TARGET --max-regression 0.02 --against s3://BUCKET/PREFIX
 
 Each call keeps what it measures in RUN/report; in any order, or several at once. When all parts are there, report.json
 says whether the draft reaches the bar; this ends with 3 if it does not.
@@ -22,10 +24,12 @@ from spec import cli
 from spec.errors import BadInput, BelowBar
 from spec.evaluation.gate import Bar, gate
 from spec.evaluation.parts import NAMES
+from spec.evaluation.regression import is_same
 from spec.evaluation.step import Evaluation, Settings
 from spec.evaluation.suites import Settings as SuiteSettings
 from spec.evaluation.suites import Suites
 from spec.publishing.adopt import bring
+from spec.publishing.standing import NONE, standing
 from spec.report import card
 from spec.report import page as report
 from spec.report.evidence import gather
@@ -58,8 +62,26 @@ def main(
     without: Annotated[
         list[str] | None, Option(help="A part that the report does without: offline, baseline or speculative.")
     ] = None,
+    temperature: Annotated[
+        float, Option(min=0.0, help="Of the answers, here and on servers. 0: greedy, and their tokens are compared.")
+    ] = 0.0,
     device: Annotated[
         str | None, Option(help="Of the offline part: cpu or cuda. Default: cuda if it is there.")
+    ] = None,
+    max_regression: Annotated[
+        float | None,
+        Option(
+            min=0.0,
+            max=1.0,
+            help="Worse than the published draft by more than this fraction and the spread ends with 3. 1: no bar.",
+        ),
+    ] = None,
+    against: Annotated[str | None, Option(help="Where that draft is published, as for tools/publish_draft.py.")] = None,
+    against_version: Annotated[
+        str, Option(help="Its version, or `none` where there is none yet. Default: the latest.")
+    ] = "",
+    published_url: Annotated[
+        str | None, Option(help="An SGLang server with that draft, to compare speeds too; or `none`.")
     ] = None,
     draft: Annotated[
         str | None,
@@ -85,7 +107,11 @@ def main(
     """Measure what a run's draft is worth."""
     if unknown := set(without or ()) - set(NAMES):
         raise BadInput(f"--without {min(unknown)}: the parts are {', '.join(NAMES)}")
-    bar = Bar(min_accept_length, min_speed_up or None, at_concurrency or None)
+    if (max_regression is None) != (not against):
+        raise BadInput("--max-regression and --against go together: a bar, and the place whose draft sets it")
+    if max_regression == 1:
+        max_regression = against = None
+    bar = Bar(min_accept_length, min_speed_up or None, at_concurrency or None, max_regression)
     if at_concurrency and concurrency not in (None, at_concurrency):
         raise BadInput(
             f"--at-concurrency {at_concurrency} wants the servers asked at it, not --concurrency {concurrency}"
@@ -93,10 +119,12 @@ def main(
     if min_speed_up and {"baseline", "speculative"} & set(without or ()):
         raise BadInput("--min-speed-up wants a server with the draft and one without; leave out --without")
     load = concurrency or at_concurrency or Settings.concurrency
-    settings = Settings(prompts, max_new_tokens, drafts, load, frozenset(without or ()))
+    settings = Settings(prompts, max_new_tokens, drafts, load, frozenset(without or ()), temperature)
     if draft:
         bring(open_store(run), draft, target, overwrite=overwrite)
-    evaluation = Evaluation(open_store(run), target, settings, overwrite=overwrite)
+    its = standing(open_store(run), against, against_version) if against else None
+    evaluation = Evaluation(open_store(run), target, settings, overwrite=overwrite, standing=its)
+    compares = its is not None and not is_same(its, evaluation.draft)
     wanted = [name for names in suite or () for name in names.split(",") if name]
     shortened = SuiteSettings(suite_prompts or None, suite_tokens or None, max_new_tokens)
     suites = Suites(evaluation, wanted, shortened, overwrite=overwrite)
@@ -107,13 +135,22 @@ def main(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if (base_url or not baseline_url) and needed("offline"):
         evaluation.measure_offline(device)
+    if compares and "offline" in evaluation.parts and needed("published_offline"):
+        evaluation.measure_standing(device)
     if not base_url and "offline" in evaluation.parts and "speculative" in evaluation.missing:
         # A server would say the same of its accept length.
-        _refuse_below(gate({"offline": evaluation.parts["offline"]}, Bar(min_accept_length)))
-    if baseline_url and needed("baseline"):
+        facts = {"offline": evaluation.parts["offline"]}
+        if against:
+            facts["published"] = evaluation.compared()
+        _refuse_below(gate(facts, Bar(min_accept_length, max_regression=max_regression)))
+    if baseline_url and base_url and needed("baseline") and needed("speculative"):
+        evaluation.measure_in_turn(baseline_url, base_url)
+    elif baseline_url and needed("baseline"):
         evaluation.measure_baseline(baseline_url)
-    if base_url and needed("speculative"):
+    elif base_url and needed("speculative"):
         evaluation.measure_speculative(base_url)
+    if published_url not in (None, "", NONE) and compares and needed("published_speculative"):
+        evaluation.measure_standing_speculative(published_url)
     asked = suites.measure_served(base_url) if base_url else [] if baseline_url else suites.measure_offline(device)
     _show(evaluation)
     _show_suites(asked)
@@ -137,17 +174,23 @@ def _refuse_below(judged: dict) -> None:
 
 def _show(evaluation: Evaluation) -> None:
     """The figures, a row a part."""
-    table = Table("", "accept length", "kept at 1, 2, ..", "tokens/s", "at once (most)", "same tokens")
+    table = Table("", "accept length", "95%", "kept at 1, 2, ..", "tokens/s", "at once (most)", "same tokens")
     for name in evaluation.parts:
         part = evaluation.parts[name]
         same = part.get("tokens_equal", part.get("tokens_equal_baseline"))
+        between = " to ".join(f"{end:.2f}" for end in part.get("interval") or ())
         table.add_row(
             name,
             f"{part['accept_length']:.3f}" if "accept_length" in part else "",
+            between,
             " ".join(f"{share:.2f}" for share in part.get("acceptance_by_position", [])),
             f"{part['tokens_per_s']:.0f}" if "tokens_per_s" in part else "",
             f"{part['concurrency']} ({part['server'].get('max_running_requests') or '?'})" if "server" in part else "",
-            "" if same is None else "yes" if same else f"{len(part['differ'])} of {part['prompts']} differ",
+            (f"sampled at {part['temperature']:g}" if "temperature" in part else "")
+            if same is None
+            else "yes"
+            if same
+            else f"{len(part['differ'])} of {part['prompts']} differ",
         )
         if name == "offline":
             table.add_row("untrained", f"{part['untrained_accept_length']:.3f}")

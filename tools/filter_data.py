@@ -6,10 +6,9 @@ Run the same command again after any end: it goes on where it stopped, and ends 
 """
 
 import asyncio
-import json
 import re
 import signal
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Option
 
@@ -18,9 +17,10 @@ from spec.conversations.filter import filter_shard
 from spec.conversations.ids import Shard
 from spec.conversations.lineage import read_run
 from spec.conversations.mixes import as_begun, named, opened
+from spec.conversations.options import sampling_of
 from spec.conversations.selection import select
-from spec.conversations.server import Sampling, Server
-from spec.errors import BadInput, Stopped
+from spec.conversations.server import Server
+from spec.errors import Stopped
 from spec.storage import open_store
 
 
@@ -113,14 +113,14 @@ def main(
     )
     store = open_store(output or f"runs/{'+'.join(_slug(dataset.name) for dataset in datasets)}")
     datasets = as_begun(datasets, read_run(store).get("dataset", {}))
-    sampling = Sampling(
+    sampling = sampling_of(
         temperature=temperature,
         max_tokens=max_tokens,
         seed=seed,
-        chat_template_kwargs=_variants(chat_template_kwargs),
+        chat_template_kwargs=chat_template_kwargs,
         keep_truncated=keep_truncated,
         samples=samples,
-        turns=_turns(turns),
+        turns=turns,
         keep_sampling=keep_sampling,
     )
     server = Server(base_url, sampling, model=model, patience=patience, request_timeout=request_timeout)
@@ -133,32 +133,6 @@ def main(
         marker, worked = asyncio.run(filtering)
     counts = ", ".join(f"{name} {count}" for name, count in marker.counts.items())
     print(f"{store.url}: shard {shard} {'done' if worked else 'already done'}: {counts}")
-
-
-def _turns(text: str) -> str | int:
-    if text in ("all", "last"):
-        return {"all": "all", "last": 1}[text]
-    if not text.isdecimal() or int(text) < 1:
-        raise BadInput(f"--turns {text}: all, last, or a number from 1")
-    return int(text)
-
-
-def _variants(texts: list[str] | None) -> dict[str, Any] | list[dict[str, Any]] | None:
-    variants = [_template_kwargs(text) for text in texts or ()]
-    for place, variant in enumerate(variants):
-        if variant in variants[:place]:
-            raise BadInput(f"--chat-template-kwargs {json.dumps(variant)}: given twice; --samples asks more than once")
-    return variants if len(variants) > 1 else variants[0] if variants else None
-
-
-def _template_kwargs(text: str) -> dict[str, Any]:
-    try:
-        kwargs = json.loads(text)
-    except ValueError as error:
-        raise BadInput(f"--chat-template-kwargs {text}: not JSON ({error})") from error
-    if not isinstance(kwargs, dict):
-        raise BadInput(f"--chat-template-kwargs {text}: a JSON object is wanted")
-    return kwargs
 
 
 def _slug(dataset_name: str) -> str:

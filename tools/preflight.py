@@ -1,18 +1,24 @@
 """Check a pipeline's parameters before anything of it starts, in seconds: one line that names the wrong one, exit 2.
 
 Writes to --output where the target is staged (file target), and which of the parts that need GPUs are `missing` or
-`done` (files answers, training, report), so that the same run submitted again starts only what it still needs.
+`done` (files answers, training, report), so that the same run submitted again starts only what it still needs; and
+which draft is published that the new one must not be worse than (files published, published-server).
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from filter_data import main as filter_data  # the tool beside this one
 
 from spec import cli
 from spec.cluster import preflight
 from spec.cluster.api import Cluster
+from spec.cluster.notice import check_url
 from spec.evaluation.gate import Bar
+from spec.publishing.drafts import place_of
+from spec.publishing.standing import NONE
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,12 +37,14 @@ def main(
     dataset_name: Annotated[str, typer.Option(help="Where the prompts come from; with weights, one word each")],
     dataset_split: Annotated[str, typer.Option(help="The dataset's split; with weights, one word for all or each")],
     weights: Annotated[str, typer.Option(help="The weights of a mix, as words; none for one dataset")],
+    turns: Annotated[str, typer.Option(help="Answers to ask for of each row with tools: all, last, or the last N")],
     parallel: Annotated[int, typer.Option(help="Requests that a filter pod keeps in flight")],
     temperature: Annotated[float, typer.Option(help="Temperature of the answers")],
     max_tokens: Annotated[int, typer.Option(help="Longest answer")],
     min_accept_length: Annotated[float, typer.Option(help="The bar")],
     min_speed_up: Annotated[float, typer.Option(help="The bar of speed; 0 is none")],
     at_concurrency: Annotated[int, typer.Option(help="The load of that bar; 0 is none")],
+    max_regression: Annotated[float, typer.Option(help="The bar beside the published draft; 1 is none")],
     max_running_requests: Annotated[int, typer.Option(help="Requests that the servers of the evaluation run at once")],
     shards: Annotated[int, typer.Option(help="Number of shards")],
     nodes: Annotated[int, typer.Option(help="Training nodes")],
@@ -59,6 +67,8 @@ def main(
     preflight.check_number("min-speed-up", min_speed_up, least=0, most=100)
     preflight.check_number("max-running-requests", max_running_requests, least=1, most=4096)
     preflight.check_number("at-concurrency", at_concurrency, least=0, most=max_running_requests)
+    preflight.check_number("max-regression", max_regression, least=0, most=1)
+    filtering = preflight.check_filter(filter_data, filter_options, turns=turns, temperature=temperature)
     Bar(min_accept_length, min_speed_up or None, at_concurrency or None)
     preflight.check_shared("run", run, ("s3://",))
     preflight.check_shared("destination", destination, ("s3://", "hf://"))
@@ -66,10 +76,13 @@ def main(
     with preflight.parameter("train-options"):
         method = preflight.method_of_training(ROOT / config, train_options)
     preflight.check_settings("train-options", train_options, ROOT, method)
-    needed = {"nvidia.com/gpu": max(nodes * gpus_per_node, 2 * server_gpus)}  # the draft is proven on two servers
+    servers = 3 if max_regression < 1 and min_speed_up else 2  # that the draft is proven on
+    needed = {"nvidia.com/gpu": max(nodes * gpus_per_node, servers * server_gpus)}
     names = "nodes, gpus-per-node and server-gpus"
     preflight.check_quota(Cluster(namespace).quotas(), needed, names=names)
     preflight.check_credentials(secret)
+    if url := os.environ.get("WEBHOOK_URL"):
+        check_url("secret webhook: WEBHOOK_URL", url)
     store = preflight.check_writable("run", run)
     if destination.startswith("hf://"):
         preflight.check_hub_token("destination", destination)
@@ -80,6 +93,10 @@ def main(
     preflight.check_model(model, revision, target)
     preflight.check_family("config", method, preflight.model_config(model, revision, target))
     remaining = preflight.remaining(store, shards)
+    if max_regression < 1:
+        with preflight.parameter("destination"):
+            server = f"http://{workflow}-published:30000" if min_speed_up else NONE  # only where speed counts
+            remaining |= preflight.to_compare(store, place_of(destination, method), server)
     preflight.check_nothing_to_redo("filter-options", filter_options, "answers", remaining)
     preflight.check_nothing_to_redo("train-options", train_options, "training", remaining)
     preflight.check_nothing_to_redo("evaluate-options", evaluate_options, "report", remaining)
@@ -89,10 +106,11 @@ def main(
     ):
         print(told, flush=True)
     if remaining["answers"] == "missing":
-        pattern = "--glob" in filter_options.split()
-        preflight.check_datasets(dataset_name, weights, dataset_split, pattern=pattern)
+        preflight.check_datasets(dataset_name, weights, dataset_split, pattern=filtering["glob"])
+        preflight.check_suites(list(filtering["leave_out"] or ()))
     output.mkdir(parents=True, exist_ok=True)
-    for name, value in {"target": str(target), **remaining}.items():
+    found = {"target": str(target), "published": NONE, "published-server": NONE} | remaining
+    for name, value in found.items():
         print(f"{name}: {value}", flush=True)
         (output / name).write_text(value)
 

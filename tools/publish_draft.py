@@ -27,12 +27,26 @@ def main(
         ),
     ] = 0.0,
     at_concurrency: Annotated[int, Option(min=0, help="The load of that bar, in requests at once.")] = 0,
+    max_regression: Annotated[
+        float,
+        Option(
+            min=0.0,
+            max=1.0,
+            help="The evaluation's bar beside the published draft, which must still be the latest. 1: no bar.",
+        ),
+    ] = 1.0,
     without_report: Annotated[bool, Option("--without-report", help="Publish a draft that nobody measured.")] = False,
 ) -> None:
     """Publish RUN's draft at DESTINATION as its latest version; the same draft again changes nothing."""
-    bar = Bar(speed_up=min_speed_up or None, at_concurrency=at_concurrency or None)
+    bar = Bar(
+        speed_up=min_speed_up or None,
+        at_concurrency=at_concurrency or None,
+        max_regression=None if max_regression == 1 else max_regression,
+    )
     if without_report and bar != Bar():
-        raise BadInput("--without-report asks for no figures, and --min-speed-up for one; leave one of them out")
+        raise BadInput(
+            "--without-report asks for no figures, --min-speed-up and --max-regression for some; leave one of them out"
+        )
     publish(open_store(run), destination, bar=bar, without_report=without_report)
 
 

@@ -59,7 +59,7 @@ def main(
     if urls and (missing := set(wanted) - urls.keys()):
         raise BadInput(f"--drafts {min(missing)}: no --base-url {min(missing)}=URL says where it is served")
     sweep = Sweep(store, target, Settings(loads, wanted, rounds, prompts, max_new_tokens), overwrite=overwrite)
-    with verified_draft(store, sweep.draft, target) as folder:
+    with verified_draft(store.at("draft"), sweep.draft, target) as folder:
         given = {**urls, 0: baseline_url or ""}
         start = starting(target, folder, sweep, shlex.split(server_options))
         sweep.measure((lambda count: nullcontext(given[count])) if urls else start, folder)

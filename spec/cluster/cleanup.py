@@ -12,7 +12,7 @@ from spec.errors import PassingFault
 
 SERVERS = ("deployment", "service")
 ALL = (*SERVERS, "pytorchjob")
-_OVER = {"Succeeded", "Failed", "Error"}
+OVER = {"Succeeded", "Failed", "Error"}  # phases of a workflow
 
 
 def end(cluster: Cluster, workflow: str, kinds: tuple[str, ...], *, patience: float, poll: float = 2.0) -> list[str]:
@@ -58,6 +58,6 @@ def sweep(cluster: Cluster) -> list[str]:
 
 def _is_over(cluster: Cluster, workflow: str) -> bool:
     try:
-        return (cluster.get("workflow", workflow).get("status") or {}).get("phase") in _OVER
+        return (cluster.get("workflow", workflow).get("status") or {}).get("phase") in OVER
     except FileNotFoundError:
         return True

@@ -26,7 +26,7 @@ def conclude(workflow: Json) -> str:
     Anything but a pipeline node that succeeded is a failure, so that a workflow never looks better than it is.
     """
     name = workflow["metadata"]["name"]
-    nodes = _nodes(workflow)
+    nodes = nodes_of(workflow)
     pipeline = next((node for node in nodes.values() if node["name"] == f"{name}[0].{_PIPELINE}"), None)
     if shutdown := (workflow.get("spec") or {}).get("shutdown"):
         raise Stopped(f"{shutdown.lower()}ped by hand; submit the same run again to go on where it stopped")
@@ -43,7 +43,8 @@ def conclude(workflow: Json) -> str:
     raise _error(nodes, causes[0])
 
 
-def _nodes(workflow: Json) -> dict[str, Json]:
+def nodes_of(workflow: Json) -> dict[str, Json]:
+    """The nodes of a Workflow by their ids."""
     status = workflow.get("status") or {}
     if packed := status.get("compressedNodes"):  # what Argo does with a workflow of near 1 MiB
         return json.loads(gzip.decompress(base64.b64decode(packed)))

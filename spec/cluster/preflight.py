@@ -7,13 +7,15 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from spec.cli import parsed
 from spec.cluster.api import Json
 from spec.conversations.ids import Shard
 from spec.conversations.patterns import is_pattern, stored_files
@@ -25,6 +27,7 @@ from spec.methods.checks import WORDS
 from spec.methods.files import CONFIG
 from spec.methods.method import Method
 from spec.publishing import existing
+from spec.publishing.standing import NONE, compared_with, to_compare_with
 from spec.storage import Store, open_store
 from spec.storage.markers import read_marker
 from spec.target.staging import STAGED
@@ -141,6 +144,33 @@ def check_datasets(name: str, weights: str, split: str, *, pattern: bool) -> Non
     for dataset in datasets:
         with parameter("dataset-name"):
             _check_dataset(dataset.name, pattern)
+
+
+def check_filter(command: Callable[..., Any], options: str, *, turns: str, temperature: float) -> dict[str, Any]:
+    """`filter-options` are words of filter's `command`, and answers can be asked for as they and `turns` say.
+
+    Gives what the command would be called with.
+    """
+    from spec.conversations.options import sampling_of, turns_of  # with what asks servers
+    from spec.conversations.selection import check_fraction
+    from spec.conversations.server import Sampling
+
+    with parameter("turns"):
+        turns_of(turns)
+    with parameter("filter-options"):
+        asked = parsed(
+            command, ["--dataset-name=", f"--temperature={temperature}", f"--turns={turns}", *options.split()]
+        )
+        sampling_of(**{field.name: asked[field.name] for field in fields(Sampling)})
+        check_fraction(asked["fraction"])
+    return asked
+
+
+def check_suites(names: list[str]) -> None:
+    """What is left out of the answers is where the filter will read it."""
+    with parameter("filter-options"):
+        for name in names:
+            _check_dataset(name, pattern=False)
 
 
 def _check_dataset(name: str, pattern: bool) -> None:
@@ -307,3 +337,16 @@ def remaining(store: Store, shards: int) -> dict[str, str]:
         "report": store.exists("report/report.json"),
     }
     return {part: "done" if is_done else "missing" for part, is_done in done.items()}
+
+
+def to_compare(store: Store, place: str, server: str) -> dict[str, str]:
+    """The `published` version at `place` that the draft must not be worse than, `none` where there is none; that the
+    `report` is `missing` unless it compares the two; and the `published-server` to be asked, `server` or `none`.
+    """
+    version = to_compare_with(store, place)
+    done = compared_with(store) == version
+    return {
+        "published": version,
+        "published-server": NONE if done or version == NONE else server,
+        **({} if done else {"report": "missing"}),
+    }

@@ -18,12 +18,14 @@ from spec.conversations.lineage import read_run, record_run
 from spec.conversations.mixes import Mix
 from spec.conversations.parts import Parts, open_parts
 from spec.conversations.regenerate import Question, answer_all
+from spec.conversations.requests.sampling import checked
 from spec.conversations.results import BY_CHOICE, Results
 from spec.conversations.rows import Reject, Said, messages_in, said_in
 from spec.conversations.selection import ALL, Selection
 from spec.conversations.server import Sampling, Server
+from spec.conversations.shapes import Read
 from spec.conversations.shards import MARKER, folder_of, folders_present
-from spec.conversations.sources import Read, Source
+from spec.conversations.sources import Source
 from spec.conversations.survey import Survey, survey
 from spec.errors import BadInput, Stopped
 from spec.progress import RowProgress
@@ -32,7 +34,7 @@ from spec.storage.markers import Marker, digest_of, find_marker, write_marker
 
 STEP = "filter"
 _FLUSH_SECONDS = 5.0
-_OF_ANY_LOG = BY_CHOICE | {"not_a_request", "not_chat"}  # of which a source may have many, and requests among them
+_OF_A_PART = BY_CHOICE | {"not_a_request", "not_chat", "no_column"}  # lines of a log, or a whole file among others
 _REFUSALS = 20  # for each worker, before the first answer: more, and it is not the rows that are wrong
 
 
@@ -83,7 +85,8 @@ async def filter_shard(
 def _lineage(sampling: Sampling, seen: Survey) -> dict[str, Any]:
     """How the target answers, and what decides about rows with tools where there are any, or `turns` are given."""
     with_tools = seen.with_tools or sampling.turns != "all"
-    return sampling.lineage | ({"tools": {**tools.POLICY, "turns": sampling.turns}} if with_tools else {})
+    policy = tools.POLICY | ({"calls_as_text": "read"} if seen.text_calls else {})
+    return sampling.lineage | ({"tools": {**policy, "turns": sampling.turns}} if with_tools else {})
 
 
 def _finished_before(
@@ -91,12 +94,14 @@ def _finished_before(
 ) -> Marker | None:
     """The marker of this very work, found without the server, which may be gone once all is answered.
 
-    Also one from before rows with tools were answered, which counts them as rejects, unless some of these are wanted.
+    Also one from before rows with tools were answered, which counts them as rejects, unless some of these are wanted;
+    and one from before calls as text were read.
     """
     target = read_run(store).get("target", {})
     if server.model not in (None, target.get("model")):
         return None
     before = [server.sampling.lineage] if server.sampling.turns == "all" else []
+    before += [_lineage(server.sampling, seen._replace(text_calls=0))] if seen.text_calls else []
     for sampling in (_lineage(server.sampling, seen), *before):
         settings = {"target": target, "dataset": dataset, "sampling": sampling, "shard": str(shard)}
         with suppress(BadInput):  # of other settings: what to say of it is known once the server is
@@ -130,7 +135,7 @@ async def _answer_shard(
     if seen.with_tools:
         print(seen.cost(rows), file=sys.stderr)
 
-    with RowProgress("filter", total, rows_before=before, tokens_before=tokens_before) as progress:
+    with RowProgress("filter", total, rows="answers", rows_before=before, tokens_before=tokens_before) as progress:
 
         async def show() -> None:
             progress.update(
@@ -189,7 +194,7 @@ def _questions(
             for turn, its in asked:
                 if index.is_finished(name + turn):
                     continue
-                if not (isinstance(its, Reject) and its.bucket in _OF_ANY_LOG):
+                if not (isinstance(its, Reject) and its.bucket in _OF_A_PART):
                     results.expect(name + turn)
                 yield Question(name + turn, its, variant if several else None, sample)
 
@@ -202,7 +207,8 @@ def _asked(
         row = selection.chosen(read, again=again)
         messages = messages_in(row, read.column)
         if read.is_request:
-            return [("", tools.of_request(row, messages, row.get("sampling") if sampling.keep_sampling else None))]
+            own = checked(row.get("sampling")) if sampling.keep_sampling else None
+            return [("", tools.of_request(row, messages, own))]
         if not tools.has_tools(row, messages):
             return [("", [said_in(message) for message in messages])]
         trace = tools.read_trace(row, messages)

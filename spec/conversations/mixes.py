@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
-from spec.conversations.sources import Read, Source, at_hand, open_source
+from spec.conversations.shapes import Read
+from spec.conversations.sources import Source, at_hand, open_source
 from spec.errors import BadInput
 
 

@@ -26,6 +26,7 @@ _ADVICE_ON = {
     "refused_by_server": _ADVICE,
     "server_error": _ADVICE,
     "empty": _ADVICE,
+    "bad_sampling": "mend the requests, or leave --keep-sampling out",
     "no_token_ids": "serve the target with SGLang 0.5.23, which says them",
 }
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from spec.conversations import suites
 from spec.conversations.rows import UNREADABLE, Reject, Row, conversation_in, said_by_users
-from spec.conversations.sources import Read, at_hand, open_source
+from spec.conversations.shapes import Read
+from spec.conversations.sources import at_hand, open_source
 from spec.errors import BadInput
 
 _IDENTITY = ("name", "config", "split", "revision", "sha256")
@@ -88,10 +89,14 @@ ALL = Selection()
 
 def select(*, fraction: float = 1.0, leave_out: list[str] | None = None, scrub: str | None = None) -> Selection:
     """Read the suites' prompts and find the hook. Raises `BadInput` that names what is wrong."""
-    if not 0 < fraction <= 1:
-        raise BadInput(f"--fraction {fraction}: above 0, and 1 at most")
+    check_fraction(fraction)
     hook = None if scrub is None else _find_hook(scrub)
     return Selection(fraction, tuple(_read_suite(name) for name in leave_out or ()), scrub, hook)
+
+
+def check_fraction(fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise BadInput(f"--fraction {fraction}: above 0, and 1 at most")
 
 
 def _read_suite(name: str) -> Suite:

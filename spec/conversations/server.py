@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from spec.conversations import token_ids
 from spec.conversations.answer import Answer, read_answer
+from spec.conversations.day import days_of
 from spec.conversations.rows import Message, Reject
 from spec.errors import BadInput
 from spec.server.client import Client, Fault, Reply
@@ -47,6 +48,10 @@ class Sampling:
     samples: int = 1  # answers to each prompt, each a row of its own
     turns: str | int = "all"  # answers to ask for of a row with tools: all, or the last ones
     keep_sampling: bool = False  # a request's own parameters in place of these
+
+    def __post_init__(self) -> None:
+        if self.samples > 1 and self.temperature == 0:
+            raise BadInput(f"--samples {self.samples} at temperature 0 are equal answers; set --temperature above 0")
 
     @property
     def variants(self) -> list[dict[str, Any] | None]:
@@ -93,10 +98,6 @@ class Server:
     ):
         self._client = Client(base_url, key=api_key, patience=patience, timeout=request_timeout)
         self.url = self._client.url
-        if sampling.samples > 1 and sampling.temperature == 0:
-            raise BadInput(
-                f"--samples {sampling.samples} at temperature 0 are equal answers; set --temperature above 0"
-            )
         self.sampling = sampling
         self.model = model  # None until `connect` has asked
         self.tokenizer: str | None = None  # what `connect` found it to be known by
@@ -214,6 +215,7 @@ class Server:
         if self._ask_ids:
             wanted["return_token_ids"] = True
         self.in_flight += 1
+        begun = time.monotonic()
         try:
             reply = await self._client.send("POST", "/v1/chat/completions", wanted)
         finally:
@@ -223,7 +225,8 @@ class Server:
             return await self._complete(messages, max_tokens, variant, sample, tools, own)
         self._check("/v1/chat/completions", reply)
         try:
-            answer = read_answer(reply.body, self.url)
+            days = days_of(reply.headers.get("Date"), time.monotonic() - begun)
+            answer = read_answer(reply.body, self.url, days)
         except ValueError as error:
             raise Fault(f"200 without a chat completion: {reply.body[:200]!r}", maybe_the_row=True) from error
         if answer.finish_reason == "abort":

@@ -25,13 +25,11 @@ from huggingface_hub import HfApi, HfFileSystem
 from huggingface_hub.errors import HfHubHTTPError
 
 from spec.conversations.folders import files_of
-from spec.conversations.ids import content_hash
 from spec.conversations.patterns import is_pattern, local_files, split_pattern, stored_files
-from spec.conversations.requests.bodies import columns_of, holds_requests, request_in
 from spec.conversations.requests.sglang_log import LEVEL
-from spec.conversations.rows import BESIDE, KNOWN, UNREADABLE, Row, choose_column, messages_in, said_in
+from spec.conversations.rows import Row
+from spec.conversations.shapes import File, Read, shapes_of
 from spec.conversations.tables import KINDS, LINES, LOG, kind_of, open_table, read_stream
-from spec.conversations.tools import content, has_tools
 from spec.errors import BadInput, PassingFault
 from spec.storage import check_no_secret, file_sha256, open_store
 
@@ -42,26 +40,7 @@ _NETWORK = (ConnectionError, TimeoutError, httpx.TransportError, requests.Connec
 class _Found(NamedTuple):
     lineage: dict[str, Any]
     total: int | None
-    rows: Callable[[tuple[str, ...] | None], Iterable[Row]]  # from the first on, with the columns named (None: all)
-    are_logs: bool = False  # of SGLang, whose rows are requests already
-
-
-class Read(NamedTuple):
-    """A row, and where its conversation stands in it."""
-
-    row: Row
-    column: str
-    is_request: bool  # what a server was asked: its answer is the one after its last message
-
-    def hash(self, *, sampling: bool) -> str:
-        """Of its content, the `sampling` of a request included where that is kept."""
-        if self.is_request and UNREADABLE not in self.row:
-            row = {name: value for name, value in self.row.items() if sampling or name != "sampling"}
-            return content_hash([("request", row)])
-        messages = messages_in(self.row, self.column)
-        if has_tools(self.row, messages):
-            return content_hash(content(self.row, messages))
-        return content_hash([said_in(message) for message in messages])
+    files: list[File]
 
 
 @dataclass(frozen=True)
@@ -73,17 +52,17 @@ class Source:
 
     lineage: dict[str, Any]
     total: int | None
-    column: str
-    _open: Callable[[], Iterable[Row]]
+    column: str  # of the first file
+    _open: Callable[[], Iterable[Read]]
     holds_requests: bool = False
 
-    def rows(self) -> Iterator[Row]:
+    def read(self) -> Iterator[Read]:
         """From the first row on. Raises `BadInput` for what cannot be read, `PassingFault` for the network."""
         with _told(self.lineage["name"]):
             yield from self._open()
 
-    def read(self) -> Iterator[Read]:
-        return (Read(row, self.column, self.holds_requests) for row in self.rows())
+    def rows(self) -> Iterator[Row]:
+        return (read.row for read in self.read())
 
 
 def open_source(
@@ -100,7 +79,8 @@ def open_source(
 
     Or requests: SGLang's logs, OpenAI batch files, gateways' JSON lines. With `pattern` the name may stand for several
     files. A hub dataset without `revision` is pinned to the commit that its main branch has now. `column` None chooses
-    one by the first row. `limit` keeps the first rows. Raises `BadInput`, or `PassingFault` for the network.
+    one by the first row, of each file its own. `limit` keeps the first rows. Raises `BadInput`, or `PassingFault` for
+    the network.
     """
     if limit is not None and limit < 1:
         raise BadInput(f"--limit {limit}: at least 1 row is needed")
@@ -114,14 +94,15 @@ def open_source(
             found = _local(path, split)
         else:
             found = _hub(name, split, config, revision)
-        first = _first_row(name, split, found, column)
+        shapes = shapes_of(name, found.files, column)
     total = found.total if limit is None or found.total is None else min(limit, found.total)
-    if found.are_logs or holds_requests(first, column):
-        lineage = {**found.lineage, "column": column, "limit": limit, "requests": True}
-        return Source(lineage, total, "messages", lambda: itertools.islice(_requests(found, column), limit), True)
-    column = choose_column(first, column)
-    lineage = {**found.lineage, "column": column, "limit": limit}
-    return Source(lineage, total, column, lambda: itertools.islice(found.rows((column, *BESIDE)), limit))
+    usable = [shape for shape in shapes if not shape.why_not]
+    columns = list(dict.fromkeys(shape.told for shape in usable))
+    are_requests = any(shape.is_request for shape in usable)
+    lineage = {**found.lineage, "column": columns[0] if len(columns) == 1 else columns, "limit": limit}
+    lineage |= {"requests": True} if are_requests else {}
+    rows = lambda: itertools.chain.from_iterable(shape.read() for shape in shapes)  # noqa: E731
+    return Source(lineage, total, usable[0].column, lambda: itertools.islice(rows(), limit), are_requests)
 
 
 def whole_rows(
@@ -133,37 +114,18 @@ def whole_rows(
     with _told(name):
         path = Path(name).expanduser()
         found = _local(path, split) if _is_path(name) else _hub(name, split, config, revision)
-    return found.lineage, Source(found.lineage, found.total, "", lambda: found.rows(None)).rows()
+    return found.lineage, _whole(found)
+
+
+def _whole(found: _Found) -> Iterator[Row]:
+    with _told(found.lineage["name"]):
+        for file in found.files:
+            yield from file.rows(None)
 
 
 def _is_path(name: str) -> bool:
     path = Path(name).expanduser()
     return path.exists() or name.startswith(("/", "./", "../", "~")) or kind_of(path) is not None
-
-
-def _requests(found: _Found, column: str | None) -> Iterable[Row]:
-    if found.are_logs:
-        return found.rows(None)
-    return (request_in(line, column) for line in found.rows(columns_of(column)))
-
-
-def _first_row(name: str, split: str, found: _Found, column: str | None) -> Row:
-    """The first row that can be read; `BadInput` where the first hundred, or none of a log, can.
-
-    Columns that nobody may read are not decoded here either, unless there are no others: then they are named.
-    """
-    for columns in ((*KNOWN, *((column,) if column else ())), None):
-        why = None
-        rows = itertools.islice(found.rows(columns), None if found.are_logs else 100)  # a log may begin with anything
-        for number, row in enumerate(rows, start=1):
-            if UNREADABLE not in row:
-                return row
-            why = why or f"line {number} is {row[UNREADABLE][0]}"
-        if why:
-            raise BadInput(f"{name}: {why}")
-    if found.are_logs:
-        raise BadInput(f"{name}: no request with its body; {LEVEL}")
-    raise BadInput(f"{name}: no rows in split {split}; wanted one row a line")
 
 
 @contextmanager
@@ -197,9 +159,9 @@ def _hub(name: str, split: str, config: str | None, revision: str | None) -> _Fo
     total = info.num_examples if info else None
     urls = [str(url) for url in (builder.config.data_files or {}).get(split, ())]
     if urls and all(kind_of(Path(url)) in _STREAMED for url in urls):
-        return _Found(lineage, total, lambda columns: _streamed(urls, columns))
+        return _Found(lineage, total, [File(name, lambda columns: _streamed(urls, columns))])
     rows = datasets.load_dataset(name, config, split=split, revision=commit, streaming=True).decode(False)
-    return _Found(lineage, total, lambda columns: rows)
+    return _Found(lineage, total, [File(name, lambda columns: rows)])
 
 
 def _streamed(urls: list[str], columns: tuple[str, ...] | None) -> Iterator[Row]:
@@ -251,8 +213,11 @@ def _of_files(lineage: dict[str, Any], paths: list[Path]) -> _Found:
     total = None if None in totals else sum(total for total in totals if total is not None)
     if total is None and len(paths) == 1:
         total = _count_lines(paths[0])
-    rows = lambda columns: itertools.chain.from_iterable(table.rows(columns) for table in tables)  # noqa: E731
-    return _Found(lineage, total, rows, are_logs=all(logs))
+    if all(logs):  # hour after hour of one server, or of several alike
+        rows = lambda columns: itertools.chain.from_iterable(table.rows(columns) for table in tables)  # noqa: E731
+        return _Found(lineage, total, [File(lineage["name"], rows, is_log=True)])
+    files = [File(path.name, table.rows) for path, table in zip(paths, tables, strict=True)]
+    return _Found(lineage, total, files)
 
 
 def _count_lines(path: Path) -> int | None:

@@ -114,6 +114,8 @@ def _batches(batches: Iterable[pa.RecordBatch], columns: tuple[str, ...] | None)
         batch = batch.select(names)
         for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
             some = batch.slice(start, _ROWS_AT_ONCE)
+            if not names:  # a row is a row, also where nothing of it is read
+                yield from ({} for _ in range(some.num_rows))
             cells = [_cells(column) for column in some.columns]
             yield from (dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True))
 

@@ -13,9 +13,13 @@ from spec.storage.markers import Marker, fetch
 
 
 @contextmanager
-def verified_draft(run: Store, draft: Marker | None, target: Path, context_length: int | None = None) -> Iterator[Path]:
-    """The folder, for as long as the block. Raises `BadInput` naming the first damage, or that there is no draft."""
-    store = run.at("draft")
+def verified_draft(
+    store: Store, draft: Marker | None, target: Path, context_length: int | None = None
+) -> Iterator[Path]:
+    """The folder of the draft that `store` (RUN/draft) holds, for as long as the block.
+
+    Raises `BadInput` naming the first damage, or that there is no draft.
+    """
     if draft is None:
         raise BadInput(f"{store.url}: no exported draft; run tools/extract_draft_model.py first")
     with tempfile.TemporaryDirectory(prefix="evaluate-draft-") as scratch:

@@ -1,5 +1,7 @@
 """The parts of an evaluation, kept in the run as they are measured: offline.json, baseline.json, speculative.json.
 
+`published_…` are the same of the draft that is to be replaced.
+
 Each says what it was measured on (`of`), so that parts of different drafts, prompts or settings are never put together.
 """
 
@@ -13,15 +15,16 @@ from spec.storage import Store
 Part = dict[str, Any]
 
 NAMES = ("offline", "baseline", "speculative")
+PUBLISHED = ("published_offline", "published_speculative")
 
 
 class Parts:
     """The parts in `store` that are of what is evaluated now; others are as good as absent."""
 
     def __init__(self, store: Store, of: dict[str, Any]):
-        """`of[name]` is what a part must have been measured on."""
+        """`of[name]` is what a part must have been measured on; a part without is not looked for."""
         self._store, self._of = store, of
-        self._there = {name: part for name in NAMES if (part := self._read(name))}
+        self._there = {name: part for name in (*NAMES, *PUBLISHED) if name in of and (part := self._read(name))}
 
     def __contains__(self, name: object) -> bool:
         return name in self._there

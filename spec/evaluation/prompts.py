@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from spec.errors import BadInput
+from spec.samples.held_out import prompt_hash
 from spec.storage import Store
 from spec.storage.markers import read_marker
 from spec.target.families import read_config, text_config_of
@@ -26,15 +27,18 @@ class Asked:
     max_new_tokens: int
     stop: frozenset[int]
     stop_texts: tuple[str, ...] = ()  # of a suite: texts that end an answer, in it
+    temperature: float = 0.0  # 0: greedy
+    hashes: tuple[int, ...] = ()  # of held-out prompts, `prompt_hash` of each: which drafts were trained on it
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a part of the report records of it."""
         plain = json.dumps([self.prompts, sorted(self.stop)]).encode()
-        return {"prompts": hashlib.sha256(plain).hexdigest()[:16], "max_new_tokens": self.max_new_tokens}
+        told = {"prompts": hashlib.sha256(plain).hexdigest()[:16], "max_new_tokens": self.max_new_tokens}
+        return told | ({"temperature": self.temperature} if self.temperature else {})
 
 
-def read_asked(run: Store, target: Path, *, count: int, max_new_tokens: int) -> Asked:
+def read_asked(run: Store, target: Path, *, count: int, max_new_tokens: int, temperature: float = 0.0) -> Asked:
     """The first `count` held-out prompts of a run that leave room for an answer in the target's context.
 
     Raises `BadInput` where nothing is prepared, the file is not what its marker vouches for, or no prompt fits.
@@ -52,7 +56,8 @@ def read_asked(run: Store, target: Path, *, count: int, max_new_tokens: int) -> 
         raise BadInput(
             f"{run.url}/samples/{name}: holds ids beyond {target}'s vocabulary; it was prepared for another target"
         )
-    return Asked(ids, tuple(_last_words(row) for row in rows), max_new_tokens, stop_tokens(target))
+    texts, hashes = tuple(_last_words(row) for row in rows), tuple(prompt_hash(row["messages"]) for row in rows)
+    return Asked(ids, texts, max_new_tokens, stop_tokens(target), temperature=temperature, hashes=hashes)
 
 
 def held_out_ids(run: Store) -> frozenset[str]:

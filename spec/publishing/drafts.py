@@ -28,7 +28,8 @@ def publish(
     """Publish the run's draft at `destination` (see `place_of`) as its latest version: weights, card and report.
 
     Raises `BadInput` for a damaged draft or one without a report of its own, `BelowBar` where its report says that it
-    missed its bar, or misses `bar`; `without_report` publishes without asking for one.
+    missed its bar, or misses `bar`; `without_report` publishes without asking for one. With a bar of regression,
+    `Overtaken` where another draft than the one that this was compared with is published by then.
     """
     draft = run.at("draft")
     marker = exported(draft)
@@ -42,16 +43,29 @@ def publish(
         if not without_report:
             files |= {key: _local(run, key, Path(scratch)) for key in (REPORT, *measured_keys(run, marker))}
             files[report.PAGE] = _written(Path(scratch) / "report.html", report.render(evidence))
-        return versions.publish(place_of(destination, method_of(marker.facts["config"])), "draft", files, say)
+        place = place_of(destination, method_of(marker.facts["config"]))
+        replaces = ... if bar is None or bar.max_regression is None else _compared_with(run)
+        return versions.publish(place, "draft", files, say, replaces)
+
+
+def _compared_with(run: Store) -> str | None:
+    """The version that the report, which reached its bar beside it, compares the draft with; None: there was none."""
+    report = read_marker(run, REPORT)
+    assert report is not None  # require_passing_report has seen it
+    return report.facts["published"]["version"]
 
 
 def place_of(destination: str, method: Method) -> str:
     """Where drafts of `method` have their versions and their `latest`: EAGLE-3's at `destination` itself, as ever,
-    another method's in a folder of its name, so that one does not replace the other. A hub's repository is one place.
+    another method's in a folder of its name, so that one does not replace the other. On a hub, whose repositories have
+    one head, in a repository whose name ends in the method's.
     """
-    if method.name == FIRST or destination.startswith("hf://"):
+    if method.name == FIRST:
         return destination
-    return f"{destination.rstrip('/')}/{method.name}"
+    if not destination.startswith("hf://"):
+        return f"{destination.rstrip('/')}/{method.name}"
+    named = "@" in destination or destination.lower().endswith(f"-{method.name}")  # by a revision, or already
+    return destination if named else f"{destination.rstrip('/')}-{method.name}"
 
 
 def require_passing_report(run: Store, draft: Marker, bar: Bar) -> None:

@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from spec.errors import BadInput
-from spec.publishing.manifest import MANIFEST, Kind, Manifest, Version
+from spec.publishing.manifest import MANIFEST, Kind, Manifest, Overtaken, Version
 from spec.storage.hub_errors import told
 
 _REPO_TYPES = {"draft": "model", "answers": "dataset"}
@@ -31,17 +32,32 @@ class HubPlace:
             raise BadInput(f"{url}: a place on the hub reads hf://ORG/NAME")
         self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
 
-    def publish(self, manifest: Manifest, files: dict[str, Path], say: Callable[[str], None]) -> bool:
+    def publish(
+        self,
+        manifest: Manifest,
+        files: dict[str, Path],
+        say: Callable[[str], None],
+        replaces: str | None | EllipsisType = ...,
+    ) -> bool:
         with self._told():
             self._api.create_repo(**self._repo, exist_ok=True)
             head = self._head()
             there = set(self._api.list_repo_files(**self._repo, revision=head))
             new = not self._holds(manifest, head, there)
             if new:
+                if replaces is not ... and (now := self._version_at(head, there)) != replaces:
+                    raise Overtaken(self._url, now, replaces)
                 say(f"{len(files)} files in one commit")
                 head = self._commit(manifest, files, head, there - _KEPT)
             self._api.create_tag(**self._repo, tag=manifest.version, revision=head, exist_ok=True)
         return new
+
+    def latest(self) -> str | None:
+        with self._told():
+            if not self._api.repo_exists(**self._repo):
+                return None
+            head = self._head()
+            return self._version_at(head, set(self._api.list_repo_files(**self._repo, revision=head)))
 
     def resolve(self, version: str | None) -> Version:
         with self._told():
@@ -56,7 +72,10 @@ class HubPlace:
         return str(self._api.repo_info(**self._repo, revision=revision).sha)
 
     def _holds(self, manifest: Manifest, commit: str, there: set[str]) -> bool:
-        return {*manifest.files, MANIFEST} <= there and self._manifest_at(commit).version == manifest.version
+        return {*manifest.files, MANIFEST} <= there and self._version_at(commit, there) == manifest.version
+
+    def _version_at(self, commit: str, there: set[str]) -> str | None:
+        return self._manifest_at(commit).version if MANIFEST in there else None
 
     def _commit(self, manifest: Manifest, files: dict[str, Path], parent: str, there: set[str]) -> str:
         operations: list[CommitOperationAdd | CommitOperationDelete] = [

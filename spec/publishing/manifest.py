@@ -4,11 +4,12 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import EllipsisType
 from typing import Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from spec.errors import BadInput
+from spec.errors import BadInput, BelowBar
 from spec.storage.markers import File, Files
 
 MANIFEST = "manifest.json"
@@ -45,6 +46,20 @@ class Manifest(BaseModel):
         return (self.model_dump_json(indent=1) + "\n").encode()
 
 
+class Overtaken(BelowBar):
+    """Another version was published since the one that this was compared with: nobody knows which is better."""
+
+    def __init__(self, url: str, there: str | None, replaces: str | None):
+        super().__init__(
+            f"{url}: {_named(there)} is published there by now, and this draft was compared with {_named(replaces)}; "
+            "submit the same run again (or run tools/evaluate_draft.py) to compare it with that one"
+        )
+
+
+def _named(version: str | None) -> str:
+    return f"version {version}" if version else "no version"
+
+
 class Version(NamedTuple):
     """A published version, resolved: whatever is published meanwhile, `download` gives this one's files."""
 
@@ -55,8 +70,21 @@ class Version(NamedTuple):
 class Place(Protocol):
     """Where versions are published: a store or a hub."""
 
-    def publish(self, manifest: Manifest, files: dict[str, Path], say: Callable[[str], None]) -> bool:
-        """Make this the latest version; False if it already is, whole."""
+    def publish(
+        self,
+        manifest: Manifest,
+        files: dict[str, Path],
+        say: Callable[[str], None],
+        replaces: str | None | EllipsisType = ...,
+    ) -> bool:
+        """Make this the latest version; False if it already is, whole.
+
+        `replaces`: the version (None: no version) that must be the latest by then, else `Overtaken` is raised, whoever
+        publishes at the same moment.
+        """
+
+    def latest(self) -> str | None:
+        """The latest version's name; None where nothing is published yet."""
 
     def resolve(self, version: str | None) -> Version:
         """The named version, or the latest. Raises `BadInput` where there is none."""

@@ -1,19 +1,21 @@
 """Published versions of a set of files: a reader sees the old one or the new one, never a mix.
 
     DEST/versions/0123456789abcdef/   the files, then manifest.json with the SHA-256 of each
-    DEST/latest                       {"version": "0123456789abcdef"}, replaced last
+    DEST/latest                       {"version": "0123456789abcdef", "before": [...]}, replaced last
 
 A version is named by the hash of what is in it, so publishing the same again changes nothing, and two publishers never
-write different files under one name. Old versions stay; deleting one is safe while `latest` does not name it. On a
-Hugging Face hub (`hf://ORG/NAME`) a version is one commit, tagged with the same name.
+write different files under one name. Old versions stay, and `before` says in which order they were the latest, the
+newest first; deleting one is safe while `latest` does not name it (`spec.publishing.retention`). On a Hugging Face hub
+(`hf://ORG/NAME`) a version is one commit, tagged with the same name.
 """
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import EllipsisType
 
-from spec.errors import BadInput
-from spec.publishing.manifest import MANIFEST, Kind, Manifest, Place, Version
+from spec.errors import BadInput, PassingFault
+from spec.publishing.manifest import MANIFEST, Kind, Manifest, Overtaken, Place, Version
 from spec.storage import Store, file_sha256, open_store
 from spec.storage.directory import DirectoryStore, sweep
 from spec.storage.markers import File
@@ -30,11 +32,20 @@ def open_place(url: str, kind: Kind) -> Place:
     return StorePlace(open_store(url))
 
 
-def publish(url: str, kind: Kind, files: dict[str, Path], say: Callable[[str], None] = print) -> Manifest:
-    """Publish local `files` (name in the version: path) at `url` as its latest version, and say how it went."""
+def publish(
+    url: str,
+    kind: Kind,
+    files: dict[str, Path],
+    say: Callable[[str], None] = print,
+    replaces: str | None | EllipsisType = ...,
+) -> Manifest:
+    """Publish local `files` (name in the version: path) at `url` as its latest version, and say how it went.
+
+    `replaces`: see `Place.publish`.
+    """
     described = {name: File(sha256=file_sha256(path), bytes=path.stat().st_size) for name, path in files.items()}
     manifest = Manifest.of(kind, dict(sorted(described.items())))
-    if open_place(url, kind).publish(manifest, files, say):
+    if open_place(url, kind).publish(manifest, files, say, replaces):
         say(f"published {kind} {manifest.version} at {url}")
     else:
         say(f"{kind} {manifest.version} is already published at {url}")
@@ -74,11 +85,21 @@ class StorePlace:
     def __init__(self, store: Store):
         self._store = store
 
-    def publish(self, manifest: Manifest, files: dict[str, Path], say: Callable[[str], None]) -> bool:
+    def publish(
+        self,
+        manifest: Manifest,
+        files: dict[str, Path],
+        say: Callable[[str], None],
+        replaces: str | None | EllipsisType = ...,
+    ) -> bool:
         stored = self._store.at(f"versions/{manifest.version}")
         whole = self._holds(stored, manifest)
-        if whole and self._latest() == manifest.version:
+        order, seen = self._order()
+        there = order[0] if order else None
+        if whole and there == manifest.version:
             return False
+        if replaces is not ... and there not in (replaces, manifest.version):
+            raise Overtaken(self._store.url, there, replaces)
         if not whole:
             if stored.exists(MANIFEST):  # of a version that lost files: not there until they are all back
                 stored.delete(MANIFEST)  # asked only then, for whoever may write and not delete
@@ -86,11 +107,40 @@ class StorePlace:
                 say(f"{name} ({_size(file.bytes)})")
                 stored.upload(name, files[name])
             stored.write(MANIFEST, manifest.to_bytes())
-        self._store.write(LATEST, json.dumps({"version": manifest.version}).encode() + b"\n")
+        pointer = _pointer([manifest.version, *(name for name in order if name != manifest.version)])
+        if replaces is ...:
+            self._store.write(LATEST, pointer)
+        elif not self._store.replace(LATEST, pointer, seen):
+            raise Overtaken(self._store.url, self.latest(), replaces)
         return True
 
+    def roll_back(self, to: str | None) -> tuple[str, str]:
+        """Make `to`, or what was the latest before, the latest again; returns the names of the one until now and of it.
+
+        `BadInput` where there is none, or its files are not all there; `PassingFault` if somebody publishes meanwhile.
+        """
+        order, seen = self._order()
+        if not order:
+            raise BadInput(f"{self._store.url}: nothing is published here (there is no {LATEST})")
+        if to is None and len(order) < 2:
+            raise BadInput(f"{self._store.url}/{LATEST}: names no version before {order[0]}; say which with --to")
+        name = to or order[1]
+        if name == order[0]:
+            raise BadInput(f"{self._store.url}: --to {name}: it is the latest already")
+        if not self._holds(self._store.at(f"versions/{name}"), self.resolve(name).manifest):
+            raise BadInput(f"{self._store.url}: version {name} has lost files; publish it again")
+        # What is rolled back from is not among those before: once more goes one further.
+        rest = order[order.index(name) + 1 :] if name in order else order[1:]
+        if not self._store.replace(LATEST, _pointer([name, *rest]), seen):
+            raise PassingFault(f"{self._store.url}/{LATEST} was changed meanwhile; look who publishes, and try again")
+        return order[0], name
+
+    def order(self) -> list[str]:
+        """The versions that are or were the latest, the newest first, as far as `latest` knows."""
+        return self._order()[0]
+
     def resolve(self, version: str | None) -> Version:
-        name = version or self._latest()
+        name = version or self.latest()
         if name is None:
             raise BadInput(f"{self._store.url}: nothing is published here (there is no {LATEST})")
         stored = self._store.at(f"versions/{name}")
@@ -103,18 +153,29 @@ class StorePlace:
             raise BadInput(f"{stored.url}: holds version {manifest.version} under another's name")
         return Version(manifest, stored.download)
 
-    def _latest(self) -> str | None:
+    def latest(self) -> str | None:
+        order, _ = self._order()
+        return order[0] if order else None
+
+    def _order(self) -> tuple[list[str], bytes | None]:
+        """See `order`; and the pointer that says so, None where there is none."""
         try:
-            return str(json.loads(self._store.read(LATEST))["version"])
+            data = self._store.read(LATEST)
+            pointer = json.loads(data)
+            return [str(pointer["version"]), *map(str, pointer.get("before", []))], data
         except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError) as error:
+            return [], None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{self._store.url}/{LATEST}: damaged ({error}); delete it and publish again") from error
 
     @staticmethod
     def _holds(stored: Store, manifest: Manifest) -> bool:
         sizes = dict(stored.list())
         return MANIFEST in sizes and all(sizes.get(name) == file.bytes for name, file in manifest.files.items())
+
+
+def _pointer(order: list[str]) -> bytes:
+    return json.dumps({"version": order[0], "before": order[1:]}).encode() + b"\n"
 
 
 def _is_whole(path: Path, file: File) -> bool:

@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from spec.storage.markers import Json, Marker
+
 _ALL = 2**64
+
+# Of samples' and drafts' facts: a prompt with a hash below this was never trained on, nor by the draft that it began
+# from. None, or missing, where that is not known.
+HELD_OUT_BELOW = "held_out_below"
 
 
 def prompt_hash(messages: list[dict[str, Any]]) -> int:
@@ -34,3 +40,15 @@ def held_out_below(wanted: float, conversations: Callable[[], Iterable[dict[str,
     hashes = np.fromiter((prompt_hash(row["messages"]) for row in conversations()), np.uint64)
     last = min(int(wanted), len(hashes)) - 1
     return int(np.partition(hashes, last)[last]) + 1 if len(hashes) else 0
+
+
+def never_trained_on(samples: Marker | None, start: Json | None) -> int | None:
+    """`HELD_OUT_BELOW` of a draft that was trained on `samples`, from the draft that `start` tells of, if any."""
+    if samples is None:
+        return None
+    share = samples.settings.get("held_out", 1)  # a share says it by itself, which samples of before did
+    below = samples.facts.get(HELD_OUT_BELOW, int(share * _ALL) if share < 1 else None)
+    if start is None or below is None:
+        return below
+    its = start.get(HELD_OUT_BELOW)
+    return None if its is None else min(below, its)

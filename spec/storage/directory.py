@@ -1,6 +1,7 @@
 """A run in a directory: the backend for one machine and for shared file systems."""
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -27,6 +28,15 @@ class DirectoryStore:
     def write(self, key: str, data: bytes) -> None:
         with _replacing(self.root / key) as partial:
             partial.write_bytes(data)
+
+    def replace(self, key: str, data: bytes, was: bytes | None) -> bool:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.root / f"{_PARTIAL}lock", "w") as lock:  # `list` leaves it out
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (self.read(key) if self.exists(key) else None) != was:
+                return False
+            self.write(key, data)
+            return True
 
     def upload(self, key: str, path: Path) -> None:
         target = self.root / key

@@ -48,6 +48,10 @@ _CHECKSUM_CODES = {"NotImplemented", "InvalidRequest", "InvalidArgument", "Inval
 _PARTS = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=64 << 20, max_concurrency=4)
 
 
+class _Changed(SpecError):
+    """A conditional write came too late."""
+
+
 class S3Store:
     """See `spec.storage.Store`. One object a key; large files go up in parts that a failure aborts."""
 
@@ -70,6 +74,25 @@ class S3Store:
     def write(self, key: str, data: bytes) -> None:
         with self._told(key):
             self._client.put_object(Bucket=self.bucket, Key=self._full(key), Body=data)
+
+    def replace(self, key: str, data: bytes, was: bytes | None) -> bool:
+        only: dict[str, str] = {"IfNoneMatch": "*"}
+        if was is not None:
+            try:
+                with self._told(key):
+                    there = self._client.get_object(Bucket=self.bucket, Key=self._full(key))
+                    now = there["Body"].read()
+            except FileNotFoundError:
+                return False
+            if now != was:
+                return False
+            only = {"IfMatch": there["ETag"]}
+        try:
+            with self._told(key):
+                self._client.put_object(Bucket=self.bucket, Key=self._full(key), Body=data, **only)
+        except _Changed:  # by somebody, or by an earlier try of this very call whose answer was lost
+            return self.exists(key) and self.read(key) == data
+        return True
 
     def upload(self, key: str, path: Path) -> None:
         with self._told(key):
@@ -167,6 +190,8 @@ def _answered(where: str, error: boto.ClientError) -> SpecError | FileNotFoundEr
     """What a store's refusal means: a missing key, a fault that lasts, or one that may pass."""
     code = error.response.get("Error", {}).get("Code", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+    if code == "PreconditionFailed" or status == 412:
+        return _Changed(where)
     if code in ("NoSuchKey", "404"):
         return FileNotFoundError(where)
     passing = code in _PASSING_CODES or status in _PASSING_STATUS or status >= 500

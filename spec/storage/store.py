@@ -23,6 +23,12 @@ class Store(Protocol):
 
     def write(self, key: str, data: bytes) -> None: ...
 
+    def replace(self, key: str, data: bytes, was: bytes | None) -> bool:
+        """Write, only if the key holds `was` (None: is missing) until then; False if it does not.
+
+        Of several at the same moment, one is True. On a store that knows no conditional writes it is `BadInput`.
+        """
+
     def upload(self, key: str, path: Path) -> None:
         """Store a file of any size; a failed upload leaves nothing behind."""
 

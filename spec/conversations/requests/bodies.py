@@ -10,44 +10,18 @@ import json
 from typing import Any
 
 from spec.conversations.json_lines import unreadable
+from spec.conversations.requests.sampling import NEUTRAL, sampling_in
 from spec.conversations.rows import UNREADABLE, Row, is_conversation
 
 PLACES = ("body", "request", "request_body", "requestBody")
 ITSELF = "."  # the place of a body that is its line
 _MESSAGE = ("role", "content", "reasoning_content", "reasoning", "tool_calls", "tool_call_id", "function_call", "tools")
-# What decides the answer, and what it is where nothing is decided. `stream`, `n`, `logprobs` and what else shapes only
-# the reply stay behind, and whatever names a caller, a session, an adapter, a secret or code to run.
-_NEUTRAL = {
-    "temperature": None,
-    "top_p": None,
-    "top_k": None,
-    "min_p": None,
-    "frequency_penalty": 0,
-    "presence_penalty": 0,
-    "repetition_penalty": None,
-    "logit_bias": None,
-    "seed": None,
-    "min_tokens": 0,
-    "max_tokens": None,
-    "stop": None,
-    "stop_token_ids": None,
-    "stop_regex": None,
-    "ignore_eos": False,
-    "no_stop_trim": False,
-    "regex": None,
-    "ebnf": None,
-    "response_format": None,
-    "reasoning_effort": None,
-    "chat_template_kwargs": None,
-    "tool_choice": "auto",
-    "parallel_tool_calls": True,
-}
 
 
 def columns_of(place: str | None) -> tuple[str, ...]:
     """What is read of a line."""
     if place == ITSELF:
-        return ("messages", "tools", "functions", "max_completion_tokens", *_NEUTRAL)
+        return ("messages", "tools", "functions", "max_completion_tokens", *NEUTRAL)
     return (place,) if place else PLACES
 
 
@@ -87,7 +61,7 @@ def row_of(body: Any, line: Row) -> Row:
     tools = body.get("tools") or body.get("functions")
     if tools and body.get("tool_choice") != "none":  # with "none" SGLang does not show them to the template
         row["tools"] = tools
-    if sampling := _sampling(body):
+    if sampling := sampling_in(body):
         row["sampling"] = sampling
     return row
 
@@ -103,16 +77,6 @@ def _message(message: Any) -> Any:
         return message
     named = ("name",) if message.get("role") in ("tool", "function") else ()  # a tool's; a user's is a caller's
     return {name: message[name] for name in (*_MESSAGE, *named) if name in message}
-
-
-def _sampling(body: Row) -> Row:
-    """A request's own parameters, less those that say what would be so without them."""
-    own = {name: body[name] for name, neutral in _NEUTRAL.items() if body.get(name) not in (None, neutral)}
-    if body.get("max_completion_tokens") is not None:  # the newer name, which counts where both are given
-        own["max_tokens"] = body["max_completion_tokens"]
-    if not body.get("tools") or own.get("tool_choice") == "none":
-        own.pop("tool_choice", None)
-    return own
 
 
 def _parsed(value: Any) -> Any:

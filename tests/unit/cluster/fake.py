@@ -19,6 +19,8 @@ class FakeCluster:
         raise FileNotFoundError(f"{kind}/{name}")
 
     def find(self, kind: str, selector: str) -> list[Json]:
+        if not selector:
+            return list(self.objects.get(kind, []))
         label, _, value = selector.partition("=")
         labels = [(item, item["metadata"]["labels"].get(label)) for item in self.objects.get(kind, [])]
         return [item for item, found in labels if found is not None and value in ("", found)]

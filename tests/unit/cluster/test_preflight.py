@@ -1,5 +1,6 @@
 """What cannot succeed is refused by name before anything starts."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,11 @@ import pytest
 from spec.cluster import preflight
 from spec.errors import BadInput
 from spec.methods import METHODS
+from spec.publishing.drafts import publish
 from spec.storage import open_store
 from spec.storage.markers import Marker, digest_of, write_marker
 from tests.hub import Hub
+from tests.runs import add_draft, add_report, make_run
 
 ROOT = Path(__file__).parents[3]
 
@@ -114,6 +117,45 @@ def test_every_dataset_of_a_mix_must_be_there_and_have_a_weight(bucket: str):
             preflight.check_datasets(both, weights, split, pattern=False)
 
 
+FILTER = runpy.run_path(str(ROOT / "tools" / "filter_data.py"))["main"]
+
+
+def test_what_the_answers_are_asked_with_is_checked():
+    words = """--samples 4 --fraction 0.1 --keep-sampling --leave-out s3://b/suite.jsonl --glob --keep-truncated
+        --chat-template-kwargs {"enable_thinking":false} --chat-template-kwargs {"enable_thinking":true} --column a"""
+    asked = preflight.check_filter(FILTER, words, turns="last", temperature=0.8)
+    assert (asked["samples"], asked["fraction"], asked["glob"], asked["turns"]) == (4, 0.1, True, "last")
+    assert list(asked["leave_out"]) == ["s3://b/suite.jsonl"] and asked["weights"] == ""
+    assert preflight.check_filter(FILTER, "", turns="all", temperature=0)["glob"] is False
+
+
+@pytest.mark.parametrize(
+    ("words", "turns", "told"),
+    [
+        ("", "none", "parameter turns: --turns none: all, last, or a number"),
+        ("", "0", "parameter turns: "),
+        ("--turns -1", "all", "parameter filter-options: --turns -1"),
+        ("--samples 2", "all", "parameter filter-options: --samples 2 at temperature 0"),
+        ("--samples many", "all", "parameter filter-options: .*'--samples'.*integer"),
+        ("--fraction 2", "all", "parameter filter-options: --fraction 2.0: above 0"),
+        ("--fractoin 0.1", "all", "parameter filter-options: .*--fractoin"),
+        ("1000", "all", "parameter filter-options: .*1000"),
+        ("--chat-template-kwargs {x:1}", "all", "parameter filter-options: --chat-template-kwargs .*not JSON"),
+        ("--chat-template-kwargs '{}'", "all", "parameter filter-options: --chat-template-kwargs .*not JSON"),
+    ],
+)
+def test_what_filter_would_refuse_is_refused_by_the_parameters_name(words: str, turns: str, told: str):
+    with pytest.raises(BadInput, match=told):
+        preflight.check_filter(FILTER, words, turns=turns, temperature=0)
+
+
+def test_suites_to_leave_out_must_be_there(bucket: str):
+    open_store(f"s3://{bucket}").write("suite.jsonl", b"{}")
+    preflight.check_suites([f"s3://{bucket}/suite.jsonl"])
+    with pytest.raises(BadInput, match="parameter filter-options: .*none.jsonl: no such object"):
+        preflight.check_suites([f"s3://{bucket}/none.jsonl"])
+
+
 @pytest.mark.parametrize("words", ["epoch=2", "--epochs=2", "epochs 2", "optimiser.lr=1"])
 def test_a_setting_that_the_recipe_does_not_have_is_named(words: str):
     known = "epochs=2 optimizer.lr=1e-4 metric_logger.log_dir=/tmp/x draft_vocab_size=128 initialise_else=random"
@@ -206,3 +248,18 @@ def test_a_trained_run_refuses_other_settings(tmp_path: Path):
     for word, there in (("epochs=3", "epochs=2"), ("optimizer.lr=1e-3", "optimizer.lr=0.0001")):
         with pytest.raises(BadInput, match=f"parameter train-options: {word}: .* trained with {there}"):
             preflight.check_same_training("train-options", word, store)
+
+
+def test_a_report_that_compares_with_another_draft_than_the_published_one_is_still_to_be_made(tmp_path: Path):
+    run, place, server = make_run(tmp_path / "run"), str(tmp_path / "published"), "http://name-published:30000"
+    nothing = {"published": "none", "published-server": "none"}
+    assert preflight.to_compare(run, place, server) == nothing | {"report": "missing"}
+    add_report(run, published={"version": None})
+    assert preflight.to_compare(run, place, server) == nothing
+    first = publish(make_run(tmp_path / "other"), place, say=lambda line: None).version
+    add_draft(run, seed=1)
+    add_report(run, published={"version": None})
+    asked = {"published": first, "published-server": server, "report": "missing"}
+    assert preflight.to_compare(run, place, server) == asked
+    add_report(run, published={"version": first})
+    assert preflight.to_compare(run, place, server) == {"published": first, "published-server": "none"}

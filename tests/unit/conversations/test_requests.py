@@ -224,7 +224,7 @@ def test_without_token_ids_nothing_is_learnt_of_what_another_said(run, stub, sto
     ]
 
 
-OWN = {"temperature": 0.7, "top_p": 0.9, "max_completion_tokens": 9000, "seed": 5, "stop": ["END"], "top_k": 0}
+OWN = {"temperature": 0.7, "top_p": 0.9, "max_completion_tokens": 9000, "seed": 5, "stop": ["END"], "top_k": -1}
 OTHER = {"stream": True, "n": 4, "logprobs": True, "user": "u", "rid": "r", "cache_salt": "s", "lora_path": "l"}
 OTHER |= {"watermark": {"key": "k"}, "custom_logit_processor": "code", "presence_penalty": 0.0, "min_tokens": 0}
 
@@ -237,10 +237,61 @@ def test_a_requests_own_sampling_is_kept_where_that_is_asked_for(run, exact, sto
     first, second = (its.body for its in sorted(exact.asked, key=lambda its: its.messages[0]["content"]))
     fixed = {"model": "stub-model", "return_token_ids": True}
     its = {"messages": [user("a")], "temperature": 0.7, "top_p": 0.9, "max_tokens": 2048, "seed": 5, "stop": ["END"]}
-    assert first == {**fixed, **its, "top_k": 0, "chat_template_kwargs": {"thinking": False, "x": 1}}
+    assert first == {**fixed, **its, "top_k": -1, "chat_template_kwargs": {"thinking": False, "x": 1}}
     rest = {"messages": [user("b")], "temperature": 0.0, "max_tokens": 7, "chat_template_kwargs": {"thinking": False}}
     assert second == {**fixed, **rest}
     assert read_run(store)["sampling"]["keep_sampling"] is True
+
+
+NONSENSE = [
+    {"temperature": "hot"},
+    {"temperature": float("nan")},
+    {"temperature": -0.1},
+    {"temperature": [0.5]},
+    {"top_p": -0.5},
+    {"top_p": 0},
+    {"top_p": 1.1},
+    {"top_k": 0},
+    {"top_k": 1.5},
+    {"min_p": 2},
+    {"frequency_penalty": 3},
+    {"repetition_penalty": 0},
+    {"max_tokens": -1},
+    {"max_tokens": 0},
+    {"max_completion_tokens": "many"},
+    {"min_tokens": 9, "max_tokens": 8},
+    {"seed": 2**63},
+    {"seed": 0.5},
+    {"stop": 5},
+    {"stop": ["x"] * 33},
+    {"stop_token_ids": "2"},
+    {"logit_bias": {"a": 1}},
+    {"logit_bias": [1]},
+    {"regex": "a", "ebnf": "b"},
+    {"reasoning_effort": "hard"},
+    {"chat_template_kwargs": [1]},
+    {"chat_template_kwargs": {"x": float("inf")}},
+    {"response_format": "json"},
+]
+
+
+def test_nonsense_as_sampling_is_counted_and_never_sent(run, exact, store, jsonl):
+    asked = [*NONSENSE, {"temperature": "0.5", "max_tokens": "5000"}, {"top_k": 1, "min_p": 0}]
+    bodies = [{"messages": [user(str(number))], **own} for number, own in enumerate(asked)]
+    assert (
+        run("--dataset-name", jsonl([{"custom_id": "1", "body": body} for body in bodies]), "--keep-sampling")[0] == 0
+    )
+    assert read_counts(store)["bad_sampling"] == len(NONSENSE) and read_counts(store)["answers"] == 2
+    sent = {its.messages[0]["content"]: its.body for its in exact.asked}
+    assert sent.keys() == {str(len(NONSENSE)), str(len(NONSENSE) + 1)}
+    text = sent[str(len(NONSENSE))]  # text of a number is one, for SGLang too; and --max-tokens stays the most
+    assert (text["temperature"], text["max_tokens"]) == (0.5, 2048)
+
+
+def test_without_kept_sampling_nonsense_is_nobodys_business(run, exact, store, jsonl):
+    body = {"messages": [user("a")], "temperature": "hot"}
+    assert run("--dataset-name", jsonl([{"custom_id": "1", "body": body}]))[0] == 0
+    assert read_counts(store)["answers"] == 1
 
 
 def test_kept_sampling_is_part_of_a_rows_id_and_other_sampling_is_not(run, exact, tmp_path, jsonl):

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import os
 import signal
 import sys
@@ -335,3 +336,57 @@ def test_the_empty_objects_of_consoles_are_not_entries(bucket: str):
     store = open_store(f"s3://{bucket}/run")
     store.write("folder/a", b"1")
     assert store.list() == [("folder/a", 1)]
+
+
+# -- conditional writes ------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_replaced_only_while_it_holds_what_was_seen(store: Store):
+    assert not store.replace("latest", b"1", b"0") and not store.exists("latest")
+    assert store.replace("latest", b"1", None)
+    assert not store.replace("latest", b"2", None) and not store.replace("latest", b"2", b"0")
+    assert store.read("latest") == b"1"
+    assert store.replace("latest", b"2", b"1") and store.read("latest") == b"2"
+    assert [entry.key for entry in store.list()] == ["latest"]
+
+
+@pytest.mark.parametrize("was", [None, b"old"])
+def test_of_many_that_replace_at_once_one_does(store: Store, was: bytes | None):
+    if was is not None:
+        store.write("latest", was)
+    won: list[bytes] = []
+
+    def attempt(data: bytes) -> None:
+        if store.replace("latest", data, was):
+            won.append(data)
+
+    threads = [threading.Thread(target=attempt, args=(str(n).encode(),)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1 and store.read("latest") == won[0]
+
+
+def test_a_replacement_whose_answer_was_lost_is_one(bucket: str):
+    """The store has written; the client, not told so, tries again and is refused."""
+    store = open_store(f"s3://{bucket}")
+    store.write("latest", b"new")
+    store._client.meta.events.register("before-send.s3.GetObject", _answer_old_once())
+    assert store.replace("latest", b"new", b"old")
+
+
+def _answer_old_once() -> Callable:
+    from botocore.awsrequest import AWSResponse
+    from urllib3 import HTTPResponse
+
+    answers = iter([b"old"])
+
+    def answer(request, **_):
+        body = next(answers, None)
+        if body is None:
+            return None
+        headers = {"ETag": '"of-old"', "Content-Length": str(len(body))}
+        return AWSResponse(request.url, 200, headers, HTTPResponse(io.BytesIO(body), preload_content=False))
+
+    return answer
