@@ -82,7 +82,7 @@ def measure_preparation(conversations: int, processes: int, repeats: int, target
             "exact": lambda: peak_of_all(lambda: prepared("exact")),
             "bare": bare,
         }
-        seconds, results = _alternating(contenders, repeats)
+        seconds, cpu_seconds, results = _alternating(contenders, repeats)
     memory, facts = results["prepared"]
     memory_exact, facts_exact = results["exact"]
     if facts_exact["train"]["tokens"] != facts["train"]["tokens"] or facts_exact["exact"] != conversations:
@@ -96,9 +96,11 @@ def measure_preparation(conversations: int, processes: int, repeats: int, target
         "memory": memory,
         "memory_exact": memory_exact,
         **{f"seconds_{name}": its for name, its in seconds.items()},
+        **{f"cpu_seconds_{name}": its for name, its in cpu_seconds.items()},
         "tokens_per_s_prepared": round(results["bare"] / seconds["prepared"]["median"]),
         "tokens_per_s_exact": round(results["bare"] / seconds["exact"]["median"]),
         "speed_ratio_exact": round(seconds["prepared"]["median"] / seconds["exact"]["median"], 3),
+        "cpu_ratio_exact": round(cpu_seconds["prepared"]["median"] / cpu_seconds["exact"]["median"], 3),
         "ratio": round(seconds["prepared"]["median"] / seconds["bare"]["median"], 3),
     }
 
@@ -119,7 +121,7 @@ def measure_vocabulary(tokens: int, repeats: int) -> dict[str, Any]:
                 counts[token] += 1
         return sorted(sorted(range(VOCABULARY), key=lambda token: (-counts[token], token))[:DRAFT_VOCABULARY])
 
-    seconds, _ = _alternating({"map": map_of_all, "plain_loop": plain_loop}, repeats)
+    seconds, _, _ = _alternating({"map": map_of_all, "plain_loop": plain_loop}, repeats)
     return {
         "tokens": tokens,
         "vocabulary": VOCABULARY,
@@ -151,16 +153,24 @@ def _tokens_of(backend: Any, texts: list[str]) -> int:
 
 def _alternating(
     contenders: dict[str, Callable[[], Any]], repeats: int
-) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-    """Wall seconds of each contender, and what it returned last."""
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]], dict[str, Any]]:
+    """Wall seconds of each contender, CPU seconds of all its processes, and what it returned last."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in contenders}
     results = {}
     for _ in range(repeats):
         for name, contender in contenders.items():
-            started = time.perf_counter()
+            started, spent = time.perf_counter(), _cpu_seconds()
             results[name] = contender()
             seconds[name].append(time.perf_counter() - started)
-    return {name: _spread(its) for name, its in seconds.items()}, results
+            cpu_seconds[name].append(_cpu_seconds() - spent)
+    told = ({name: _spread(its) for name, its in times.items()} for times in (seconds, cpu_seconds))
+    return *told, results
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of its children that have ended, which says the same on a busy machine."""
+    return sum(os.times()[:4])
 
 
 def _spread(seconds: list[float]) -> dict[str, float]:

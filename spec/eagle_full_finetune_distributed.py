@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torchtune import config
@@ -26,6 +27,7 @@ from spec.methods import METHODS
 from spec.storage import Store
 from spec.storage.markers import Marker
 from spec.target.frozen import FrozenTarget
+from spec.training import estimate
 from spec.training.batch import Batch
 from spec.training.checkpoints import Checkpoints, Progress
 from spec.training.compiler import check_compiler
@@ -49,6 +51,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.progress = Progress()
         self.metrics: Metrics | None = None  # rank 0's
         self.features: FeatureCache | None = None
+        self.judged: dict[str, float] = {}  # what the last evaluation estimates; of the step that was taken then alone
         self.finished = False
 
     def setup(self) -> None:
@@ -154,6 +157,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.optimizer.zero_grad()
 
         tokens, loss_tokens, stop = of_all_ranks.wait()
+        self.judged = {}
         self.progress.step += 1
         self.progress.bins_done = min(self.progress.bins_done + data.bins_a_step, len(data.bins))
         self.progress.tokens_seen += tokens
@@ -163,20 +167,21 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
 
     @torch.no_grad()
     def evaluate(self) -> None:
-        """Loss and accuracy by draft position on the held-out rows."""
+        """Loss and accuracy by draft position on the held-out rows, and what accept length that makes likely."""
         sums = Sums(self.method.positions, self.device)
         for (batch,) in self.held_out_data.epoch(0):
             seen = self._observe(batch, None)
             sums.add(self.method.loss(self.draft, seen, self.method.weights(seen.count)))
         self.draft.reshard()
         means = sums.means(self.method.mean_loss)
+        self.judged = {estimate.KEY: estimate.accept_length(means["accuracy_by_position"])}
         if self.metrics:
-            self.metrics.log(self.progress.step, {"held_out": means})
+            self.metrics.log(self.progress.step, {"held_out": means | self.judged})
 
     def save_checkpoint(self) -> None:
         if self.metrics:
             self.metrics.publish()
-        facts = {"finished": self.finished} | warm_start.facts(self.start)
+        facts = {"finished": self.finished} | warm_start.facts(self.start) | (self.judged if self.cfg.keep_best else {})
         self.checkpoints.save(self.progress, self._state(), self.method.config.to_json(), facts)
 
     def load_checkpoint(self, name: str, marker: Marker) -> None:
@@ -203,7 +208,8 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.method.initialise(draft, self.target)
         compute = DTYPES[self.cfg.dtype]
         policy = MixedPrecisionPolicy(compute, torch.float32, cast_forward_inputs=False)
-        fully_shard(draft, mp_policy=policy)
+        mesh = init_device_mesh(self.device.type, (self.ranks.world,))  # by itself it would take any GPU there is
+        fully_shard(draft, mesh=mesh, mp_policy=policy)
         kernels.sum_gradients(draft)  # the loss is normalised over all ranks already
         self.method.share_target(draft, self.target)
         return draft

@@ -20,10 +20,15 @@ _QUIET_SECONDS = 5.0  # between two JSON lines
 
 
 class RowProgress:
-    """Shows the rows of a step; `total` is known, an estimate, or None. Call `update` about once a second or more."""
+    """Shows the rows of a step; `total` is known, an estimate, or None. Call `update` about once a second or more.
 
-    def __init__(self, step: str, total: int | None, *, rows_before: int = 0, tokens_before: int = 0):
-        self._step, self._total = step, total
+    `rows` is what they are called: where a row of the source is asked several times, each is an answer.
+    """
+
+    def __init__(
+        self, step: str, total: int | None, *, rows: str = "rows", rows_before: int = 0, tokens_before: int = 0
+    ):
+        self._step, self._total, self._rows = step, total, rows
         self._terminal = sys.stderr.isatty()
         columns = (
             SpinnerColumn(),
@@ -52,15 +57,17 @@ class RowProgress:
         if self._terminal:
             flight = "" if in_flight is None else f"{in_flight} in flight  "
             reasons = ", ".join(f"{name} {count}" for name, count in rejects.items()) or "none"
-            self._bar.below = f"{rows_per_s:.1f} rows/s  {tokens_per_s:.0f} tokens/s  {flight}rejects: {reasons}"
+            self._bar.below = (
+                f"{rows_per_s:.1f} {self._rows}/s  {tokens_per_s:.0f} tokens/s  {flight}rejects: {reasons}"
+            )
             self._bar.update(self._task, completed=rows, left=f"left: {_clock(left)}")
         elif now - self._printed_at >= _QUIET_SECONDS:
             self._printed_at = now
             line = {
                 "step": self._step,
-                "rows": rows,
+                self._rows: rows,
                 "of": self._total,
-                "rows_per_s": round(rows_per_s, 2),
+                f"{self._rows}_per_s": round(rows_per_s, 2),
                 "tokens_per_s": round(tokens_per_s, 1),
                 **({} if in_flight is None else {"in_flight": in_flight}),
                 "rejects": rejects,
@@ -112,8 +119,8 @@ class Wait:
         console = Console(stderr=True)
         with console.status("") as status:
             while not self._over.wait(0.5):
-                line = f"{self._what}: {time.monotonic() - self._begun:.0f} s  {self._now}"
-                status.update(Text(line[: console.width - 4]))
+                shown = f"{self._what}: {time.monotonic() - self._begun:.0f} s  {self._now}"
+                status.update(Text(shown[: console.width - 4]))
 
 
 class _Bar(Progress):

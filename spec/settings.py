@@ -149,7 +149,7 @@ def _check_values(cfg: DictConfig) -> None:
             raise BadInput(f"config: {name}={value!r}; it is a whole number of at least 1")
     if cfg.epochs is None and cfg.max_steps is None:
         raise BadInput("config: neither epochs nor max_steps is set, so training would never end")
-    for name in ("packed", "activation_checkpointing", "compile", "cache_features", "overwrite"):
+    for name in ("packed", "activation_checkpointing", "compile", "cache_features", "keep_best", "overwrite"):
         if not isinstance(cfg[name], bool):
             raise BadInput(f"config: {name}={cfg[name]!r}; it is true or false")
     if cfg.cache_features and cfg.target_shard != "none":

@@ -222,4 +222,4 @@ class StubServer:
         usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
         usage["reasoning_tokens"] = len(written_ids(reply.reasoning or ""))
         said = {"id": "1", "object": "chat.completion", "model": asked.body["model"], "choices": [choice]}
-        return web.json_response(said | ({"usage": usage} if self.usage else {}))
+        return web.json_response(said | ({"usage": usage} if self.usage else {}), headers=reply.headers)

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from spec import cli
 from spec.errors import PassingFault, SpecError
+from spec.evaluation.gate import at_once
 from spec.methods import method_named
 from spec.publishing.drafts import place_of
 from spec.report.evidence import gather
@@ -29,12 +30,15 @@ from spec.report.verdict import verdict
 from spec.server import start as serving
 from spec.storage import Store, open_store
 from spec.storage.markers import Json, Marker, find_marker, read_marker, write_marker
+from spec.tuning.arithmetic import a_round
 
 ROOT = Path(__file__).parents[1]
 MARKER = "demo.json"
 BUCKET = "drafts"
 HELD_OUT = 32  # conversations that training never sees
-COPIES = 2  # of the model in the server, 3 GB each
+COPIES = 2  # of the model in the server that answers the prompts, 3 GB each
+DRAFTS = 3  # a round, in the server with the draft
+IDLE = "http://127.0.0.1:30000"  # SGLang's own default; named where no step is left that asks a server
 NAME = "smollm2-135m-instruct"
 CONFIGS = {"eagle3": "eagle", "dflash": "dflash", "dspark": "dspark"}  # as their files are named
 BARS = {"eagle3": 1.6, "dflash": 1.1, "dspark": 1.2}  # block drafts want more answers than the demo has
@@ -70,7 +74,7 @@ def main(
     evaluate = ["tools/evaluate_draft.py", run, "--target", model, "--prompts", HELD_OUT]
     evaluate += ["--max-new-tokens", answer_tokens, "--min-accept-length", min_accept_length]
 
-    with served_unless((run / "report/baseline.json").exists(), model, None, logs / "server-target.log") as url:
+    with served_unless((run / "samples/samples.json").exists(), model, logs / "server-target.log") as url:
         step(
             "filter",
             *["tools/filter_data.py", "--dataset-name", inputs / "prompts.jsonl", "--output", run, "--base-url", url],
@@ -78,7 +82,6 @@ def main(
         )
         prepare = ["tools/prepare_data.py", run, "--tokenizer", model, "--held-out", HELD_OUT]
         step("prepare", *prepare, "--draft-vocab-size", 4096, "--max-length", 256)
-        step("baseline", *evaluate, "--baseline-url", url)
 
     recipe = [
         "spec/eagle_full_finetune_distributed.py",
@@ -88,13 +91,14 @@ def main(
     step("train", "tune", "run", "--nproc_per_node", processes, *recipe, f"run_dir={run}", f"target={model}")
     step("extract", "tools/extract_draft_model.py", "--checkpoint_dir", run / "checkpoints", "--target", model)
     step("offline", *evaluate)
-    with served_unless((run / "report/report.json").exists(), model, run / "draft", logs / "server-draft.log") as url:
+    tune = ["tools/tune_server.py", run, "--target", model, "--concurrency", "1,8", "--prompts", 8]
+    tune += ["--max-new-tokens", answer_tokens // 2]
+    with both_served_unless((run / "report/sweep.json").exists(), model, run / "draft", logs) as (plain, drafted):
         suite = ["--suite", "humaneval", "--suite-prompts", 16, "--suite-tokens", answer_tokens]
-        step("evaluate", *evaluate, "--base-url", url, *suite)
-
+        step("evaluate", *evaluate, "--baseline-url", plain, "--base-url", drafted, *suite)
+        step("speed", *tune, "--baseline-url", plain, "--base-url", f"{DRAFTS}={drafted}")
     if sweep:
-        tune = ["tools/tune_server.py", run, "--target", model, "--concurrency", "1,8", "--drafts", "1,3"]
-        step("tune", *tune, "--prompts", 8, "--rounds", 2, "--max-new-tokens", answer_tokens)
+        step("sweep", *tune, "--drafts", "1,2,3")
 
     with s3_endpoint(logs / "s3.log"):
         published = f"s3://{BUCKET}/{NAME}"
@@ -121,21 +125,34 @@ def step(name: str, *command: object) -> None:
     console.print(f"{name}: {time.monotonic() - begun:.0f} s", style="dim")
 
 
-def served_unless(done: bool, model: Path, draft: Path | None, log: Path):
+def served_unless(done: bool, model: Path, log: Path):
     """The CPU server where there is work for it; else a context that names the default URL, which nobody will ask."""
     if done:
-        return nullcontext("http://127.0.0.1:30000")
-    console.rule(f"[bold]serve {'target and draft' if draft else 'the target'}", align="left")
+        return nullcontext(IDLE)
+    console.rule("[bold]serve the target", align="left")
     console.print(f"starting SGLang on CPU; its log is {log}", style="dim")
     # A copy of the model on each core beats one copy on all: threads that wait for each other crawl on a busy machine.
     cores = sorted(os.sched_getaffinity(0))[:COPIES]
     environment = {"MAX_RUNNING_REQUESTS": "64", "SGLANG_CPU_OMP_THREADS_BIND": "|".join(map(str, cores))}
-    flags = ["--dp-size", str(len(cores))]
-    if draft is None:
-        # A prompt that is read alone costs a pass over all weights: new ones wait for a fifth of the running to end.
-        flags += ["--enable-prefill-delayer", "--prefill-delayer-queue-min-ratio", "0.2"]
-    port = serving.free_port(30000)
-    return serving.sglang_on_cpu(model, draft, port=port, log=log, flags=tuple(flags), environment=environment)
+    # A prompt that is read alone costs a pass over all weights: new ones wait for a fifth of the running to end.
+    flags = ("--dp-size", str(len(cores)), "--enable-prefill-delayer", "--prefill-delayer-queue-min-ratio", "0.2")
+    return serving.sglang_on_cpu(model, port=serving.free_port(30000), log=log, flags=flags, environment=environment)
+
+
+@contextmanager
+def both_served_unless(done: bool, model: Path, draft: Path, logs: Path) -> Iterator[tuple[str, str]]:
+    """A server without the draft and one with it, alike, to be asked in turn: a copy each, on one core."""
+    if done:
+        yield IDLE, IDLE
+        return
+    console.rule("[bold]serve the target, and the target with the draft", align="left")
+    console.print(f"starting two of SGLang on CPU; their logs are in {logs}", style="dim")
+    environment = {"MAX_RUNNING_REQUESTS": "8", "DRAFT_STEPS": str(DRAFTS)}
+    with (
+        serving.starting(model, log=logs / "server-plain.log", environment=environment) as plain,
+        serving.starting(model, draft, log=logs / "server-draft.log", environment=environment) as drafted,
+    ):
+        yield plain.ready(), drafted.ready()
 
 
 @contextmanager
@@ -175,7 +192,7 @@ def figures_of(store: Store) -> dict[str, str]:
     answers = _marker(store, "answers/shard-00000-of-00001/shard.json").counts
     samples = _marker(store, "samples/samples.json").counts
     report = _marker(store, "report/report.json").facts
-    offline, served, alone = report["offline"], report["speculative"], report["baseline"]
+    offline, served = report["offline"], report["speculative"]
     metrics = [json.loads(line) for line in store.read("checkpoints/metrics.jsonl").splitlines()]
     steps = [row for row in metrics if "loss" in row]
     return {
@@ -185,12 +202,23 @@ def figures_of(store: Store) -> dict[str, str]:
         "accept length, untrained draft": f"{offline['untrained_accept_length']:.2f}",
         "accept length, offline": f"{offline['accept_length']:.2f}",
         "accept length, SGLang": f"{served['accept_length']:.2f}",
-        "tokens/s without the draft": f"{alone['tokens_per_s']:.0f}",
-        "tokens/s with the draft": f"{served['tokens_per_s']:.0f}",
+        **speeds(_marker(store, "report/sweep.json").facts["measured"]),
         "same tokens": "yes" if served["tokens_equal_baseline"] else f"all but {len(served['differ'])} answers",
         "worth serving": verdict(gather(store)),
         "report": f"{store.url}/report/report.html",
     }
+
+
+def speeds(measured: list[Json]) -> dict[str, str]:
+    """Tokens/s at each load without the draft and with it, and how many times as many that is."""
+    told = {}
+    for one in measured:
+        faster, least, most = one["speed_up"]
+        before, after = (one[name]["tokens_per_s"][0] for name in ("plain", "drafted"))
+        told[f"tokens/s, {at_once(one['concurrency'])}, {a_round(one['drafts'])}"] = (
+            f"{before:.1f} without, {after:.1f} with it: {faster:.2f} times ({least:.2f} to {most:.2f})"
+        )
+    return told
 
 
 def show(figures: dict[str, str], title: str) -> None:

@@ -3,6 +3,7 @@
     python3 tools/evaluate_draft.py RUN --target TARGET                          # here, without a server
     python3 tools/evaluate_draft.py RUN --target TARGET --baseline-url URL       # SGLang without the draft
     python3 tools/evaluate_draft.py RUN --target TARGET --base-url URL           # SGLang with the draft
+    python3 tools/evaluate_draft.py RUN --target TARGET --baseline-url URL --base-url URL     # both in turn
     python3 tools/evaluate_draft.py RUN --target TARGET --draft hf://ORG/NAME    # of a draft that others published
     python3 tools/evaluate_draft.py RUN --target TARGET --suite mt-bench,gsm8k,humaneval,math500    # suites too
     python3 tools/evaluate_draft.py RUN --target TARGET --max-regression 0.02 --against s3://BUCKET/PREFIX
@@ -61,6 +62,9 @@ def main(
     without: Annotated[
         list[str] | None, Option(help="A part that the report does without: offline, baseline or speculative.")
     ] = None,
+    temperature: Annotated[
+        float, Option(min=0.0, help="Of the answers, here and on servers. 0: greedy, and their tokens are compared.")
+    ] = 0.0,
     device: Annotated[
         str | None, Option(help="Of the offline part: cpu or cuda. Default: cuda if it is there.")
     ] = None,
@@ -115,7 +119,7 @@ def main(
     if min_speed_up and {"baseline", "speculative"} & set(without or ()):
         raise BadInput("--min-speed-up wants a server with the draft and one without; leave out --without")
     load = concurrency or at_concurrency or Settings.concurrency
-    settings = Settings(prompts, max_new_tokens, drafts, load, frozenset(without or ()))
+    settings = Settings(prompts, max_new_tokens, drafts, load, frozenset(without or ()), temperature)
     if draft:
         bring(open_store(run), draft, target, overwrite=overwrite)
     its = standing(open_store(run), against, against_version) if against else None
@@ -139,9 +143,11 @@ def main(
         if against:
             facts["published"] = evaluation.compared()
         _refuse_below(gate(facts, Bar(min_accept_length, max_regression=max_regression)))
-    if baseline_url and needed("baseline"):
+    if baseline_url and base_url and needed("baseline") and needed("speculative"):
+        evaluation.measure_in_turn(baseline_url, base_url)
+    elif baseline_url and needed("baseline"):
         evaluation.measure_baseline(baseline_url)
-    if base_url and needed("speculative"):
+    elif base_url and needed("speculative"):
         evaluation.measure_speculative(base_url)
     if published_url not in (None, "", NONE) and compares and needed("published_speculative"):
         evaluation.measure_standing_speculative(published_url)
@@ -168,17 +174,23 @@ def _refuse_below(judged: dict) -> None:
 
 def _show(evaluation: Evaluation) -> None:
     """The figures, a row a part."""
-    table = Table("", "accept length", "kept at 1, 2, ..", "tokens/s", "at once (most)", "same tokens")
+    table = Table("", "accept length", "95%", "kept at 1, 2, ..", "tokens/s", "at once (most)", "same tokens")
     for name in evaluation.parts:
         part = evaluation.parts[name]
         same = part.get("tokens_equal", part.get("tokens_equal_baseline"))
+        between = " to ".join(f"{end:.2f}" for end in part.get("interval") or ())
         table.add_row(
             name,
             f"{part['accept_length']:.3f}" if "accept_length" in part else "",
+            between,
             " ".join(f"{share:.2f}" for share in part.get("acceptance_by_position", [])),
             f"{part['tokens_per_s']:.0f}" if "tokens_per_s" in part else "",
             f"{part['concurrency']} ({part['server'].get('max_running_requests') or '?'})" if "server" in part else "",
-            "" if same is None else "yes" if same else f"{len(part['differ'])} of {part['prompts']} differ",
+            (f"sampled at {part['temperature']:g}" if "temperature" in part else "")
+            if same is None
+            else "yes"
+            if same
+            else f"{len(part['differ'])} of {part['prompts']} differ",
         )
         if name == "offline":
             table.add_row("untrained", f"{part['untrained_accept_length']:.3f}")

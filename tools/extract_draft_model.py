@@ -11,13 +11,18 @@ from typing import Annotated
 from typer import Option
 
 from spec import cli
-from spec.export.extract import extract, find_checkpoint
+from spec.export.extract import extract, find_checkpoint, why_this
 from spec.storage import open_store
 
 
 def main(
     checkpoint_dir: Annotated[
-        str, Option("--checkpoint_dir", "--checkpoint-dir", help="RUN/checkpoints (its newest), or one step-N in it.")
+        str,
+        Option(
+            "--checkpoint_dir",
+            "--checkpoint-dir",
+            help="RUN/checkpoints (its best by estimate, else its newest), or one step-N in it.",
+        ),
     ],
     output: Annotated[str | None, Option(help="Where the draft goes. Default: RUN/draft.")] = None,
     target: Annotated[Path | None, Option(help="The target's directory. Default: the one of the run.")] = None,
@@ -30,6 +35,7 @@ def main(
 ) -> None:
     """Export a checkpoint's draft in the form that SGLang loads, and verify it."""
     run, name, checkpoint = find_checkpoint(checkpoint_dir)
+    print(why_this(run, name), end="")
     store = open_store(output) if output else run.at("draft")
     marker, worked = extract(
         run,

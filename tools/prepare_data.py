@@ -45,6 +45,14 @@ def main(
         float,
         Option(min=0, max=1, help="Share of conversations that read back as other tokens above which this fails."),
     ] = Tolerance.retokenised_differently,
+    trust_day: Annotated[
+        bool,
+        Option(
+            "--trust-day",
+            help="""Text answers, and a chat template that writes today's date: take the day that the server told with
+            each (its clock, in UTC or this machine's zone). Default: refuse.""",
+        ),
+    ] = False,
     processes: Annotated[int | None, Option(min=1, help="Default: one a core.")] = None,
     examples: Annotated[int, Option("--show", min=0, max=3, help="Samples to print.")] = 1,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace samples made otherwise.")] = False,
@@ -69,7 +77,7 @@ def main(
         target,
         settings,
         revision=answered_by.get("revision") if tokenizer is None else None,
-        tolerance=Tolerance(max_empty, max_retokenised),
+        tolerance=Tolerance(max_empty, max_retokenised, trust_day),
         processes=processes or len(os.sched_getaffinity(0)),
         overwrite=overwrite,
     )

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from bench.blocks import BlockWork, prepare_step
-from bench.gpu.part import Part, compare, relative
+from bench.gpu.part import Part, compare, no_waits, relative
 from spec.methods.block.losses import Objective, decay_weights
 from spec.methods.block.step import observe, step_loss
 from tests.tiny_blocks import fake_target, judged, some_blocks, tiny_config, tiny_draft
@@ -24,7 +24,7 @@ SIZES = {"dflash": {"block_size": 16}, "dspark": {"block_size": 7, "markov_rank"
 
 
 def blocks(its: Part) -> None:
-    """Loss, choices and every gradient, packed and padded documents, with and without recomputation."""
+    """Loss, choices and every gradient, packed and padded documents, with and without recomputation, and no wait."""
     sizes = {} if its.small else {"hidden_size": 256, "intermediate_size": 384, "head_dim": 64}
     for dtype in (torch.float32, torch.bfloat16):
         for name, (rank, objective) in METHODS.items():
@@ -44,10 +44,12 @@ def blocks(its: Part) -> None:
             draft.share_target(target.embed_weight, target.head_weight)
             for recompute in (False, True):
                 draft.zero_grad()
-                seen = observe(draft, target, batch.to(its.device), keep_last=objective.l1 > 0)
-                how = {"objective": objective, "checkpoint_layers": recompute}
-                result = step_loss(draft, seen, drawn.to(its.device), weights.to(its.device), **how)
-                result.loss.backward()
+                ready = batch.to(its.device), drawn.to(its.device), weights.to(its.device)
+                with no_waits(its.device):
+                    seen = observe(draft, target, ready[0], keep_last=objective.l1 > 0)
+                    how = {"objective": objective, "checkpoint_layers": recompute}
+                    result = step_loss(draft, seen, *ready[1:], **how)
+                    result.loss.backward()
                 label = f"{name} {str(dtype)[6:]}{' recomputed' * recompute}"
                 worst = max(relative(p.grad, wanted[key]) for key, p in draft.named_parameters())
                 its.expect(label, max(worst, abs(float(result.loss) / float(loss) - 1)), limit)

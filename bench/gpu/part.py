@@ -1,9 +1,11 @@
 """What the parts share: their device and sizes, what they say, how they time."""
 
 import json
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,6 @@ class Part:
         self.figures: dict[str, Any] = {}
         self.failures: list[str] = []
         torch.manual_seed(0)
-        if self.cuda:
-            torch.cuda.set_device(self.device)
-            self.figures["card"] = torch.cuda.get_device_name()
 
     @property
     def cuda(self) -> bool:
@@ -46,6 +45,8 @@ class Part:
                 raise Skipped(f"needs {gib:g} GiB, the card has {there:.0f}")
 
     def say(self, **figures: Any) -> None:
+        if self.cuda and torch.cuda.is_initialized():  # not yet by parts whose own work is in forks
+            self.figures.setdefault("card", torch.cuda.get_device_name(self.device))
         self.figures |= figures
         (self.scratch / "figures.json").write_text(json.dumps(self.figures))
         print(figures, flush=True)
@@ -62,6 +63,24 @@ def relative(got: torch.Tensor, wanted: torch.Tensor) -> float:
     got, wanted = got.detach().double().cpu(), wanted.detach().double().cpu()
     scale = wanted.norm()
     return float((got - wanted).norm() / scale) if scale else float(got.norm())
+
+
+def processes() -> Any:
+    """How processes begin: as forks, or anew where this one has asked the GPU, of which a fork could make no use."""
+    return multiprocessing.get_context("spawn" if torch.cuda.is_initialized() else "fork")
+
+
+@contextmanager
+def no_waits(device: torch.device) -> Iterator[None]:
+    """PyTorch raises where the host would wait for the GPU."""
+    wait(device)
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def wait(device: torch.device) -> None:

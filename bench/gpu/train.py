@@ -3,8 +3,8 @@ and all; and a stop and a resume of a real run."""
 
 import gc
 import json
+import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -20,10 +20,10 @@ from omegaconf import OmegaConf
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
-from bench.gpu.part import GIB, Part, Skipped, wait
+from bench.gpu.part import GIB, Part, Skipped, no_waits, processes, wait
 from bench.gpu.speed import peak
-from spec import settings
-from spec.eagle_full_finetune_distributed import EagleFullFinetuneRecipeDistributed
+from spec import launch, settings
+from spec.eagle_full_finetune_distributed import EagleFullFinetuneRecipeDistributed, recipe_main
 from spec.planning.plan import Machines, measure, plan
 from spec.samples.dataset import SamplesWriter
 from spec.samples.vocabulary import choose_vocabulary
@@ -40,7 +40,8 @@ SMALL = {
     **{"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 8, "num_attention_heads": 4, "head_dim": 16},
     **{"num_key_value_heads": 2, "vocab_size": 1000},
 }
-STEPS, STOP_AFTER = 40, 6  # of the run that is stopped
+RECIPE = "spec/eagle_full_finetune_distributed.py"
+STEPS, STOP_AFTER = 24, 4  # of the run that is stopped
 
 
 def train(its: Part) -> None:
@@ -49,6 +50,7 @@ def train(its: Part) -> None:
     folder = _target_folder(its)
     target = _random_target(its, folder)
     vocab, draft_vocab, length = (1000, 300, 128) if its.small else (128_256, 32_000, 2048)
+    peaks: dict[str, dict[str, float]] = {}
     for name in ("full", "chats"):
         run = _samples(its.scratch / name, name == "full", vocab, draft_vocab, length)
         cfg = _settings(its, run, folder, draft_vocab, length)
@@ -56,10 +58,15 @@ def train(its: Part) -> None:
             batches = recipe.train_data.epoch(0)
             its.say(**{name: _measure(its, recipe, batches)})
             _without_waits(its, recipe, batches)
+            peaks[name] = _peaks_by_part(its, recipe, next(batches))
             batches.close()
     sizes = measure(settings.complete(cfg), text_config_of(read_config(folder)))
     planned = plan(settings.complete(cfg), sizes, Machines(nodes=1, gpus=1, tflops=peak(its) / 1e12))
     its.say(planned={"gib": planned.peak / GIB, "tokens_per_s": planned.tokens_per_second, "phase": planned.fullest})
+    expected = {phase: sum(parts.values()) / GIB for phase, parts in planned.phases.items()}
+    backward = max(expected["draft's step"], expected["gradients' sum"])  # the sum begins inside the backward
+    its.say(peak_gib_by_part=peaks)
+    its.say(planned_gib_by_part={"target's forward": expected["target's forward"], "draft's step": backward})
     if its.cuda and not its.small:
         its.expect("peak against the plan", abs(its.figures["full"]["peak_gib"] * GIB / planned.peak - 1), 0.15)
 
@@ -92,14 +99,12 @@ def profile(its: Part) -> None:
 
 def resume(its: Part) -> None:
     """A run on a tiny target, stopped by SIGTERM and resumed: 143, 0, 0; losses as in an unbroken one."""
-    target = save_tiny_target("llama", its.scratch / "target")
-    prepared = prepared_run(its.scratch / "prepared", documents=96)
-    for name in ("broken", "unbroken"):
-        shutil.copytree(prepared, its.scratch / name)
-    beside = _start(its, target, "unbroken")  # it is the start that takes long
-    codes = [_end(_start(its, target, "broken"), its.scratch / "broken")]
-    codes += [_start(its, target, "broken").wait() for _ in range(2)]
-    codes.append(beside.wait())
+    target = _tiny_runs(its, "broken", "unbroken")
+    beside, stopped = (_fork(its, target, name) for name in ("unbroken", "broken"))
+    while stopped.is_alive() and len(_losses(its.scratch / "broken")) < STOP_AFTER:
+        time.sleep(0.01)
+    stopped.terminate()
+    codes = [_end(stopped)] + [_end(_fork(its, target, "broken")) for _ in range(2)] + [_end(beside)]
     its.expect(f"exit codes {codes}", float(codes != [143, 0, 0, 0]), 0)
     broken, unbroken = (_losses(its.scratch / name) for name in ("broken", "unbroken"))
     its.expect("steps logged twice or never", float(sorted(broken) != list(range(1, STEPS + 1))), 0)
@@ -112,20 +117,30 @@ def many(its: Part) -> None:
     gpus = torch.cuda.device_count() if its.cuda else 2
     if gpus < 2:
         raise Skipped("one GPU")
-    target = save_tiny_target("llama", its.scratch / "target")
-    prepared = prepared_run(its.scratch / "prepared", documents=96)
-    ways = {"one": (1, {"batch_size": gpus}), "many": (gpus, {"target_shard": "node"})}
-    for name, (ranks, split) in ways.items():
-        shutil.copytree(prepared, its.scratch / name)
-        code = _start(its, target, name, ranks, dtype="fp32", target_dtype="fp32", max_steps=8, **split).wait()
-        its.expect(f"exit code of {ranks}", float(code), 0)
-    one, several = (_losses(its.scratch / name) for name in ways)
+    target = _tiny_runs(its, "one", "many")
+    exact = {"dtype": "fp32", "target_dtype": "fp32", "max_steps": 8}
+    alone = _fork(its, target, "one", batch_size=gpus, **exact)
+    words = _words(its, target, "many", target_shard="node", **exact)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
+    codes = [subprocess.call([sys.executable, *launcher, RECIPE, *words], cwd=ROOT), _end(alone)]
+    its.expect(f"exit codes {codes}", float(codes != [0, 0]), 0)
+    one, several = (_losses(its.scratch / name) for name in ("one", "many"))
     its.expect("steps", float(len(one) != 8 or one.keys() != several.keys()), 0)
     difference = max((abs(several[step] / one[step] - 1) for step in one.keys() & several.keys()), default=1.0)
     its.expect(f"losses of {gpus} against one", difference, 1e-3)
 
 
-def _start(its: Part, target: Path, run: str, ranks: int = 1, **others: Any) -> subprocess.Popen:
+def _tiny_runs(its: Part, *names: str) -> Path:
+    """A tiny target, and prepared runs for it."""
+    torch.set_num_threads(1)  # a fork has not the threads of what it was forked from, and would wait for them
+    prepared = prepared_run(its.scratch / "prepared", documents=96)
+    for name in names:
+        shutil.copytree(prepared, its.scratch / name)
+    return save_tiny_target("llama", its.scratch / "target")
+
+
+def _words(its: Part, target: Path, run: str, **others: Any) -> list[str]:
+    """The recipe's command line."""
     folder = its.scratch / run
     given = {
         **{"run_dir": folder, "target": target, "draft_vocab_size": 128, "max_length": 64, "steps": 3},
@@ -134,18 +149,25 @@ def _start(its: Part, target: Path, run: str, ranks: int = 1, **others: Any) -> 
         **{"timeout_minutes": 1, "scratch": folder / "scratch", "metric_logger": "null"},
         **others,
     }
-    recipe = "spec/eagle_full_finetune_distributed.py"
-    config = ["--config", "spec/configs/llama3/8B_eagle.yaml", *(f"{name}={value}" for name, value in given.items())]
-    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    return subprocess.Popen([sys.executable, *several, recipe, *config], cwd=ROOT)
+    return ["--config", "spec/configs/llama3/8B_eagle.yaml", *(f"{name}={value}" for name, value in given.items())]
 
 
-def _end(process: subprocess.Popen, run: Path) -> int:
-    """The exit code of a run that is asked to stop once it has made some steps."""
-    while process.poll() is None and len(_losses(run)) < STOP_AFTER:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    return process.wait()
+def _fork(its: Part, target: Path, run: str, **others: Any) -> Any:
+    """The recipe in a process of its own, without the seconds that its imports take."""
+    process = processes().Process(target=_run, args=(_words(its, target, run, **others),))
+    process.start()
+    return process
+
+
+def _run(words: list[str]) -> None:
+    os.chdir(ROOT)
+    sys.argv = [RECIPE, *words]
+    launch.run(lambda: recipe_main(settings.from_command_line()))
+
+
+def _end(process: Any) -> int:
+    process.join()
+    return process.exitcode
 
 
 def _losses(run: Path) -> dict[int, float]:
@@ -248,15 +270,36 @@ def _measure(its: Part, recipe: Any, batches: Iterator[Any]) -> dict[str, Any]:
     }
 
 
+def _peaks_by_part(its: Part, recipe: Any, batch: Any) -> dict[str, float]:
+    """GiB at most allocated while the target looks, and from there to the gradients' clipping, in one step."""
+    peaks: dict[str, float] = {}
+    if not its.cuda:
+        recipe.train_step(batch)
+        return peaks
+    observe, clip = recipe._observe, recipe.gradients.clip
+
+    def looking(*given: Any) -> Any:
+        torch.cuda.reset_peak_memory_stats(its.device)
+        seen = observe(*given)
+        peaks["target's forward"] = torch.cuda.max_memory_allocated(its.device) / GIB
+        torch.cuda.reset_peak_memory_stats(its.device)
+        return seen
+
+    def clipping(*given: Any) -> Any:
+        peaks["draft's step"] = torch.cuda.max_memory_allocated(its.device) / GIB
+        return clip(*given)
+
+    recipe._observe, recipe.gradients.clip = looking, clipping
+    try:
+        recipe.train_step(batch)
+    finally:
+        del recipe._observe, recipe.gradients.clip  # the class's own again
+    return peaks
+
+
 def _without_waits(its: Part, recipe: Any, batches: Iterator[Any]) -> None:
     """A step in which PyTorch raises where the host would wait for the GPU."""
     ready = next(batches)
-    wait(its.device)
-    if its.cuda:
-        torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waits(its.device):
         recipe.train_step(ready)
-    finally:
-        if its.cuda:
-            torch.cuda.set_sync_debug_mode("default")
     its.say(waits=0)

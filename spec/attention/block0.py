@@ -31,6 +31,10 @@ class Queries:
         rows = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
         return cls(tuple(runs), rows, cu_seqlens, longest)
 
+    @property
+    def lengths(self) -> kernels.Lengths:
+        return kernels.Lengths(self.cu_seqlens, self.cu_seqlens, self.longest, self.longest)
+
 
 def forward(query, key, value, queries: Queries) -> tuple[torch.Tensor, torch.Tensor]:
     """`query [A, heads, D]`, `key` and `value [N, kv_heads, D]` -> (out, lse) as above."""
@@ -102,7 +106,7 @@ def _heads_first(x: torch.Tensor) -> torch.Tensor:
 
 def _flash_forward(query, key, value, queries):
     whole = query.new_zeros(key.shape[0], *query.shape[1:]).index_copy(0, queries.rows, query)
-    out, lse = kernels.flash(whole, key, value, queries.cu_seqlens, queries.longest)
+    out, lse = kernels.flash(whole, key, value, queries.lengths)
     return out[queries.rows], lse.T[queries.rows]  # lse [heads, N] -> [A, heads]
 
 
@@ -117,8 +121,7 @@ def _flash_backward(grad, query, key, value, out, lse, queries):
         value,
         whole(out),
         whole(lse).T.contiguous(),
-        queries.cu_seqlens,
-        queries.longest,
+        queries.lengths,
     )
     return grad_query[queries.rows], grad_key, grad_value
 

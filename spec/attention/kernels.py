@@ -4,7 +4,7 @@
 FSDP2 lets a rank without a gradient take part from 2.13 on. `check` says in one line what a torch lacks.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.distributed.fsdp import FSDPModule
@@ -21,10 +21,14 @@ _NEEDED = (  # (namespace, operator, overload)
     ("aten", "mm", "dtype"),
     ("aten", "addmm", "dtype_out"),
 )
-_FLASH_ARGUMENTS = (
-    *("query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k", "dropout_p", "is_causal"),
-    "return_debug_mask",
-)
+_LENGTHS = ("cum_seq_q", "cum_seq_k", "max_q", "max_k", "dropout_p", "is_causal")
+_FLASH_ARGUMENTS = {
+    "_flash_attention_forward": ("query", "key", "value", *_LENGTHS, "return_debug_mask"),
+    "_flash_attention_backward": (
+        *("grad_out", "query", "key", "value", "out", "logsumexp", *_LENGTHS),
+        *("rng_state", "unused"),
+    ),
+}
 
 
 def check() -> None:
@@ -35,30 +39,54 @@ def check() -> None:
             raise BadInput(
                 f"torch {torch.__version__} has no {namespace}::{name}.{overload}; install torch 2.11 to 2.13"
             )
-    arguments = aten._flash_attention_forward.default._schema.arguments
-    if tuple(argument.name for argument in arguments[: len(_FLASH_ARGUMENTS)]) != _FLASH_ARGUMENTS:
-        raise BadInput(
-            f"torch {torch.__version__} has another aten::_flash_attention_forward; install torch 2.11 to 2.13"
-        )
+    for name, wanted in _FLASH_ARGUMENTS.items():
+        arguments = getattr(aten, name).default._schema.arguments
+        if tuple(argument.name for argument in arguments[: len(wanted)]) != wanted:
+            raise BadInput(f"torch {torch.__version__} has another aten::{name}; install torch 2.11 to 2.13")
 
 
-def flash(query, key, value, cu_seqlens, longest: int, scale: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """CUDA's flash kernel, in half precision: causal attention inside each of the documents.
+class Lengths(NamedTuple):
+    """Where the sequences of one flash call end among the queries and among the keys, and the longest of each."""
 
-    `query [N, heads, D]`, `key` and `value [N, kv_heads, D]`, `cu_seqlens [documents + 1]` int32. Gives `[N, heads, D]`
-    and the log-sum-exps `[heads, N]` fp32. `scale`: of the scores, by default `D ** -0.5`.
+    queries: torch.Tensor  # [sequences + 1] int32, on the device
+    keys: torch.Tensor
+    longest_query: int
+    longest_key: int
+
+
+def flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: Lengths,
+    *,
+    causal: bool = True,
+    scale: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """CUDA's flash kernel, in half precision: attention inside each of the sequences.
+
+    `query [R, heads, D]`, `key` and `value [L, kv_heads, D]`. Gives `[R, heads, D]` and the log-sum-exps `[heads, R]`
+    fp32. `causal` is for as many queries as keys; `scale`: of the scores, by default `D ** -0.5`.
     """
-    lengths = (cu_seqlens, cu_seqlens, longest, longest)
     scaled = {} if scale is None else {"scale": scale}
-    out, lse, *_ = aten._flash_attention_forward(query, key, value, *lengths, 0.0, True, False, **scaled)
+    out, lse, *_ = aten._flash_attention_forward(query, key, value, *lengths, 0.0, causal, False, **scaled)
     return out, lse
 
 
-def flash_backward(grad, query, key, value, out, lse, cu_seqlens, longest: int):
-    """The gradients of query, key and value, given those of `out [N, heads, D]` and any `lse [heads, N]`."""
-    lengths = (cu_seqlens, cu_seqlens, longest, longest)
+def flash_backward(
+    grad: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    lengths: Lengths,
+    *,
+    causal: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of query, key and value, given those of `out [R, heads, D]` and any contiguous `lse [heads, R]`."""
     no_dropout = torch.zeros(2, dtype=torch.uint64, device=query.device), torch.empty(0, device=query.device)
-    return aten._flash_attention_backward(grad, query, key, value, out, lse, *lengths, 0.0, True, *no_dropout)
+    return aten._flash_attention_backward(grad, query, key, value, out, lse, *lengths, 0.0, causal, *no_dropout)
 
 
 def cpu_flash(query, key, value, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:

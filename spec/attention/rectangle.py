@@ -6,14 +6,14 @@ the caller merged into both, as those of `spec.attention.block0` do.
 
 import torch
 
-aten = torch.ops.aten
+from spec.attention import kernels
 
 
 def forward(query, key, value) -> tuple[torch.Tensor, torch.Tensor]:
     """`query [heads, R, D]`, `key` and `value [heads, L, D]`, L at least 1 -> (out, lse) as above."""
     if query.device.type == "cpu":
         return _cpu_forward(query, key, value)
-    if query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16):
+    if query.device.type in ("cuda", "meta") and query.dtype in (torch.bfloat16, torch.float16):
         return _flash_forward(query, key, value)
     return _explicit_forward(query, key, value)
 
@@ -22,20 +22,19 @@ def backward(grad, query, key, value, out, lse) -> tuple[torch.Tensor, torch.Ten
     """The gradients of query, key and value, given `grad` of the merged `out`, and the merged `lse`."""
     if query.device.type == "cpu":
         return _cpu_backward(grad, query, key, value, out, lse)
-    if query.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16):
+    if query.device.type in ("cuda", "meta") and query.dtype in (torch.bfloat16, torch.float16):
         return _flash_backward(grad, query, key, value, out, lse)
     return _explicit_backward(grad, query, key, value, out, lse)
 
 
 def _cpu_forward(query, key, value):
-    out, lse = aten._scaled_dot_product_flash_attention_for_cpu(query[None], key[None], value[None], 0.0, False)
+    out, lse = kernels.cpu_flash(query[None], key[None], value[None], False)
     return out[0], lse[0]
 
 
 def _cpu_backward(grad, query, key, value, out, lse):
     parts = (x[None] for x in (grad, query, key, value, out, lse))
-    grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(*parts, 0.0, False)
-    return tuple(x[0] for x in grads)
+    return tuple(x[0] for x in kernels.cpu_flash_backward(*parts, False))
 
 
 # CUDA in half precision: PyTorch's varlen flash kernel over one sequence, which wants rows before heads.
@@ -43,21 +42,20 @@ def _cpu_backward(grad, query, key, value, out, lse):
 
 def _flash_forward(query, key, value):
     parts = (x.transpose(0, 1) for x in (query, key, value))
-    out, lse, *_ = aten._flash_attention_forward(*parts, *_lengths(query, key), 0.0, False, False)
+    out, lse = kernels.flash(*parts, _lengths(query, key), causal=False)
     return out.transpose(0, 1), lse
 
 
 def _flash_backward(grad, query, key, value, out, lse):
     parts = (x.transpose(0, 1) for x in (grad, query, key, value, out))
-    no_dropout = torch.zeros(2, dtype=torch.uint64, device=query.device), torch.empty(0, device=query.device)
-    grads = aten._flash_attention_backward(*parts, lse.contiguous(), *_lengths(query, key), 0.0, False, *no_dropout)
+    grads = kernels.flash_backward(*parts, lse.contiguous(), _lengths(query, key), causal=False)
     return tuple(x.transpose(0, 1) for x in grads)
 
 
-def _lengths(query, key):
-    """Both sides' sequence ends and longest sequence. Made on the device: a copy from the host would wait for it."""
+def _lengths(query, key) -> kernels.Lengths:
+    """Of the one sequence. Made on the device: a copy from the host would wait for it."""
     ends = torch.arange(2, dtype=torch.int32, device=query.device)
-    return ends * query.shape[1], ends * key.shape[1], query.shape[1], key.shape[1]
+    return kernels.Lengths(ends * query.shape[1], ends * key.shape[1], query.shape[1], key.shape[1])
 
 
 # Any other device or precision: explicit scores. Callers have few queries at a time, so they stay linear in the keys.

@@ -20,9 +20,10 @@ class Answer:
     reasoning_tokens: int = 0  # of the completion's, where the server tells them apart
     prompt_ids: np.ndarray | None = None  # [prompt_tokens] int32; None where the server gives no ids
     response_ids: np.ndarray | None = None  # [completion_tokens] int32, the token that ended the answer included
+    days: frozenset[str] = frozenset()  # on which the server may have been asked
 
 
-def read_answer(body: bytes, url: str) -> Answer:
+def read_answer(body: bytes, url: str, days: frozenset[str] = frozenset()) -> Answer:
     """Raises `ValueError` for what is no chat completion, `BadInput` for one that does not tell of its tokens."""
     try:
         reply = json.loads(body)
@@ -39,7 +40,7 @@ def read_answer(body: bytes, url: str) -> Answer:
                 f"{url} says neither how many tokens its answers have (`usage`) nor which (`response_token_ids`), so "
                 f"nothing can be checked: serve the target with SGLang 0.5.23"
             )
-        return Answer(message, choice["finish_reason"], **_counted(choice, usage, url))
+        return Answer(message, choice["finish_reason"], **_counted(choice, usage, url), days=days)
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError("no chat completion") from error
 

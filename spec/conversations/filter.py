@@ -85,7 +85,8 @@ async def filter_shard(
 def _lineage(sampling: Sampling, seen: Survey) -> dict[str, Any]:
     """How the target answers, and what decides about rows with tools where there are any, or `turns` are given."""
     with_tools = seen.with_tools or sampling.turns != "all"
-    return sampling.lineage | ({"tools": {**tools.POLICY, "turns": sampling.turns}} if with_tools else {})
+    policy = tools.POLICY | ({"calls_as_text": "read"} if seen.text_calls else {})
+    return sampling.lineage | ({"tools": {**policy, "turns": sampling.turns}} if with_tools else {})
 
 
 def _finished_before(
@@ -93,12 +94,14 @@ def _finished_before(
 ) -> Marker | None:
     """The marker of this very work, found without the server, which may be gone once all is answered.
 
-    Also one from before rows with tools were answered, which counts them as rejects, unless some of these are wanted.
+    Also one from before rows with tools were answered, which counts them as rejects, unless some of these are wanted;
+    and one from before calls as text were read.
     """
     target = read_run(store).get("target", {})
     if server.model not in (None, target.get("model")):
         return None
     before = [server.sampling.lineage] if server.sampling.turns == "all" else []
+    before += [_lineage(server.sampling, seen._replace(text_calls=0))] if seen.text_calls else []
     for sampling in (_lineage(server.sampling, seen), *before):
         settings = {"target": target, "dataset": dataset, "sampling": sampling, "shard": str(shard)}
         with suppress(BadInput):  # of other settings: what to say of it is known once the server is
@@ -132,7 +135,7 @@ async def _answer_shard(
     if seen.with_tools:
         print(seen.cost(rows), file=sys.stderr)
 
-    with RowProgress("filter", total, rows_before=before, tokens_before=tokens_before) as progress:
+    with RowProgress("filter", total, rows="answers", rows_before=before, tokens_before=tokens_before) as progress:
 
         async def show() -> None:
             progress.update(

@@ -8,13 +8,13 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from datetime import date
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from spec.conversations import token_ids
 from spec.conversations.answer import Answer
+from spec.conversations.day import OR
 from spec.conversations.results import Results
 from spec.conversations.rows import Message, Reject, Said, turns_to_answer
 from spec.conversations.shards import is_exact
@@ -58,7 +58,8 @@ async def answer_all(
 async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = False) -> dict[str, Any]:
     """The row's one line: `{"id", "messages", "turns"}` or `{"id", "reject", "detail"}`; see `_turn` for the turns.
 
-    Answers of text alone have their `day` too, which a chat template may write and preparing cannot know.
+    Answers of text alone have their `day` too, by the server's clock, which a chat template may write and preparing
+    cannot know; near midnight it is two, "2026-11-29 or 2026-11-30".
 
     Each turn's history holds the answers that `chat` gave to the turns before. A row with any turn unanswered is
     rejected as a whole; so is one with an answer cut off at its limit, unless `keep_truncated`, with which the row ends
@@ -66,7 +67,7 @@ async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = F
     """
     messages: list[Message] = []
     turns: list[dict[str, Any]] = []
-    day = date.today().isoformat()
+    days: set[str] = set()
     before: Answer | None = None
     asked = question.conversation if isinstance(question.conversation, Exchange) else None
     tools = asked.tools if asked else []
@@ -82,6 +83,7 @@ async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = F
                 raise Reject("no_token_ids", "an answer after those of another, and a server that gives no token ids")
             messages.append(answer.message)
             turns.append(_turn(answer, before))
+            days |= answer.days
             before = answer
             if answer.finish_reason == "length":
                 break  # no later turn was ever asked after half an answer
@@ -91,7 +93,7 @@ async def answer_row(question: Question, chat: Chat, *, keep_truncated: bool = F
     row: dict[str, Any] = {"id": question.id, "messages": messages, "turns": turns}
     row |= {"tools": tools} if tools else {}
     row |= {} if question.variant is None else {"variant": question.variant}
-    return row if is_exact(row) else row | {"day": day}
+    return row if is_exact(row) or not days else row | {"day": OR.join(sorted(days))}
 
 
 def _turns(conversation: list[Said] | Exchange | Reject) -> list[list[Message]]:

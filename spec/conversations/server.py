@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from spec.conversations import token_ids
 from spec.conversations.answer import Answer, read_answer
+from spec.conversations.day import days_of
 from spec.conversations.rows import Message, Reject
 from spec.errors import BadInput
 from spec.server.client import Client, Fault, Reply
@@ -214,6 +215,7 @@ class Server:
         if self._ask_ids:
             wanted["return_token_ids"] = True
         self.in_flight += 1
+        begun = time.monotonic()
         try:
             reply = await self._client.send("POST", "/v1/chat/completions", wanted)
         finally:
@@ -223,7 +225,8 @@ class Server:
             return await self._complete(messages, max_tokens, variant, sample, tools, own)
         self._check("/v1/chat/completions", reply)
         try:
-            answer = read_answer(reply.body, self.url)
+            days = days_of(reply.headers.get("Date"), time.monotonic() - begun)
+            answer = read_answer(reply.body, self.url, days)
         except ValueError as error:
             raise Fault(f"200 without a chat completion: {reply.body[:200]!r}", maybe_the_row=True) from error
         if answer.finish_reason == "abort":

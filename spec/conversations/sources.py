@@ -114,8 +114,13 @@ def whole_rows(
     with _told(name):
         path = Path(name).expanduser()
         found = _local(path, split) if _is_path(name) else _hub(name, split, config, revision)
-    reads = lambda: (Read(row, "", False) for file in found.files for row in file.rows(None))  # noqa: E731
-    return found.lineage, Source(found.lineage, found.total, "", reads).rows()
+    return found.lineage, _whole(found)
+
+
+def _whole(found: _Found) -> Iterator[Row]:
+    with _told(found.lineage["name"]):
+        for file in found.files:
+            yield from file.rows(None)
 
 
 def _is_path(name: str) -> bool:

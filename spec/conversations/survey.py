@@ -8,6 +8,7 @@ from spec.conversations import tools
 from spec.conversations.mixes import Mix
 from spec.conversations.rows import Reject, messages_in
 from spec.conversations.sources import Source
+from spec.conversations.text_calls import has_text_calls
 
 _ROWS = 100  # of the source, of which every shard sees the same
 _CHARACTERS = 4  # of a token, about
@@ -20,6 +21,7 @@ class Survey(NamedTuple):
     with_tools: int  # rows
     answers: int  # to ask for, of the rows with tools
     characters: int  # of the tools and histories that these are asked with
+    text_calls: int = 0  # of the rows with tools those whose calls are text
 
     @property
     def lines(self) -> float:
@@ -38,15 +40,16 @@ class Survey(NamedTuple):
 
 
 def survey(source: Source | Mix, turns: str | int) -> Survey:
-    seen = with_tools = answers = characters = 0
+    seen = with_tools = answers = characters = text_calls = 0
     for read in itertools.islice(source.read(), _ROWS):
         seen += 1
         messages = messages_in(read.row, read.column)
         if tools.has_tools(read.row, messages):
             with_tools += 1
+            text_calls += has_text_calls(messages)
             asked, its = _asked(read.row, messages, 1 if read.is_request else turns)
             answers, characters = answers + asked, characters + its
-    return Survey(seen, with_tools, answers, characters)
+    return Survey(seen, with_tools, answers, characters, text_calls)
 
 
 def _asked(row: dict, messages: list, turns: str | int) -> tuple[int, int]:

@@ -4,13 +4,15 @@ What a tool said answers the dataset's call, not one that the target might make.
 for with the history of the dataset, as a row of its own, and no answer becomes part of another's history.
 
 OpenAI's schema is read, in a column or in a message, as JSON or as JSON text, and where their meaning is certain the
-older `functions` and `function_call`, and ShareGPT's turns of calls (`function_call`) and of results (`observation`).
+older `functions` and `function_call`, ShareGPT's turns of calls (`function_call`) and of results (`observation`), and
+calls and results between marks in the text.
 """
 
 import json
 from typing import Any, NamedTuple
 
 from spec.conversations.rows import Message, Reject, Row, Said, content_of, part_of, role_of, said_in
+from spec.conversations.text_calls import has_text_calls, is_of_tools, tools_named, unfolded
 
 Tool = dict[str, Any]  # {"type": "function", "function": {"name", ...}}
 
@@ -40,7 +42,8 @@ class Exchange(NamedTuple):
 
 def has_tools(row: Row, messages: list[Any]) -> bool:
     """Whether a row offers tools, calls one, or holds what one said; `messages` are those of the row."""
-    return any(_is_given(row.get(name)) for name in _COLUMNS) or any(map(_is_of_tools, messages))
+    given = any(_is_given(row.get(name)) for name in _COLUMNS)
+    return given or any(map(_is_of_tools, messages)) or is_of_tools(messages)
 
 
 def content(row: Row, messages: list[Any]) -> Any:
@@ -51,19 +54,20 @@ def content(row: Row, messages: list[Any]) -> Any:
 def read_trace(row: Row, messages: list[Any]) -> Trace:
     """Raises `Reject` where its tools, its calls or its messages cannot be sent as they are meant."""
     offered = _tools(row, messages)
-    names = {tool["function"]["name"] for tool in offered}
+    names = {tool["function"]["name"] for tool in offered} or tools_named(messages)
+    as_text = has_text_calls(messages)
     sent: list[Message] = []
     waiting: list[str | None] = []  # ids of the calls that no tool has answered
-    for message in messages:
+    for message in unfolded(messages):
         said = said_in(message)
         spelled = said.role.strip().lower() if isinstance(said.role, str) else None
         if spelled in _RESULTS:
-            sent.append(_result(message, said, waiting))
+            sent.append(_result(message, said, waiting, sent[-1] if sent else {}))
             continue
         plain = _called(message, said) if spelled in _CALLS else _message(message, said)
         waiting = [call.get("id") for call in plain.get("tool_calls", ())]
         for call in plain.get("tool_calls", ()):
-            if call["function"]["name"] not in names:
+            if call["function"]["name"] not in names and (names or not as_text):
                 offer = f"its tools are {', '.join(sorted(names))}" if names else "it has no tools"
                 raise Reject("unknown_tool", f"the row calls {call['function']['name']!r}; {offer}")
         if plain["role"] != "system" or plain["content"] != "":
@@ -171,9 +175,13 @@ def _arguments(value: Any) -> str:
     return value if isinstance(value, str) else _dumped(value, "bad_tool_call")
 
 
-def _result(message: Any, said: Said, waiting: list[str | None]) -> Message:
+def _result(message: Any, said: Said, waiting: list[str | None], before: Message) -> Message:
     """What a tool said, to the call with its id, or to the first that waits where one of both has no id."""
     named = message.get("tool_call_id") if _is_name(message.get("tool_call_id")) else None
+    if not waiting and before.get("role") == "assistant" and "tool_calls" not in before:
+        raise Reject(
+            "call_as_text", f"a {said.role} turn answers a call in an unknown form: {before['content'][:80]!r}"
+        )
     if not waiting or (named is not None and named not in waiting and None not in waiting):
         raise Reject("tool_without_call", f"a {said.role} turn answers no call before it")
     call = named if named in waiting else waiting[0]

@@ -1,5 +1,6 @@
 """What the parts of an evaluation say together: do they agree, and is the draft good enough."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,12 @@ def conclude(parts: dict[str, Part], bar: Bar, published: Part | None = None) ->
 
 
 def agreement(offline: Part, served: Part) -> dict[str, Any]:
-    """The offline run and the server on the same prompts: in fp32, equal answers come with equal counts."""
+    """The offline run and the server on the same prompts: in fp32, equal answers come with equal counts.
+
+    Sampled answers are never equal: then their accept lengths, with the 95% intervals of both and of what is between.
+    """
+    if "temperature" in offline:
+        return _sampled_agreement(offline, served)
     pairs = zip(offline["outputs"], served["outputs"], offline["histograms"], served["histograms"], strict=True)
     equal = [here == there for one, other, here, there in pairs if one == other]
     return {
@@ -61,10 +67,28 @@ def agreement(offline: Part, served: Part) -> dict[str, Any]:
     }
 
 
+def _sampled_agreement(offline: Part, served: Part) -> dict[str, Any]:
+    apart = served["accept_length"] - offline["accept_length"]
+    both = [part["interval"] for part in (offline, served)]
+    half = math.hypot(*((high - low) / 2 for low, high in both)) if all(both) else None
+    return {
+        "prompts": len(offline["outputs"]),
+        "accept_length_offline": offline["accept_length"],
+        "accept_length_served": served["accept_length"],
+        "interval_offline": offline["interval"],
+        "interval_served": served["interval"],
+        "apart": apart,
+        "interval_apart": [apart - half, apart + half] if half is not None else None,
+        "agree": half is None or abs(apart) <= half,
+    }
+
+
 def gate(facts: dict[str, Any], bar: Bar) -> dict[str, Any]:
     """Whether the draft may be published, and why (not)."""
     measured = "speculative" if "speculative" in facts else "offline"
     where = "on the server" if measured == "speculative" else "offline"
+    if temperature := facts[measured].get("temperature"):
+        where += f", sampled at {temperature:g}"
     length = facts[measured]["accept_length"]
     against = []
     if bar.accept_length is not None and length < bar.accept_length:
@@ -84,7 +108,8 @@ def gate(facts: dict[str, Any], bar: Bar) -> dict[str, Any]:
         against += worse
     if "agreement" in facts:
         offline, served = facts["agreement"]["accept_length_offline"], facts["agreement"]["accept_length_served"]
-        if abs(offline - served) > TOLERANCE * offline:
+        by_chance = facts["agreement"].get("agree", False)  # sampled, and within what chance alone does
+        if abs(offline - served) > TOLERANCE * offline and not by_chance:
             against.append(
                 f"accept length is {served:.3f} on the server and {offline:.3f} offline: one misreads the draft"
             )
@@ -106,7 +131,7 @@ def speed_up(facts: dict[str, Any], bar: Bar) -> tuple[float, str]:
             f"--at-concurrency {bar.at_concurrency}: {seen}; run tools/evaluate_draft.py with the same "
             "--at-concurrency, on a server with the draft and on one without"
         )
-    found = drafted["tokens_per_s"] / plain["tokens_per_s"]
+    found = times_faster(plain, drafted)
     return found, f"{found:.2f} times the tokens/s without the draft, measured at {at_once(bar.at_concurrency)}"
 
 
@@ -117,6 +142,11 @@ def _published(facts: dict[str, Any]) -> Part:
             "with the same --max-regression and --against"
         )
     return facts["published"]
+
+
+def times_faster(plain: Part, drafted: Part) -> float:
+    """Tokens/s with the draft over those without: the rounds' median where both were asked in turn."""
+    return drafted["speed_up"][0] if "speed_up" in drafted else drafted["tokens_per_s"] / plain["tokens_per_s"]
 
 
 def at_once(concurrency: int | None) -> str:

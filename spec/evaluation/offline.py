@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from spec.evaluation.figures import Counted, acceptance, by_context, differences, interval
 from spec.evaluation.prompts import Asked, text_ends
-from spec.evaluation.speculation import Answer, CachedTarget, TextEnds, greedy, is_greedy, speculate
+from spec.evaluation.speculation import Answer, CachedTarget, Sampling, TextEnds, greedy, is_greedy, speculate
 from spec.methods.method import Drafter, Method
 from spec.progress import RowProgress, Wait
 from spec.server.sglang import ServedAnswer
@@ -45,8 +45,8 @@ def measure(loaded: Loaded, tokenizer: PreTrainedTokenizerBase, asked: Asked, *,
     plain: list[list[int]] = []
     answers: list[Answer] = []
     with RowProgress("offline speculation", len(asked.prompts)) as progress:
-        for prompt in asked.prompts:
-            answers.append(_answer(frozen, draft, prompt, asked, steps))
+        for seed, prompt in enumerate(asked.prompts):
+            answers.append(_answer(frozen, draft, prompt, asked, steps, seed))
             plain.append(_plain(frozen, prompt, asked, answers[-1].tokens))
             progress.update(len(answers), sum(len(answer.tokens) for answer in answers), rejects={})
     seconds = time.monotonic() - begun
@@ -55,8 +55,8 @@ def measure(loaded: Loaded, tokenizer: PreTrainedTokenizerBase, asked: Asked, *,
     untrained, chance = draft.untrained(), list[Answer]()
     few = asked.prompts[:UNTRAINED_PROMPTS]
     with RowProgress("the untrained draft, to compare", len(few)) as progress:
-        for prompt in few:
-            chance.append(_answer(frozen, untrained, prompt, asked, steps))
+        for seed, prompt in enumerate(few):
+            chance.append(_answer(frozen, untrained, prompt, asked, steps, seed))
             progress.update(len(chance), sum(len(answer.tokens) for answer in chance), rejects={})
     counted = _counted(asked.prompts, answers, steps)
     return {
@@ -67,7 +67,7 @@ def measure(loaded: Loaded, tokenizer: PreTrainedTokenizerBase, asked: Asked, *,
         "num_steps": steps,
         "seconds": seconds,
         "dtype": str(loaded.dtype).removeprefix("torch."),
-        "tokens_equal": not differ,
+        **({"temperature": asked.temperature} if asked.temperature else {"tokens_equal": not differ}),
         "differ": differ,
         "untrained_accept_length": acceptance(_counted(asked.prompts, chance, steps)).accept_length,
         "examples": _examples(tokenizer, asked, answers),
@@ -82,8 +82,8 @@ def answers(
     """Answers as a server would give and count them, for a suite."""
     ends, given = text_ends(tokenizer, asked.stop_texts), list[ServedAnswer]()
     with RowProgress(step, len(asked.prompts)) as progress:
-        for prompt in asked.prompts:
-            answer = _answer(loaded.target, loaded.draft, prompt, asked, steps, ends)
+        for seed, prompt in enumerate(asked.prompts):
+            answer = _answer(loaded.target, loaded.draft, prompt, asked, steps, seed, ends)
             given.append(ServedAnswer(answer.tokens, _histogram(answer, steps)))
             progress.update(len(given), sum(len(one.tokens) for one in given), rejects={})
     return given
@@ -95,8 +95,13 @@ def _answer(
     prompt: Sequence[int],
     asked: Asked,
     steps: int,
+    seed: int,
     text_ends: TextEnds = lambda tokens, new: None,
 ) -> Answer:
+    """`seed` is that of a sampled answer's draws."""
+    sampling = None
+    if asked.temperature:
+        sampling = Sampling(asked.temperature, torch.Generator(target.device).manual_seed(seed))
     return speculate(
         target,
         draft,
@@ -105,12 +110,13 @@ def _answer(
         max_new_tokens=asked.max_new_tokens,
         stop=asked.stop,
         text_ends=text_ends,
+        sampling=sampling,
     )
 
 
 def _plain(target: CachedTarget, prompt: Sequence[int], asked: Asked, said: list[int]) -> list[int]:
-    """The target's own answer; token by token only where it is not plainly what was `said`."""
-    if is_greedy(target, prompt, said):
+    """The target's own answer; token by token only where it is not plainly what was `said`. A sampled one has none."""
+    if asked.temperature or is_greedy(target, prompt, said):
         return said
     return greedy(target, prompt, max_new_tokens=asked.max_new_tokens, stop=asked.stop)
 

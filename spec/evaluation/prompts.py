@@ -27,16 +27,18 @@ class Asked:
     max_new_tokens: int
     stop: frozenset[int]
     stop_texts: tuple[str, ...] = ()  # of a suite: texts that end an answer, in it
+    temperature: float = 0.0  # 0: greedy
     hashes: tuple[int, ...] = ()  # of held-out prompts, `prompt_hash` of each: which drafts were trained on it
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a part of the report records of it."""
         plain = json.dumps([self.prompts, sorted(self.stop)]).encode()
-        return {"prompts": hashlib.sha256(plain).hexdigest()[:16], "max_new_tokens": self.max_new_tokens}
+        told = {"prompts": hashlib.sha256(plain).hexdigest()[:16], "max_new_tokens": self.max_new_tokens}
+        return told | ({"temperature": self.temperature} if self.temperature else {})
 
 
-def read_asked(run: Store, target: Path, *, count: int, max_new_tokens: int) -> Asked:
+def read_asked(run: Store, target: Path, *, count: int, max_new_tokens: int, temperature: float = 0.0) -> Asked:
     """The first `count` held-out prompts of a run that leave room for an answer in the target's context.
 
     Raises `BadInput` where nothing is prepared, the file is not what its marker vouches for, or no prompt fits.
@@ -56,7 +58,7 @@ def read_asked(run: Store, target: Path, *, count: int, max_new_tokens: int) -> 
         )
     hashes = tuple(prompt_hash(row["messages"]) for row in rows)
     texts = tuple(_last_words(row) for row in rows)
-    return Asked(ids, texts, max_new_tokens, stop_tokens(target), hashes=hashes)
+    return Asked(ids, texts, max_new_tokens, stop_tokens(target), hashes=hashes, temperature=temperature)
 
 
 def held_out_ids(run: Store) -> frozenset[str]:

@@ -1,6 +1,7 @@
 """The served part of a draft's evaluation: the same prompts to a running SGLang server, with the draft and without."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from spec.errors import BadInput
 from spec.evaluation import figures
 from spec.evaluation.figures import Counted
 from spec.evaluation.prompts import Asked, read_tokenizer
+from spec.evaluation.turns import WARM_TOKENS, in_turn, spread
 from spec.methods.files import WEIGHTS
 from spec.methods.method import Method
 from spec.progress import RowProgress
@@ -17,6 +19,9 @@ from spec.server.sglang import ServedAnswer, SglangServer, Timed
 from spec.storage import file_sha256
 from spec.storage.markers import Marker
 
+Part = dict[str, Any]
+
+_ROUNDS = 4  # of two servers that are asked in turn, at most: each a share of the prompts that fills the load
 _SAMPLE = "The quick brown fox: 3.14 + \n\tnaïve = ünïcödé 漢字 🙂"
 
 
@@ -75,18 +80,71 @@ def check_room(server: SglangServer, concurrency: int, other: int | None) -> Non
         )
 
 
-def measure(server: SglangServer, asked: Asked, *, concurrency: int, step: str) -> tuple[dict[str, Any], Timed]:
+def measure(server: SglangServer, asked: Asked, *, concurrency: int, step: str) -> tuple[Part, Timed]:
     """Ask everything; the figures that need no draft, and the answers."""
     with RowProgress(step, len(asked.prompts)) as progress:
-        timed = server.answer(
-            asked.prompts,
-            max_new_tokens=asked.max_new_tokens,
-            stop=asked.stop,
-            stop_texts=asked.stop_texts,
-            concurrency=concurrency,
-            done=lambda rows, tokens: progress.update(rows, tokens, rejects={}),
+        timed = _ask(
+            server, asked, asked.prompts, concurrency, lambda rows, tokens: progress.update(rows, tokens, rejects={})
         )
-    part = {
+    return _part(server, asked, timed, concurrency), timed
+
+
+def measure_in_turn(
+    plain: SglangServer, drafted: SglangServer, asked: Asked, *, concurrency: int
+) -> tuple[Part, Part, Timed]:
+    """The same of both servers, and the drafted one's answers; its part has the `speed_up` of the rounds too.
+
+    A round is a share of the prompts, which both are asked: in all no more is asked than of one after the other.
+    """
+    servers = {"plain": plain, "drafted": drafted}
+    count = max(1, min(_ROUNDS, len(asked.prompts) // concurrency))
+    at = [len(asked.prompts) * one // count for one in range(count + 1)]
+    with RowProgress("both servers in turn", 2 * len(asked.prompts)) as progress:
+        for server in servers.values():
+            _ask(server, asked, asked.prompts[:concurrency], concurrency, lambda *_: None, tokens=WARM_TOKENS)
+        before = [0, 0]
+
+        def once(server: SglangServer, prompts: Sequence[Sequence[int]]) -> Timed:
+            def done(rows: int, tokens: int) -> None:
+                progress.update(before[0] + rows, before[1] + tokens, rejects={})
+
+            timed = _ask(server, asked, prompts, concurrency, done)
+            before[0], before[1] = before[0] + len(prompts), before[1] + timed.tokens
+            return timed
+
+        said = in_turn(servers, [asked.prompts[one:end] for one, end in pairwise(at)], once)
+    faster = [b.tokens * a.seconds / (a.tokens * b.seconds) for a, b in zip(*said.values(), strict=True)]
+    plainly, speculated = (
+        Timed([answer for timed in its for answer in timed.answers], sum(timed.seconds for timed in its))
+        for its in said.values()
+    )
+    part = _part(drafted, asked, speculated, concurrency) | {"speed_up": spread(faster), "rounds": count}
+    return _part(plain, asked, plainly, concurrency), part, speculated
+
+
+def _ask(
+    server: SglangServer,
+    asked: Asked,
+    prompts: Sequence[Sequence[int]],
+    concurrency: int,
+    done: Callable[[int, int], None],
+    *,
+    tokens: int | None = None,
+) -> Timed:
+    return server.answer(
+        prompts,
+        max_new_tokens=tokens or asked.max_new_tokens,
+        stop=asked.stop,
+        stop_texts=asked.stop_texts,
+        temperature=asked.temperature,
+        concurrency=concurrency,
+        done=done,
+    )
+
+
+def _part(server: SglangServer, asked: Asked, timed: Timed, concurrency: int) -> Part:
+    return {
+        **({"temperature": asked.temperature} if asked.temperature else {}),
         "prompts": len(timed.answers),
         "tokens": timed.tokens,
         "seconds": timed.seconds,
@@ -102,7 +160,6 @@ def measure(server: SglangServer, asked: Asked, *, concurrency: int, step: str) 
         },
         "outputs": [answer.tokens for answer in timed.answers],
     }
-    return part, timed
 
 
 def counts(prompts: Sequence[Sequence[int]], answers: Sequence[ServedAnswer], steps: int) -> list[Counted]:

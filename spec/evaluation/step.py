@@ -14,7 +14,7 @@ from spec.evaluation.prompts import Asked, read_asked, read_tokenizer
 from spec.methods import method_of
 from spec.methods.files import MARKER as DRAFT_MARKER
 from spec.methods.method import Method
-from spec.server.sglang import SglangServer
+from spec.server.sglang import SglangServer, Timed
 from spec.storage import Store
 from spec.storage.markers import Marker, find_marker, read_marker, write_marker
 
@@ -30,6 +30,7 @@ class Settings:
     drafts: int = 3  # a round
     concurrency: int = 8  # requests at once to a server
     without: frozenset[str] = frozenset()  # parts that the report is to do without
+    temperature: float = 0.0  # 0: greedy
 
 
 class Evaluation:
@@ -46,7 +47,8 @@ class Evaluation:
     ):
         """`standing`: the draft that is to be replaced, where the new one is compared with it."""
         self.run, self.target, self.settings, self.standing = run, target, settings, standing
-        self.asked = read_asked(run, target, count=settings.prompts, max_new_tokens=settings.max_new_tokens)
+        lengths = {"count": settings.prompts, "max_new_tokens": settings.max_new_tokens}
+        self.asked = read_asked(run, target, **lengths, temperature=settings.temperature)
         self.draft = read_marker(run.at("draft"), DRAFT_MARKER)  # None before it is exported: a baseline needs none
         self.report = run.at(FOLDER)
         self.parts = Parts(self.report, _measured_on(self.asked, settings, self.draft, standing))
@@ -93,7 +95,7 @@ class Evaluation:
         return self._loaded[device]
 
     def measure_standing(self, device: str) -> None:
-        """The same of the draft that is to be replaced."""
+        """The same as `measure_offline` of the draft that is to be replaced."""
         assert self.standing is not None
         self._loaded.pop(device, None)  # two targets may not fit
         with verified_draft(self.run.at(self.standing.folder), self.standing.marker, self.target) as folder:
@@ -101,19 +103,28 @@ class Evaluation:
         steps, tokenizer = self.standing.drafts(self.settings.drafts), read_tokenizer(self.target)
         self.parts.keep("published_offline", offline.measure(loaded, tokenizer, self.asked, steps=steps))
 
+    def measure_in_turn(self, baseline_url: str, base_url: str) -> None:
+        """Both servers, so that their speeds can be compared whatever else the machine does."""
+        plain, drafted = self._plain(baseline_url), self._drafted(base_url)
+        served.check_room(drafted, self.settings.concurrency, plain.max_running_requests)
+        without, part, answers = served.measure_in_turn(
+            plain, drafted, self.asked, concurrency=self.settings.concurrency
+        )
+        self._keep_served("baseline", without, plain)
+        self._keep_drafted("speculative", part, answers, drafted, self.settings.drafts)
+
     def measure_baseline(self, url: str) -> None:
         """A server without the draft."""
-        server = SglangServer(url)
-        served.check_without_draft(server)
+        server = self._plain(url)
         self._check_room(server, "speculative")
-        served.check_target(server, self.target)
         part, _ = served.measure(server, self.asked, concurrency=self.settings.concurrency, step="without the draft")
         self._keep_served("baseline", part, server)
 
     def measure_speculative(self, url: str) -> None:
         """A server with the draft."""
-        server, steps = self.drafted(url), self.settings.drafts
-        self._measure_drafted("speculative", server, steps)
+        server = self.drafted(url)
+        part, answers = served.measure(server, self.asked, concurrency=self.settings.concurrency, step="with the draft")
+        self._keep_drafted("speculative", part, answers, server, self.settings.drafts)
 
     def measure_standing_speculative(self, url: str) -> None:
         """A server with the draft that is to be replaced."""
@@ -122,23 +133,14 @@ class Evaluation:
         served.check_with_draft(server, self.standing.method, self.standing.marker, steps)
         self._check_room(server, "speculative")
         served.check_target(server, self.target)
-        self._measure_drafted("published_speculative", server, steps)
-
-    def _measure_drafted(self, name: str, server: SglangServer, steps: int) -> None:
-        part, answers = served.measure(server, self.asked, concurrency=self.settings.concurrency, step="with the draft")
-        before = name.replace("speculative", "offline")
-        accepts_offline = before not in self.parts or self.parts[before]["accept_rate"] > 0
-        part |= served.acceptance(server, self.asked.prompts, answers, steps, accepts_offline=accepts_offline)
-        self._keep_served(name, part, server)
+        concurrency = self.settings.concurrency
+        part, answers = served.measure(server, self.asked, concurrency=concurrency, step="with the published draft")
+        self._keep_drafted("published_speculative", part, answers, server, steps)
 
     def drafted(self, url: str) -> SglangServer:
-        """The server at `url`, checked: it serves this target with this draft, and both can be compared."""
-        server = SglangServer(url)
-        with verified_draft(self.run.at("draft"), self.draft, self.target, server.context_length):
-            pass
-        served.check_with_draft(server, self.method, self.exported, self.settings.drafts)
+        """The server at `url`, checked: it serves this target with this draft, and can be compared to the baseline."""
+        server = self._drafted(url)
         self._check_room(server, "baseline")
-        served.check_target(server, self.target)
         return server
 
     def conclude(self, bar: gate.Bar) -> Marker:
@@ -162,6 +164,20 @@ class Evaluation:
             )
         return found
 
+    def _plain(self, url: str) -> SglangServer:
+        server = SglangServer(url)
+        served.check_without_draft(server)
+        served.check_target(server, self.target)
+        return server
+
+    def _drafted(self, url: str) -> SglangServer:
+        server = SglangServer(url)
+        with verified_draft(self.run.at("draft"), self.draft, self.target, server.context_length):
+            pass
+        served.check_with_draft(server, self.method, self.exported, self.settings.drafts)
+        served.check_target(server, self.target)
+        return server
+
     def _identity(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Settings and inputs of the report. The bar is no setting: another one is judged on the same figures."""
         settings = {
@@ -171,13 +187,23 @@ class Evaluation:
             "concurrency": self.settings.concurrency,
             "without": sorted(self.settings.without),
         }
+        settings |= {"temperature": self.settings.temperature} if self.settings.temperature else {}
         return settings, {"draft": self.exported.identity, "prompts": self.asked.identity["prompts"]}
 
     def _check_room(self, server: SglangServer, other: str) -> None:
         there = self.parts[other]["server"].get("max_running_requests") if other in self.parts else None
         served.check_room(server, self.settings.concurrency, there)
 
+    def _keep_drafted(self, name: str, part: dict[str, Any], answers: Timed, server: SglangServer, steps: int) -> None:
+        before = name.replace("speculative", "offline")
+        accepts_offline = before not in self.parts or self.parts[before]["accept_rate"] > 0
+        part |= served.acceptance(server, self.asked.prompts, answers, steps, accepts_offline=accepts_offline)
+        self._keep_served(name, part, server)
+
     def _keep_served(self, name: str, part: dict[str, Any], server: SglangServer) -> None:
+        if self.asked.temperature:  # what is drawn differs from one answer to the next
+            self.parts.keep(name, part | {"differ": []})
+            return
         for other in self.parts:
             if other != name:
                 served.check_same_model(server, part["outputs"], self.parts[other]["outputs"], f"the {other} part")

@@ -10,9 +10,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import date
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -40,7 +39,7 @@ PLACE = f"{FOLDER}/suites"
 Json = dict[str, Any]
 Answer = Callable[[Asked], Sequence[ServedAnswer]]
 
-_DAY = date(2024, 7, 26)  # what Llama's templates write where nobody names a day
+_DAY = "2024-07-26"  # what Llama's templates write where nobody names a day
 _SPARE = 8  # positions of a context that a server keeps for the drafts of a last round
 
 
@@ -70,8 +69,11 @@ class Suites:
         names = Counter(suite.name for suite in self._suites)
         if twice := [name for name, count in names.items() if count > 1]:
             raise BadInput(f"--suite {twice[0]}: given twice")
-        self._tokenizer = read_tokenizer(evaluation.target)
         self._trained: frozenset[bytes] | None = None
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return read_tokenizer(self._evaluation.target)
 
     def measure_offline(self, device: str) -> list[Json]:
         """Without a server. Gives the figures of each suite."""
@@ -81,9 +83,11 @@ class Suites:
             loaded = self._evaluation.loaded(device)
             return offline.answers(loaded, self._tokenizer, asked, steps=steps, step="offline speculation")
 
-        config = text_config_of(read_config(self._evaluation.target))
-        longest = min(config.max_position_embeddings, self._evaluation.exported.facts["context_length"])
-        return [self._one(suite, "offline", lambda: (answer, longest)) for suite in self._suites]
+        def connect() -> tuple[Answer, int]:
+            config = text_config_of(read_config(self._evaluation.target))
+            return answer, min(config.max_position_embeddings, self._evaluation.exported.facts["context_length"])
+
+        return [self._one(suite, "offline", connect) for suite in self._suites]
 
     def measure_served(self, url: str) -> list[Json]:
         """On a server with the draft, which is asked only where something is not measured yet."""
@@ -114,6 +118,9 @@ class Suites:
             "max_new_tokens": longest,
             "num_steps": drafts,
         }
+        temperature = evaluation.settings.temperature
+        sampled = {"temperature": temperature} if temperature else {}
+        settings |= sampled
         inputs = {"draft": draft.identity, "prompts": rendering.identity(suite, questions)}
         if found := find_marker(store, key, STEP, settings, inputs, overwrite=self._overwrite):
             print(f"{suite.title}, {where}: measured already")
@@ -125,11 +132,12 @@ class Suites:
         counts = Counts()
         if asked:
             answer, context = connect()
-            blank = Asked((), (), longest, stop_tokens(evaluation.target), suite.stop)
+            blank = Asked((), (), longest, stop_tokens(evaluation.target), suite.stop, temperature)
             counts = ask(asked, rendering, answer, blank, room=context - longest - _SPARE, drafts=drafts)
         facts = {
             "suite": suite.name,
             "title": suite.title,
+            **sampled,
             "where": "offline" if where == "offline" else "on the server",
             "num_steps": drafts,
             "max_new_tokens": longest,
@@ -168,7 +176,7 @@ class Rendering:
             said = str(self._tokenizer.decode(tokens, skip_special_tokens=True))
             messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": said}]
         messages.append({"role": "user", "content": question.turns[len(answers)]})
-        self._template = self._template or ChatTemplate(self._tokenizer, self._settings)
+        self._template = self._template or ChatTemplate(self._tokenizer, self._settings, trust_day=True)
         return self._tokenizer.encode(self._template.prompt(messages, _DAY), add_special_tokens=False)
 
     def identity(self, suite: Suite, questions: Iterable[Question]) -> str:
@@ -195,7 +203,7 @@ def ask(
             break
         prompts = tuple(tuple(ids[at]) for at in fitting)
         texts = tuple(questions[at].turns[turn] for at in fitting)
-        given = answer(Asked(prompts, texts, blank.max_new_tokens, blank.stop, blank.stop_texts))
+        given = answer(replace(blank, prompts=prompts, texts=texts))
         for at, one in zip(fitting, given, strict=True):
             answers[at].append(one.tokens)
         counts.turns.append(served.counts(prompts, given, drafts))

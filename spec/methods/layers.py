@@ -1,5 +1,6 @@
 """What the decoder layers of the methods' drafts have in common: rotary positions, norms and the gated MLP."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -8,6 +9,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+
+def recomputed(function: Callable[..., Any], *given: Any) -> Any:
+    """`function(*given)`, computed again for the backward. Nothing here is random: no generator is asked or set."""
+    return checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False)
 
 
 class LayerSizes(Protocol):
@@ -79,11 +85,7 @@ class LeanMlp(Mlp):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gated = checkpoint(
-            self._down, self.gate_proj(x), self.up_proj(x), use_reentrant=False, preserve_rng_state=False
-        )
-        assert isinstance(gated, torch.Tensor)
-        return gated
+        return recomputed(self._down, self.gate_proj(x), self.up_proj(x))
 
     def _down(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         return self.down_proj(F.silu(gate) * up)

@@ -1,8 +1,33 @@
 """What the fused losses of all methods do to a chunk of logits."""
 
+import math
+from functools import cache
+
 import torch
 
 BLOCK = 256  # logits whose largest is found at once
+
+# Products of so many rows keep a GPU's matrix units busy, and what a chunk of them takes is this share of what was free
+# when the first step began.
+GPU_ROWS, GPU_SHARE = 4096, 1 / 4
+
+
+def gpu_chunks(total: int, logits: int, device: torch.device, *, size: int, rows: int = 1) -> int:
+    """Into how many chunks `total` positions are cut on a GPU, each of `logits` numbers in `rows` rows of a product.
+
+    `size`: bytes that a chunk takes for each of its logits.
+    """
+    fewest = math.ceil(total * logits * size / _room(device))
+    return max(1, min(total, max(total * rows // GPU_ROWS, fewest)))
+
+
+@cache
+def _room(device: torch.device) -> float:
+    """Bytes that a chunk may take. Asked once: chunks of other sizes in a later step would round otherwise."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return math.inf  # tensors without data, on which a step is planned
+    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return GPU_SHARE * (torch.cuda.mem_get_info(device)[0] + reserved)
 
 
 def softmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

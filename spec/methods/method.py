@@ -213,3 +213,20 @@ class Drafter(Protocol):
 
         Returns them and the cache with the T positions read. `target` has the frozen `embed [V, H]` and `head [V, H]`.
         """
+
+    def draw(
+        self,
+        tokens: "torch.Tensor",
+        aux: "torch.Tensor",
+        cache: Any,
+        target: Any,
+        drafts: int,
+        *,
+        temperature: float,
+        generator: "torch.Generator",
+    ) -> "tuple[list[int], torch.Tensor | None, Any]":
+        """As `propose`, for an answer that is sampled at `temperature`.
+
+        Second come the distributions `[drafts, V]` that the drafts were drawn from; None where they are the draft's
+        first choices even then.
+        """

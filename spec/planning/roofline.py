@@ -18,8 +18,8 @@ aten = torch.ops.aten
 _FREE = ("empty", "detach", "alias", "view", "promote_types")
 _GATHERS = {aten.index_select, aten.index, aten.embedding, aten.gather, aten.index_copy}
 _SCATTERS = {aten.index_add, aten.index_add_, aten.scatter_add_}
-# Where query and longest document stand among their arguments, and the products of half a square of scores they do.
-_FLASH = {aten._flash_attention_forward: (0, 5, 2), aten._flash_attention_backward: (1, 8, 5)}
+# Where query, longest sequence of keys and `is_causal` stand among their arguments, and the products they do.
+_FLASH = {aten._flash_attention_forward: (0, 6, 8, 2), aten._flash_attention_backward: (1, 9, 11, 5)}
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class Watch(TorchDispatchMode):
 
 
 def _flash(packet: Any, args: tuple) -> int:
-    """Of full documents, causal; torch's own count leaves the mask out, and in 2.11 refuses grouped heads."""
-    query, longest, products = _FLASH[packet]
-    return products * args[query].numel() * args[longest]
+    """Of sequences all as long; torch's own count leaves the mask out, and in 2.11 refuses grouped heads."""
+    query, longest, causal, products = _FLASH[packet]
+    return products * args[query].numel() * args[longest] * (1 if args[causal] else 2)
 
 
 def _moved(packet: Any, given: list[torch.Tensor], made: list[torch.Tensor]) -> int:

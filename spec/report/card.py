@@ -49,6 +49,7 @@ def render(evidence: Evidence) -> str:
         hub_datasets=[name for name in names if name and _HUB_NAME.fullmatch(name)],
         command=serving_command(draft, "DRAFT", num_steps=offline.get("num_steps", 3)),
         gate=evidence.measured("gate"),
+        temperature=evidence.measured("offline").get("temperature"),
         suites=suites.markdown(evidence),
         sweep=sweep.markdown(evidence),
         verdict=sentence(verdict(evidence)),

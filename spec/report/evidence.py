@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from spec.conversations.lineage import read_run
 from spec.conversations.shards import find_shards, read_counts
 from spec.errors import BadInput
+from spec.evaluation.gate import times_faster
 from spec.methods.files import MARKER
 from spec.storage import Store
 from spec.storage.markers import Json, Marker, read_marker
@@ -44,8 +45,8 @@ class Evidence:
     @property
     def speed_up(self) -> float | None:
         """Tokens/s with the draft over tokens/s without, of the same prompts on the same server."""
-        before, after = (self.measured(part).get("tokens_per_s") for part in ("baseline", "speculative"))
-        return after / before if before and after else None
+        before, after = (self.measured(part) for part in ("baseline", "speculative"))
+        return times_faster(before, after) if before and after else None
 
 
 def gather(run: Store) -> Evidence:

@@ -17,6 +17,7 @@ from spec.report.verdict import sentence, verdict
 from spec.samples.tokens import KINDS
 from spec.storage import Store
 from spec.storage.markers import Json
+from spec.training import estimate
 
 PAGE = "report/report.html"
 TEMPLATES = jinja2.Environment(
@@ -53,6 +54,7 @@ def render(evidence: Evidence) -> str:
         training=_training(evidence),
         bar=_bar(evidence),
         examples=[_example(example) for example in evidence.measured("offline").get("examples", ())],
+        temperature=evidence.measured("offline").get("temperature"),
         num_steps=num_steps,
         samples=_samples(evidence),
         rejects=_rejects(evidence),
@@ -113,13 +115,19 @@ def _headlines(evidence: Evidence) -> list[Json]:
         {
             "name": "Same tokens",
             "value": _same(told, evidence) if told else None,
-            "note": tables.same_tokens(told) if told.get("differ") else "with the draft as without it",
+            "note": f"answers are drawn, at temperature {told['temperature']:g}"
+            if "temperature" in told
+            else tables.same_tokens(told)
+            if told.get("differ")
+            else "with the draft as without it",
         },
     ]
 
 
 def _same(told: Json, evidence: Evidence) -> str:
     """Whether the draft changed a token; "nearly" where only ties between two tokens fell otherwise."""
+    if "temperature" in told:
+        return "not claimed"
     if not told.get("differ"):
         return "yes"
     return "nearly" if evidence.measured("gate").get("passed") else "no"
@@ -190,6 +198,7 @@ def _training(evidence: Evidence) -> Json:
         return charts.line_chart(lines, title=title, x_label="optimizer step", y_label=label, percent=percent)
 
     return {
+        "estimate": _estimate(evidence),
         "loss": chart("loss_by_position", "Loss by draft position over the steps", "loss", False),
         "accuracy": chart("accuracy_by_position", "Accuracy by draft position over the steps", "accuracy", True),
         "held_out": bool(held),
@@ -205,6 +214,32 @@ def _training(evidence: Evidence) -> Json:
         ],
         "last": last,
     }
+
+
+def _estimate(evidence: Evidence) -> Json:
+    """Accept length over the steps, as training estimated it, and calibrated by what real speculation accepted of this
+    very draft; {} where nothing was evaluated."""
+    offline = evidence.measured("offline")
+    drafts = offline.get("num_steps", estimate.DRAFTS)
+    points = [
+        (row["step"], estimate.accept_length(row["held_out"]["accuracy_by_position"], drafts))
+        for row in evidence.metrics
+        if "held_out" in row
+    ]
+    if not points:
+        return {}
+    lines = [charts.Line("estimated", points, 0, dashed=True, dots=True)]
+    legend, note = [{"name": "estimated, on the held-out rows", "colour": 0}], ""
+    exported = evidence.draft.facts.get("training", {}).get("step") if evidence.draft else None
+    then, measured = dict(points).get(exported), offline.get("accept_length")
+    if then is not None and measured is not None and (factor := estimate.calibration(then, measured)) is not None:
+        scaled = [(step, 1 + factor * (its - 1)) for step, its in points]
+        lines.append(charts.Line("calibrated", scaled, 2, dots=True))
+        legend.append({"name": "calibrated", "colour": 2})
+        note = f"At step {exported} it was {then:.2f}, and real speculation accepted {measured:.2f}."
+    title = "Estimated accept length over the steps"
+    chart = charts.line_chart(lines, title=title, x_label="optimizer step", y_label="accept length")
+    return {"chart": chart, "legend": legend, "note": note, "drafts": drafts}
 
 
 def _samples(evidence: Evidence) -> Json:

@@ -107,6 +107,10 @@ def _notes(evidence: Evidence) -> list[str]:
             less.append(f"answers of {one['max_new_tokens']} tokens at most, not {there['max_new_tokens']}")
         if less:
             notes.append(f"{one['title']}, {one['where']}, is not asked as published figures were: {', '.join(less)}.")
+        if one.get("temperature"):
+            notes.append(
+                f"{one['title']} is sampled at a temperature of {one['temperature']:g}; figures of others greedy."
+            )
         if one["trained_on"]:
             notes.append(f"{one['title']}: {one['trained_on']} prompts that the draft was trained on are left out.")
         if one["too_long"]:

@@ -33,6 +33,9 @@ def measured(evidence: Evidence) -> Rows:
         rows.append(("same tokens as the server without the draft", same_tokens(served)))
     if "tokens_equal" in offline:
         rows.append(("same tokens as plain greedy decoding (offline)", same_tokens(offline)))
+    if temperature := (served or offline).get("temperature"):
+        rows.append(("sampled at a temperature of", temperature))
+        rows.append(("same tokens", "not claimed: answers that are drawn differ with every draw"))
     if agreement := evidence.measured("agreement"):
         rows.append(("offline and server agree", _agreement(agreement)))
     prompts = served.get("prompts", offline.get("prompts"))
@@ -49,6 +52,10 @@ def same_tokens(part: Json) -> str:
 
 
 def _agreement(found: Json) -> str:
+    if "agree" in found:
+        ends = " to ".join(f"{end:+.2f}" for end in found["interval_apart"] or ())
+        how = "within" if found["agree"] else "beyond"
+        return f"{how} chance: {found['apart']:+.3f} apart, 95% interval {ends or 'not known'}"
     equal, prompts = found["equal_answers"], found["prompts"]
     return f"in {equal} of {prompts} answers, and in the drafts accepted by each forward in {found['equal_counts']}"
 

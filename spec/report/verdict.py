@@ -12,11 +12,20 @@ def verdict(evidence: Evidence) -> str:
     faster = evidence.speed_up
     if faster is None:
         return ""
-    load = at_once(evidence.measured("speculative")["concurrency"])
+    part = evidence.measured("speculative")
+    load, seen = at_once(part["concurrency"]), _seen(part.get("speed_up"))
     if faster > 1 + NOISE:
-        return f"deploy it: {faster:.2f} times faster at {load}"
+        return f"deploy it: {faster:.2f} times faster at {load}{seen}"
     how = "slower" if faster < 1 - NOISE else "no faster"
-    return f"do not deploy it for speed: {how} at {load} ({faster:.2f} times the tokens/s without it)"
+    return f"do not deploy it for speed: {how} at {load} ({faster:.2f} times the tokens/s without it){seen}"
+
+
+def _seen(rounds: list[float] | None) -> str:
+    """How far to trust it."""
+    if rounds is None:
+        return "; each server was measured at its own time, so what else the machines did is in it"
+    _, least, most = rounds
+    return "" if least == most else f"; {least:.2f} to {most:.2f} in rounds of both servers in turn"
 
 
 def sentence(words: str) -> str:

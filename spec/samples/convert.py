@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -36,6 +35,7 @@ class Limits:
     max_length: int  # tokens of a row
     truncate: bool  # cut longer rows at their end; else their conversation is rejected
     held_out_below: int  # conversations whose prompt has a lower hash are held out
+    trust_day: bool = False  # a template may write the day that a row of text tells
 
 
 class Rows(NamedTuple):
@@ -72,7 +72,7 @@ class Converter:
     """
 
     def __init__(self, tokenizer: Any, variants: list[dict[str, Any]], limits: Limits):
-        self._templates = [ChatTemplate(tokenizer, settings) for settings in variants]
+        self._templates = [ChatTemplate(tokenizer, settings, trust_day=limits.trust_day) for settings in variants]
         self._tokens = Tokens(tokenizer)
         self._limits = limits
 
@@ -121,7 +121,7 @@ class Converter:
             raise BadInput(
                 f"{answers} answers, and the server's counts of {len(conversation['turns'])}; filter it again"
             )
-        return self._template(conversation).rows(conversation["messages"], _day(conversation))
+        return self._template(conversation).rows(conversation["messages"], conversation.get("day"))
 
     def _template(self, conversation: Conversation) -> ChatTemplate:
         return self._templates[conversation.get("variant", 0)]
@@ -129,7 +129,12 @@ class Converter:
     def _samples(self, conversation: Conversation, rows: list[Row], encodings: list[Encoded]) -> list[Sample]:
         """A rendered conversation's rows, or `Reject`."""
         turns = conversation["turns"]
-        return [self._tokens.sample(row, its, turns) for row, its in zip(rows, encodings, strict=True)]
+        try:
+            return [self._tokens.sample(row, its, turns) for row, its in zip(rows, encodings, strict=True)]
+        except BadInput as error:
+            if not self._template(conversation).is_dated:
+                raise
+            raise BadInput(f"{error}; or its template wrote another day than {conversation['day']}") from error
 
     def _fitting(self, samples: list[Sample]) -> list[Sample]:
         """A conversation's rows within the limits, or `Reject`."""
@@ -146,7 +151,7 @@ class Converter:
         """A held-out prompt: what the server was given first, or, where it did not say, what is rendered of it."""
         if ids is None:
             messages = first_prompt(conversation["messages"])
-            ids = self._tokens.encode(self._template(conversation).prompt(messages, _day(conversation)))
+            ids = self._tokens.encode(self._template(conversation).prompt(messages, conversation.get("day")))
         else:
             messages = exact.first_asked(conversation)
         return {"id": conversation["id"], "messages": messages, "input_ids": ids}
@@ -155,11 +160,6 @@ class Converter:
 def row_id(conversation: str, place: int) -> int:
     """64 bits that stay the same for a conversation's row `place`, however the run is prepared."""
     return int.from_bytes(hashlib.blake2b(f"{conversation}/{place}".encode(), digest_size=8).digest(), "big")
-
-
-def _day(conversation: Conversation) -> date | None:
-    """When the server was asked; rows of tokens, and those of earlier versions, do not say."""
-    return date.fromisoformat(conversation["day"]) if "day" in conversation else None
 
 
 @contextmanager

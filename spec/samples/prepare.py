@@ -63,6 +63,7 @@ class Tolerance:
 
     empty_mask: float = 0.05  # no token bears loss
     retokenised_differently: float = 0.1  # reads back as other tokens than the server wrote
+    trust_day: bool = False  # where the template writes the day, it is the one that the server told with each answer
 
 
 def prepare(
@@ -71,7 +72,7 @@ def prepare(
     settings: Settings,
     *,
     revision: str | None = None,
-    tolerance: Tolerance | None = None,
+    tolerance: Tolerance = Tolerance(),
     processes: int = 1,
     overwrite: bool = False,
 ) -> tuple[Marker, bool]:
@@ -99,8 +100,9 @@ def prepare(
     processes = min(processes, 1 + answers // (2 * _CHUNK))  # forking does not pay for less
     below = held_out_below(settings.held_out, lambda: read_answers(run))
     with _local_folder(store) as folder, writing(folder):
-        converted = _write(_converted(run, tokenizer, settings, below, processes, exact < answers), folder, answers)
-        _check(converted, tolerance or Tolerance())
+        results = _converted(run, tokenizer, settings, below, processes, exact < answers, trust_day=tolerance.trust_day)
+        converted = _write(results, folder, answers)
+        _check(converted, tolerance)
         facts = _finish(folder, tokenizer, vocab_size, converted, settings)
         seconds = time.monotonic() - started
         tokens = sum(facts[split]["tokens"] for split in _SPLITS)
@@ -111,13 +113,15 @@ def prepare(
             "seconds": round(seconds, 1),
             "tokens_per_s": round(tokens / seconds),
         }
+        facts |= {"trust_day": True} if tolerance.trust_day else {}
         marker = Marker.of(
             STEP,
             decides,
             inputs,
             files=describe_files(folder, _FILES),
             counts={"answers": converted.counts.total()}
-            | {name: converted.counts[name] for name in (*_SPLITS, *REJECTS)},
+            | {name: converted.counts[name] for name in (*_SPLITS, *REJECTS)}
+            | dict(converted.counts),
             facts=facts,
         )
         for name in _FILES:
@@ -135,10 +139,10 @@ def _check_tokenizer(tokenizer: Any, known: str | None, target: str) -> None:
 
 
 def _converted(
-    run: Store, tokenizer: Any, settings: Settings, below: int, processes: int, rendering: bool
+    run: Store, tokenizer: Any, settings: Settings, below: int, processes: int, rendering: bool, *, trust_day: bool
 ) -> Iterator[Converted]:
     """The run's answers as rows, some conversations at a time; prompts with a hash `below` this are held out."""
-    limits = Limits(settings.max_length, settings.truncate, below)
+    limits = Limits(settings.max_length, settings.truncate, below, trust_day)
     asked = settings.chat_template_kwargs
     variants = (asked if isinstance(asked, list) else [asked]) if rendering else []
     converter = Converter(tokenizer, variants, limits)
@@ -189,7 +193,7 @@ def _write(results: Iterable[Converted], folder: Path, answers: int) -> Converte
             for split, kinds in done.kinds.items():
                 total.kinds[split] += kinds
             total.why = done.why | total.why
-            rejects = {name: total.counts[name] for name in REJECTS if total.counts[name]}
+            rejects = {name: count for name, count in total.counts.items() if name not in _SPLITS and count}
             progress.update(total.counts.total(), train.tokens + held_out.tokens, rejects=rejects)
     return total
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+from spec.conversations.day import OR
 from spec.conversations.rows import Reject
 from spec.errors import BadInput
 
@@ -18,6 +19,7 @@ Message = dict[str, Any]
 Span = tuple[int, int]  # characters, end exclusive
 
 RETOKENISED = "retokenised_differently"  # the bucket of conversations that do not read back as the server saw them
+DAY_UNKNOWN = "day_unknown"  # of those that were answered near midnight, where the template writes the day
 
 
 # The block that says "no reasoning here" is the template's, not the model's, even where it stands in the answer.
@@ -43,10 +45,11 @@ class Row(NamedTuple):
 class ChatTemplate:
     """The chat template of a tokenizer, with the settings (`enable_thinking`, ...) that the server was asked with.
 
-    A template that writes the date writes `day`, on which the server was asked; without one it is `BadInput`.
+    A template that writes the date writes `day`, on which the server was asked, if that is trusted: what the server's
+    own clock made of it, no text shows. Otherwise, and without a day, it is `BadInput`.
     """
 
-    def __init__(self, tokenizer: Any, settings: dict[str, Any]):
+    def __init__(self, tokenizer: Any, settings: dict[str, Any], *, trust_day: bool = False):
         if not tokenizer.chat_template:
             raise BadInput(f"{tokenizer.name_or_path}: this tokenizer has no chat template; use the chat model's own")
         from transformers.utils.chat_template_utils import render_jinja_template  # seconds, where torch is installed
@@ -54,13 +57,15 @@ class ChatTemplate:
         self._jinja: Any = render_jinja_template
         self._template = tokenizer.get_chat_template()
         self._variables = {**tokenizer.special_tokens_map, **settings}
+        self.is_dated = False  # known once it has rendered
+        self._trust_day = trust_day
         self._marks = re.search(r"\{%-?\s*generation\b", self._template) is not None
 
-    def prompt(self, messages: list[Message], day: date | None = None) -> str:
+    def prompt(self, messages: list[Message], day: str | None = None) -> str:
         """What the server is given to answer `messages`."""
         return self._render(messages, day, add_generation_prompt=True)[0]
 
-    def rows(self, messages: list[Message], day: date | None = None) -> list[Row]:
+    def rows(self, messages: list[Message], day: str | None = None) -> list[Row]:
         """The training rows of a conversation: one, or one for each answer where later turns change earlier ones.
 
         Templates of reasoning models leave the reasoning out of earlier answers. Then a single row would train the
@@ -77,7 +82,7 @@ class ChatTemplate:
             return [Row(text, [answer for turn in turns for answer in turn.answers])]
         return turns
 
-    def _turn(self, messages: list[Message], turn: int, day: date | None) -> Row:
+    def _turn(self, messages: list[Message], turn: int, day: str | None) -> Row:
         """The conversation up to an answer, with loss on that answer alone."""
         prompt = self.prompt(messages[:-1], day)
         text, marked = self._render(messages, day, add_generation_prompt=False)
@@ -90,7 +95,7 @@ class ChatTemplate:
         return Row(text, [Answer(turn, start, end, [(begin, stop) for begin, stop in bears if begin < stop])])
 
     def _render(
-        self, messages: list[Message], day: date | None, *, add_generation_prompt: bool
+        self, messages: list[Message], day: str | None, *, add_generation_prompt: bool
     ) -> tuple[str, list[Span]]:
         """The text, and the answers that the template marks in it; text parts joined with a space, as SGLang does."""
         messages = [message | {"content": _joined(message["content"])} for message in messages]
@@ -100,7 +105,7 @@ class ChatTemplate:
                 chat_template=self._template,
                 add_generation_prompt=add_generation_prompt,
                 return_assistant_tokens_mask=self._marks,
-                strftime_now=lambda form: _told(day).strftime(form),  # in place of the clock
+                strftime_now=lambda form: self._told(day).strftime(form),  # in place of the clock
                 **self._variables,
             )
         except (jinja2.TemplateError, TypeError) as error:
@@ -109,15 +114,24 @@ class ChatTemplate:
             ) from error
         return texts[0], marks[0] if self._marks else []
 
+    def _told(self, day: str | None) -> date:
+        self.is_dated = True
+        advice = "filter again with SGLang 0.5.23, which tells the tokens themselves"
+        if day is None:
+            raise BadInput(
+                f"the chat template writes today's date, and the answers do not say the day on which they were given: "
+                f"{advice}"
+            )
+        if not self._trust_day:
+            raise BadInput(
+                f"the chat template reads the clock (it writes today's date), and text answers do not show what the "
+                f"server's clock said: {advice}, or, if that is set right and to UTC or this machine's zone, use "
+                f"--trust-day, and the samples carry the day that the server told, here {day}"
+            )
+        if OR in day:
+            raise Reject(DAY_UNKNOWN, f"answered near midnight, on {day}, and the chat template writes the day")
+        return date.fromisoformat(day)
+
 
 def _joined(content: Any) -> Any:
     return " ".join(part["text"] for part in content) if isinstance(content, list) else content
-
-
-def _told(day: date | None) -> date:
-    if day is None:
-        raise BadInput(
-            "the chat template writes today's date, and the answers do not say the day on which they were given: "
-            "filter again, best with SGLang 0.5.23, which tells the tokens themselves"
-        )
-    return day

@@ -1,4 +1,4 @@
-"""What a running SGLang server says of itself, and the greedy answers and acceptance counts that it gives.
+"""What a running SGLang server says of itself, and the answers and acceptance counts that it gives.
 
 SGLang 0.5.23 counts for each request (managers/tokenizer_manager.py): `spec_verify_ct`, the forwards of the target;
 `spec_correct_drafts_histogram`, how many of them kept 0, 1, .. drafts; `completion_tokens`, of which the first came
@@ -71,13 +71,17 @@ class SglangServer:
         done: Callable[[int, int], None] = lambda rows, tokens: None,
         stream: bool = False,
         stop_texts: Sequence[str] = (),
+        temperature: float = 0.0,
     ) -> Timed:
-        """Greedy answers to prompts of token ids, `concurrency` at a time, from an empty prefix cache.
+        """Answers to prompts of token ids, greedy or sampled at a temperature, `concurrency` at a time, from an empty
+        prefix cache.
 
         `done(rows, tokens)` is called as answers come in. With `stream` each has its `arrivals`, and a fault on the way
         is a `PassingFault` at once: an answer that was asked for twice has no time.
         """
         sampling = _greedy(max_new_tokens, stop) | ({"stop": list(stop_texts)} if stop_texts else {})
+        if temperature:  # and nothing of what the model's own settings would add
+            sampling |= {"temperature": temperature, "top_p": 1.0, "top_k": -1, "min_p": 0.0}
         return asyncio.run(self._answer(prompts, sampling, concurrency, done, stream))
 
     async def _answer(

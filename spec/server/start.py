@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from spec.errors import BadInput, PassingFault
 from spec.progress import Wait
@@ -22,8 +23,36 @@ _STAGE = 100  # characters: SGLang prints all its arguments in one line
 SERVE = Path(__file__).parents[2] / "images" / "server-cpu" / "serve"
 
 
+class Starting:
+    """A server that was started and may not be ready yet."""
+
+    def __init__(self, what: str, url: str, log: Path, process: subprocess.Popen[bytes]):
+        self._what, self._url, self._log, self._process = what, url, log, process
+
+    def ready(self, patience: float = 600) -> str:
+        """Its URL, once a token was generated.
+
+        Raises `PassingFault` with the log's last line if the server ends, or is not ready within `patience` seconds.
+        """
+        with Wait(f"SGLang on CPU, {self._what}") as wait:
+            asyncio.run(_wait_until_ready(self._url, self._process, self._log, patience, wait))
+        return self._url
+
+
 @contextmanager
 def sglang_on_cpu(
+    model: Path | str, draft: Path | str | None = None, *, log: Path, patience: float = 600, **options: Any
+) -> Iterator[str]:
+    """Serve `model`, with speculation if there is a `draft`; gives the URL once a token was generated.
+
+    Options and errors as of `starting` and `Starting.ready`.
+    """
+    with starting(model, draft, log=log, **options) as server:
+        yield server.ready(patience)
+
+
+@contextmanager
+def starting(
     model: Path | str,
     draft: Path | str | None = None,
     *,
@@ -31,12 +60,10 @@ def sglang_on_cpu(
     port: int | None = None,
     flags: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
-    patience: float = 600,
-) -> Iterator[str]:
-    """Serve `model`, with speculation if there is a `draft`; gives the URL once a token was generated.
+) -> Iterator[Starting]:
+    """The same before it is ready, so that others can start meanwhile.
 
-    `port` None takes a free one. `flags` go to `sglang.launch_server`. Raises `PassingFault` with the log's last line
-    if the server ends, or is not ready within `patience` seconds.
+    `port` None takes a free one. `flags` go to `sglang.launch_server`.
     """
     if not SERVE.is_file():
         raise BadInput(f"{SERVE}: missing; the CPU server runs from a checkout of the project")
@@ -54,10 +81,7 @@ def sglang_on_cpu(
             start_new_session=True,  # so that Ctrl-C reaches us first, and `_stop` reaches all of its processes
         )
     try:
-        url = f"http://127.0.0.1:{port}"
-        with Wait(f"SGLang on CPU, {'with the draft' if draft else 'without a draft'}") as wait:
-            asyncio.run(_wait_until_ready(url, server, log, patience, wait))
-        yield url
+        yield Starting("with the draft" if draft else "without a draft", f"http://127.0.0.1:{port}", log, server)
     finally:
         _stop(server)
 

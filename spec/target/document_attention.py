@@ -54,9 +54,9 @@ def _flash(query, key, value, scaling: float, documents: Documents) -> torch.Ten
         flat = x.transpose(1, 2).reshape(batch * length, x.shape[1], dim)
         return flat[documents.tokens] if padded else flat
 
-    attended, _ = kernels.flash(
-        packed(query), packed(key), packed(value), documents.cu_seqlens, max(documents.lengths), scaling
-    )  # [N, heads, D]
+    ends, longest = documents.cu_seqlens, max(documents.lengths)
+    lengths = kernels.Lengths(ends, ends, longest, longest)
+    attended, _ = kernels.flash(packed(query), packed(key), packed(value), lengths, scale=scaling)  # [N, heads, D]
     if padded:
         attended = attended.new_zeros(batch * length, heads, dim).index_copy(0, documents.tokens, attended)
     return attended.view(batch, length, heads, dim)

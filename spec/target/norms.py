@@ -15,11 +15,15 @@ from transformers import PreTrainedModel
 def fuse_norms(model: PreTrainedModel) -> None:
     """Let every RMSNorm of `model` run as one kernel where there is one."""
     for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+        if type(module).__name__.endswith("RMSNorm") and _epsilon(module) is not None:
             module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
+
+
+def _epsilon(norm: Any) -> float | None:
+    return getattr(norm, "variance_epsilon", getattr(norm, "eps", None))  # Llama 4 calls it eps
 
 
 def _forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     if hidden_states.is_cuda:
-        return F.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+        return F.rms_norm(hidden_states, self.weight.shape, self.weight, _epsilon(self))
     return type(self).forward(self, hidden_states)

@@ -20,6 +20,7 @@ from spec.errors import BadInput, PassingFault, SpecError
 from spec.ranks import Ranks, first_decides, together
 from spec.storage import Store, file_sha256
 from spec.storage.markers import File, Json, Marker, describe_files, difference, digest_of, read_marker, write_marker
+from spec.training import estimate
 
 MARKER = "checkpoint.json"
 DRAFT_CONFIG = "draft_config.json"
@@ -44,6 +45,7 @@ class Checkpoints:
     """The checkpoints of one run, made and continued with one set of deciding settings and inputs."""
 
     def __init__(self, store: Store, scratch: Path, ranks: Ranks, *, settings: Json, inputs: Json, keep: int):
+        """`keep`: so many of the newest stay, and the best (see `find_best`)."""
         self.store, self.scratch, self.ranks = store, scratch, ranks
         self.settings, self.inputs, self.keep = settings, inputs, keep
 
@@ -117,8 +119,10 @@ class Checkpoints:
                 facts=facts | {"ranks": self.ranks.world},
             )
             write_marker(store, MARKER, marker)
+            best = find_best(self.store)
             for old in list_complete(self.store)[: -self.keep]:
-                self._remove(old)
+                if best is None or old != best[0]:
+                    self._remove(old)
 
         first_decides(conclude)
         if self.store.local_path() is None:
@@ -174,6 +178,20 @@ def _unwritten(folder: Path, error: CheckpointException) -> SpecError:
     )
     told.agreed = True
     return told
+
+
+def find_best(store: Store) -> tuple[str, float] | None:
+    """The complete checkpoint with the highest estimated accept length, the newest of equal ones, and that estimate.
+
+    None where no checkpoint has one.
+    """
+    best: tuple[str, float] | None = None
+    for name in list_complete(store):
+        marker = read_marker(store, f"{name}/{MARKER}")
+        estimated = estimate.of(marker.facts) if marker else None
+        if estimated is not None and (best is None or estimated >= best[1]):
+            best = name, estimated
+    return best
 
 
 def list_complete(store: Store) -> list[str]:

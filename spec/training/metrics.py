@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from spec import ranks
 from spec.storage import Store
+from spec.training import estimate
 from spec.training.result import StepResult
 
 FILE = "metrics.jsonl"
@@ -161,7 +162,8 @@ class Metrics:
         if "held_out" in row:
             held = row["held_out"]
             accuracy = " ".join(f"{value:.3f}" for value in held["accuracy_by_position"])
-            self.say(f"step {step}: held-out loss {held['loss']:.4f}, accuracy by position {accuracy}")
+            told = f"accuracy by position {accuracy}, estimated accept length {held[estimate.KEY]:.3f}"
+            self.say(f"step {step}: held-out loss {held['loss']:.4f}, {told}")
         elif self.bar is not None:
             self.bar.update(
                 self.bar.task_ids[0],

@@ -10,24 +10,21 @@ from spec.errors import BadInput
 from spec.evaluation import served
 from spec.evaluation.figures import Acceptance
 from spec.evaluation.prompts import Asked
+from spec.evaluation.turns import WARM_TOKENS, in_turn, spread
 from spec.progress import RowProgress
 from spec.server.sglang import SglangServer, Timed
 
 Json = dict[str, Any]
 
-_WARM_TOKENS = 8  # of the answers that are asked for before anything is timed, as many at once as will be
-
 
 def measure(plain: SglangServer, drafted: SglangServer, asked: Asked, *, drafts: int, load: int, rounds: int) -> Json:
     """Figures of `rounds` passes over `asked` on each server, `load` requests at once; see the keys.
 
-    Each round asks both, the first one first in one round and second in the next, so that what changes on the machine
-    meanwhile changes both. A figure is `[median, least, most]` of the rounds.
+    A figure is `[median, least, most]` of the rounds.
     """
     servers = {"plain": plain, "drafted": drafted}
     for server in servers.values():
-        _ask(server, asked, load, lambda rows, tokens: None, tokens=_WARM_TOKENS, prompts=asked.prompts[:load])
-    passes: dict[str, list[Timed]] = {name: [] for name in servers}
+        _ask(server, asked, load, lambda rows, tokens: None, tokens=WARM_TOKENS, prompts=asked.prompts[:load])
     said = f"{drafts} drafts, {load} at once"
     with RowProgress(said, 2 * rounds * len(asked.prompts)) as progress:
         before = [0, 0]
@@ -35,10 +32,12 @@ def measure(plain: SglangServer, drafted: SglangServer, asked: Asked, *, drafts:
         def done(rows: int, tokens: int) -> None:
             progress.update(before[0] + rows, before[1] + tokens, rejects={})
 
-        for at in range(rounds):
-            for name in list(servers) if at % 2 == 0 else reversed(servers):
-                passes[name].append(_ask(servers[name], asked, load, done))
-                before = [before[0] + len(asked.prompts), before[1] + passes[name][-1].tokens]
+        def once(server: SglangServer, _: int) -> Timed:
+            timed = _ask(server, asked, load, done)
+            before[0], before[1] = before[0] + len(asked.prompts), before[1] + timed.tokens
+            return timed
+
+        passes = in_turn(servers, range(rounds), once)
     plainly, speculated = _outputs(passes)
     served.check_same_model(drafted, speculated, plainly, plain.url)
     accepted = served.acceptance(drafted, asked.prompts, passes["drafted"][0], drafts, accepts_offline=False)
@@ -75,14 +74,14 @@ def _facts(passes: dict[str, list[Timed]], accepted: Json) -> Json:
     counted = Acceptance(accepted["tokens"], accepted["histogram"])
     outputs = _outputs(passes)
     return {
-        "speed_up": _spread([b["tokens_per_s"] / a["tokens_per_s"] for a, b in zip(plain, drafted, strict=True)]),
-        "costs": _spread([b["round_ms"] / a["round_ms"] for a, b in zip(plain, drafted, strict=True)]),
+        "speed_up": spread([b["tokens_per_s"] / a["tokens_per_s"] for a, b in zip(plain, drafted, strict=True)]),
+        "costs": spread([b["round_ms"] / a["round_ms"] for a, b in zip(plain, drafted, strict=True)]),
         "accepts": 1 + sum(counted.by_position),  # tokens a round: the target's own and the drafts kept
         "acceptance_by_position": counted.by_position,
         "prompts": len(outputs[0]),
         "same_answers": sum(one == other for one, other in zip(*outputs, strict=True)),
         **{
-            name: {key: _spread([one[key] for one in each]) for key in each[0]}
+            name: {key: spread([one[key] for one in each]) for key in each[0]}
             for name, each in (("plain", plain), ("drafted", drafted))
         },
     }
@@ -120,7 +119,3 @@ def figures(timed: Timed) -> dict[str, float]:
         "gap_p99_ms": 1e3 * float(np.percentile(gaps, 99)),
         "round_ms": 1e3 * median(per_round),
     }
-
-
-def _spread(values: Sequence[float]) -> list[float]:
-    return [median(values), min(values), max(values)]

@@ -1,16 +1,20 @@
-"""A row with tools through the real SGLang server on CPU: what it was given, what it wrote, and what bears loss.
+"""Rows through the real SGLang server on CPU: with tools, several times, and as their requests were sampled.
 
 The target is made to call: after a line feed it says one token that is a whole call, and then ends its turn.
 """
 
 import asyncio
 import json
+import runpy
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 
+from spec import cli
 from spec.conversations import token_ids
 from spec.conversations.filter import filter_shard
 from spec.conversations.ids import Shard
@@ -83,16 +87,88 @@ def save_calling_target(folder):
     return tokenizer, [call, end]
 
 
-def test_a_call_is_an_answer_token_for_token(tmp_path):
-    tokenizer, answer = save_calling_target(tmp_path / "target")
+class Served(NamedTuple):
+    target: Path
+    tokenizer: Any
+    answer: list[int]  # what the target says after a line feed
+    url: str
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    tokenizer, answer = save_calling_target(folder / "target")
+    flags = ("--tool-call-parser", "qwen25")
+    with serving.sglang_on_cpu(folder / "target", log=folder / "server.log", flags=flags) as url:
+        yield Served(folder / "target", tokenizer, answer, url)
+
+
+@pytest.fixture
+def filtered(served, tmp_path):
+    """Rows answered by the server, through the tool's own command line."""
+    tool = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "filter_data.py"))["main"]
+
+    def run(rows, *options):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        words = ["--dataset-name", str(path), "--output", str(tmp_path / "run"), "--base-url", served.url, *options]
+        tool(**cli.parsed(tool, words))
+        return open_store(tmp_path / "run")
+
+    return run
+
+
+def responses(store):
+    """What the target wrote, by the row's name."""
+    return {row["id"]: token_ids.decode(row["turns"][0]["response_ids"]).tolist() for row in read_answers(store)}
+
+
+def test_samples_are_each_an_answer_and_differ(filtered):
+    options = ["--samples", "4", "--temperature", "2", "--max-tokens", "8", "--keep-truncated"]
+    store = filtered([{"prompt": "Is it raining?"}], *options)
+    found = responses(store)
+    assert sorted(name.partition(".")[2] for name in found) == ["s0", "s1", "s2", "s3"]
+    assert read_counts(store)["exact"] == 4 and len({tuple(its) for its in found.values()}) > 1
+    assert filtered([{"prompt": "Is it raining?"}], *options) and responses(store) == found  # none is asked again
+
+
+def test_a_request_is_answered_as_it_was_sampled(filtered, served):
+    call, end = served.answer
+    asked = {
+        "greedy": {"temperature": 0},
+        "short": {"temperature": 0, "max_tokens": 1},
+        "stopped": {"temperature": "0", "stop_token_ids": [call]},
+        "long": {"temperature": 0, "min_tokens": 4, "max_completion_tokens": 4},
+        "hot": {"temperature": "hot"},
+        "endless": {"max_tokens": -1},
+    }
+    lines = [
+        {"custom_id": name, "body": {"messages": [{"role": "user", "content": name}], "top_p": 1, **own}}
+        for name, own in asked.items()
+    ]
+    store = filtered(lines, "--keep-sampling", "--max-tokens", "16", "--keep-truncated")
+    counts = read_counts(store)
+    assert (counts["answers"], counts["bad_sampling"], counts.get("refused_by_server", 0)) == (4, 2, 0)
+    found = {row["messages"][0]["content"]: row for row in read_answers(store)}
+    wrote = {name: responses(store)[row["id"]] for name, row in found.items()}
+    assert wrote["greedy"] == [call, end] and wrote["short"] == wrote["stopped"] == [call]
+    assert len(wrote["long"]) == 4 and end not in wrote["long"]
+    assert {name: row["turns"][0]["finish_reason"] for name, row in found.items()} == {
+        "greedy": "stop",
+        "short": "length",
+        "stopped": "stop",
+        "long": "length",
+    }
+
+
+def test_a_call_is_an_answer_token_for_token(served, tmp_path):
+    tokenizer, answer = served.tokenizer, served.answer
     store, rows = open_store(tmp_path / "run"), tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"messages": MESSAGES, "tools": json.dumps(TOOLS)}) + "\n")
-    flags = ("--tool-call-parser", "qwen25")
-    with serving.sglang_on_cpu(tmp_path / "target", log=tmp_path / "server.log", flags=flags) as url:
-        server = Server(url, Sampling(max_tokens=16))
-        asyncio.run(filter_shard(store, open_source(str(rows)), server, Shard(0, 1), parallel=2))
+    server = Server(served.url, Sampling(max_tokens=16))
+    asyncio.run(filter_shard(store, open_source(str(rows)), server, Shard(0, 1), parallel=2))
     settings = prepare.Settings(held_out=0, draft_vocab_size=64)
-    marker, _ = prepare.prepare(store, str(tmp_path / "target"), settings)
+    marker, _ = prepare.prepare(store, str(served.target), settings)
 
     counts = read_counts(store)
     assert counts["rows"] == counts["answers"] == counts["exact"] == counts["with_tools"] == 2

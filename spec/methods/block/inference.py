@@ -72,16 +72,47 @@ class BlockDrafter:
         The last of `tokens` is the anchor; the ones before it are known to the draft by their features alone. Returns
         the drafts and the cache with the T positions. `target` has the frozen `embed` and `head`, both `[V, H]`.
         """
-        cache = self.read(aux, cache)
-        ids = torch.full((drafts if self.markov else drafts + 1,), self.mask, device=self.device)
-        ids[0] = tokens[-1]
-        logits = self.states(target.embed[ids].to(self.dtype), cache) @ target.head.to(self.dtype).T  # [rows, V]
+        logits, cache = self._logits(tokens, aux, cache, target, drafts)
         if not self.markov:
-            return logits[1:].argmax(-1).tolist(), cache
+            return logits.argmax(-1).tolist(), cache
         guessed = [int(tokens[-1])]
         for row in logits:
             guessed.append(int((row + self.bias(guessed[-1:])[0]).argmax()))
         return guessed[1:], cache
+
+    @torch.no_grad()
+    def draw(
+        self,
+        tokens: torch.Tensor,
+        aux: torch.Tensor,
+        cache: Cache,
+        target: Any,
+        drafts: int,
+        *,
+        temperature: float,
+        generator: torch.Generator,
+    ) -> tuple[list[int], torch.Tensor | None, Cache]:
+        """DSpark draws each draft at the answer's temperature (SGLang's dspark_draft.py); DFlash's are its first
+        choices (dflash_worker_v2.py)."""
+        if not self.markov:
+            guessed, cache = self.propose(tokens, aux, cache, target, drafts)
+            return guessed, None, cache
+        logits, cache = self._logits(tokens, aux, cache, target, drafts)
+        guessed, drawn_from = [int(tokens[-1])], []
+        for row in logits:
+            drawn_from.append(((row + self.bias(guessed[-1:])[0]).float() / temperature).softmax(-1))
+            guessed.append(int(torch.multinomial(drawn_from[-1], 1, generator=generator)))
+        return guessed[1:], torch.stack(drawn_from), cache
+
+    def _logits(
+        self, tokens: torch.Tensor, aux: torch.Tensor, cache: Cache, target: Any, drafts: int
+    ) -> tuple[torch.Tensor, Cache]:
+        """`[drafts, V]`, without a Markov head's bias, and the cache with the positions of `aux` read."""
+        cache = self.read(aux, cache)
+        ids = torch.full((drafts if self.markov else drafts + 1,), self.mask, device=self.device)
+        ids[0] = tokens[-1]
+        logits = self.states(target.embed[ids].to(self.dtype), cache) @ target.head.to(self.dtype).T  # [rows, V]
+        return logits if self.markov else logits[1:], cache
 
     def read(self, aux: torch.Tensor, cache: Cache) -> Cache:
         """The cache with the next positions' features `aux [T, K * H]` read."""

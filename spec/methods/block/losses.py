@@ -15,13 +15,14 @@ from torch.nn import functional as F
 
 from spec.attention.kernels import add_product, linear, product
 from spec.methods.block.anchors import Blocks
-from spec.methods.logits import softmax, wide, wide_type
+from spec.methods.logits import gpu_chunks, softmax, wide, wide_type
 
 Weighting = Literal["decay", "dpace"]
 TERMS = ("ce", "l1", "confidence")
 
-# Logits in a chunk, of the draft and of the target each; on a GPU the matrix units are full with as many.
-CHUNK = {"cpu": 4_000_000, "cuda": 1 << 26}
+# Logits in a chunk, of the draft and of the target each; where no number is given, as many as keep a GPU busy.
+CHUNK = {"cpu": 4_000_000}
+LOGIT_BYTES = 14  # on a GPU: in fp32 a logit, the target's and its probability; in bf16 the gradient
 # Logits of both that are compared at once: on a CPU no more than its cache holds.
 SLICE = {"cpu": 500_000, "cuda": 1 << 26}
 
@@ -124,8 +125,7 @@ class _BlockLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, wanted, target_head, weights, objective, eps, with_gradient, hidden, *own):
         sums = _Sums(weights, (hidden, *own), with_gradient)
-        rows = max(1, CHUNK.get(hidden.device.type, CHUNK["cuda"]) // len(target_head))
-        for chunk in wanted.blocks.chunks(rows):
+        for chunk in wanted.blocks.chunks(_most(len(wanted.rows), len(target_head), len(weights), hidden.device)):
             _add_chunk(sums, chunk, wanted, target_head, weights, objective, eps, hidden, Head(*own))
         ctx.grads = sums.grads
         ctx.kinds = [None if x is None else x.dtype for x in (hidden, *own)]
@@ -141,6 +141,14 @@ class _BlockLoss(torch.autograd.Function):
         grads, ctx.grads = ctx.grads, None
         scaled = (g if g is None else g.mul_(grad).to(kind) for g, kind in zip(grads, ctx.kinds, strict=True))
         return *[None] * 6, *scaled
+
+
+def _most(total: int, vocabulary: int, drafts: int, device: torch.device) -> int:
+    """How many of `total` drafts a chunk holds at most."""
+    if device.type in CHUNK:
+        return max(1, CHUNK[device.type] // vocabulary)
+    # A block is never cut: with one block's drafts more they come to no more chunks than these, and none is narrow.
+    return -(-total // gpu_chunks(total, vocabulary, device, size=LOGIT_BYTES)) + drafts - 1
 
 
 class _Sums:

@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from spec.attention.blocks import block_attention, group
 from spec.methods.block.anchors import Blocks
 from spec.methods.block.draft import BlockDraft
 from spec.methods.block.losses import TERMS, Head, Loss, Objective, Wanted, block_loss
+from spec.methods.layers import recomputed
 from spec.training.batch import Batch
 from spec.training.result import StepResult
 
@@ -120,5 +120,5 @@ def hidden_of_blocks(
     attend: Any = partial(block_attention, anchors=blocks.anchors, groups=groups)
     for layer in draft.layers:
         arguments = (hidden, context, of_block, of_context, attend)
-        hidden = checkpoint(layer, *arguments, use_reentrant=False) if checkpoint_layers else layer(*arguments)
+        hidden = recomputed(layer, *arguments) if checkpoint_layers else layer(*arguments)
     return hidden

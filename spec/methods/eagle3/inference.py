@@ -131,6 +131,14 @@ class InferenceDraft:
                 hidden, ahead = self.read(embed[guessed[-1]][None], self.carry(hidden), ahead)
         return [int(token) for token in guessed], known
 
+    def draw(
+        self, tokens: torch.Tensor, aux: torch.Tensor, cache: Cache, target: Any, drafts: int, **sampling: Any
+    ) -> tuple[list[int], None, Cache]:
+        """A chain is greedy at any temperature (SGLang's eagle_worker_v2.py, unless it serves with
+        --speculative-use-rejection-sampling)."""
+        guessed, known = self.propose(tokens, aux, cache, target, drafts)
+        return guessed, None, known
+
     def probe_answer(self) -> torch.Tensor:
         """The logits [FEATURES + CHAIN, draft_vocab] on the probe, in fp32."""
         embeddings, aux = probe.inputs(self.config.hidden_size, self.config.target_hidden_size)

@@ -7,19 +7,16 @@ every step that drafts its token, so a chunk holds target positions, and compute
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 import torch
 
 from spec.attention.kernels import add_product, linear, product
-from spec.methods.logits import largest, softmax, wide, wide_type
+from spec.methods.logits import gpu_chunks, largest, softmax, wide, wide_type
 
 # Logits in a chunk. Wide products are the fast ones, but on a CPU more than these gain nothing, and below 32 MiB the
 # allocator gives a chunk's pages to the next one.
 CHUNK = {"cpu": 8_000_000}
-# Where no number is given for a device: products of so many rows keep a GPU's matrix units busy, and what they take is
-# this share of what was free when the first step began. A logit in fp32, its gradient in bf16, and a temporary one.
-GPU_ROWS, GPU_SHARE, LOGIT_BYTES = 4096, 1 / 4, 10
+LOGIT_BYTES = 10  # on a GPU: a logit in fp32, its gradient in bf16, and a temporary one
 
 WIDTH = {"cpu": 8000}  # tokens of the target's vocabulary at a time; else all
 
@@ -187,18 +184,8 @@ def _chunk(total: int, logits: int, device: torch.device, rows: int = 1) -> int:
     if device.type in CHUNK:
         count = math.ceil(total / max(1, CHUNK[device.type] // logits))
     else:
-        count = max(1, total * rows // GPU_ROWS, math.ceil(total * logits * LOGIT_BYTES / _room(device)))
-        count = min(count, total)
+        count = gpu_chunks(total, logits, device, size=LOGIT_BYTES, rows=rows)
     return math.ceil(total / count)
-
-
-@cache
-def _room(device: torch.device) -> float:
-    """Bytes that a chunk may take. Asked once: chunks of other sizes in a later step would round otherwise."""
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return math.inf  # tensors without data, on which a step is planned
-    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return GPU_SHARE * (torch.cuda.mem_get_info(device)[0] + reserved)
 
 
 def _split(wanted: Wanted, size: int) -> Iterator[Wanted]:

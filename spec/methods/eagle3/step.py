@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from spec.attention.block0 import Queries
 from spec.attention.merged import ttt_attention
@@ -20,6 +19,7 @@ from spec.attention.to_device import to_device
 from spec.methods.eagle3.draft import EagleDraft, Layer
 from spec.methods.eagle3.losses import OBJECTIVES, Wanted, argmax_and_lse, drafting_loss
 from spec.methods.eagle3.rows import drafted_rows
+from spec.methods.layers import recomputed
 from spec.training.batch import Batch
 from spec.training.result import StepResult
 
@@ -167,7 +167,7 @@ def _unroll(
     before: list[tuple[tuple[torch.Tensor, torch.Tensor], ...]] = [() for _ in layers]
     for k in range(len(weights)):
         arguments = (hidden, at + 1 + k, positions + k, tuple(before))
-        hidden, made = checkpoint(step, *arguments, use_reentrant=False) if checkpoint_steps else step(*arguments)
+        hidden, made = recomputed(step, *arguments) if checkpoint_steps else step(*arguments)
         if k == 0:
             at, positions = rows, positions[rows]
         hiddens.append(hidden)

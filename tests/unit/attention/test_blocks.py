@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from spec.attention import blocks, rectangle
+from spec.attention import blocks, kernels, rectangle
 from spec.attention.blocks import Group, block_attention, group
 from tests import dense_flash
 from tests.unit.attention.test_attention import LargestTensor
@@ -50,7 +50,7 @@ def kernel(request, monkeypatch):
         forward, backward = its[request.param]
         monkeypatch.setattr(rectangle, "_cpu_forward", getattr(rectangle, forward))
         monkeypatch.setattr(rectangle, "_cpu_backward", getattr(rectangle, backward))
-        monkeypatch.setattr(rectangle, "aten", dense_flash)
+        monkeypatch.setattr(kernels, "aten", dense_flash)
 
 
 @pytest.mark.parametrize("together", [1, 2, 100], ids="{} blocks".format)

@@ -29,3 +29,10 @@ def test_a_torch_that_lacks_an_operator_is_told_in_one_line(monkeypatch):
     monkeypatch.setattr(kernels, "_NEEDED", (("aten", "_no_such_operator", "default"),))
     with pytest.raises(BadInput, match="has no aten::_no_such_operator.default; install torch 2.11 to 2.13"):
         kernels.check()
+
+
+@pytest.mark.parametrize("name", list(kernels._FLASH_ARGUMENTS))
+def test_a_torch_that_calls_an_operator_otherwise_is_told_in_one_line(monkeypatch, name):
+    monkeypatch.setitem(kernels._FLASH_ARGUMENTS, name, ("query", "another"))
+    with pytest.raises(BadInput, match=f"has another aten::{name}; install torch 2.11 to 2.13"):
+        kernels.check()

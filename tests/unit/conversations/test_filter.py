@@ -224,9 +224,15 @@ def test_elsewhere_than_on_a_terminal_progress_is_json(run, stub, jsonl):
     stub.behave = lambda body: Reply(finish_reason="length") if body["messages"][1]["content"].endswith("1") else None
     _, said = run("--dataset-name", jsonl(CHATS))
     line = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
-    assert (line["rows"], line["of"], line["rejects"]) == (40, 40, {"truncated": 4})
-    assert line["rows_per_s"] > 0 and line["tokens_per_s"] > 0
+    assert (line["answers"], line["of"], line["rejects"]) == (40, 40, {"truncated": 4})
+    assert line["answers_per_s"] > 0 and line["tokens_per_s"] > 0
     assert {"in_flight", "seconds_left"} <= line.keys()
+
+
+def test_progress_counts_the_answers_that_are_due_and_not_the_rows(run, jsonl):
+    _, said = run("--dataset-name", jsonl(CHATS[:5]), "--samples", 3, "--temperature", 1)
+    line = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
+    assert (line["answers"], line["of"]) == (15, 15) and "rows" not in line
 
 
 def test_a_source_of_rows_that_nobody_can_answer_is_refused_at_its_first_hundred(run, stub, jsonl, store):

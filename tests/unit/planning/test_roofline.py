@@ -35,6 +35,16 @@ def test_a_gather_reads_no_more_than_it_gives():
     assert its.bytes == 2 * 10 * 64 * 4 + 10 * 8  # and the indices' own zeros
 
 
+@pytest.mark.parametrize(("causal", "keys", "flops"), [(True, 128, 2 * 128 * 128), (False, 32, 4 * 128 * 32)])
+def test_flash_takes_two_products_of_the_scores_that_it_needs(causal, keys, flops):
+    def work():
+        query, key = (torch.empty(rows, 4, 16, dtype=torch.bfloat16) for rows in (128, keys))
+        ends = torch.empty(2, dtype=torch.int32)
+        return kernels.flash(query, key, key, kernels.Lengths(ends, ends, 128, keys), causal=causal)
+
+    assert seen(work).rest.flops == flops * 4 * 16
+
+
 def test_what_runs_along_a_vocabulary_is_counted_apart():
     def work():
         x = torch.empty(8, 16)

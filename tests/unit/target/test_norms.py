@@ -1,10 +1,12 @@
 """The target's norms on a GPU: one kernel, the same numbers."""
 
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama4.modeling_llama4 import Llama4TextRMSNorm
 
 from spec.target.norms import fuse_norms
 from tests.forked import forked
@@ -20,9 +22,10 @@ class Operators(TorchDispatchMode):
         return operator(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("kind", [LlamaRMSNorm, Llama4TextRMSNorm])
 @forked
-def test_on_cuda_a_norm_is_one_kernel():
-    norm = torch.nn.Sequential(LlamaRMSNorm(16))
+def test_on_cuda_a_norm_is_one_kernel(kind):
+    norm = torch.nn.Sequential(kind(16))
     fuse_norms(norm)
     with FakeTensorMode(allow_non_fake_inputs=True):
         norm[0].weight = torch.nn.Parameter(torch.empty(16, dtype=torch.bfloat16, device="cuda"), requires_grad=False)

@@ -56,3 +56,12 @@ def test_compiling_without_a_compiler_is_refused(tmp_path, monkeypatch, device, 
     for name in ("CC", "CXX"):
         monkeypatch.setenv(name, "mycc")
     check_compiler(torch.device(device))
+
+
+def test_compiling_without_pythons_headers_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "sh")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.raises(BadInput, match="compile=true needs Python's headers"):
+        check_compiler(torch.device("cuda"))
+    (tmp_path / "Python.h").touch()
+    check_compiler(torch.device("cuda"))

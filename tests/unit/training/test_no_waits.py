@@ -1,27 +1,27 @@
 """A training step hands its work to the GPU and waits for none of it."""
 
 import dataclasses
-import multiprocessing
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from spec.attention import block0
 from spec.attention.to_device import to_device
-from spec.eagle_full_finetune_distributed import EagleFullFinetuneRecipeDistributed
+from spec.methods import logits
+from spec.methods.block.draft import BlockDraft
+from spec.methods.block.losses import _most
 from spec.methods.eagle3 import losses
 from spec.methods.eagle3.draft import DraftConfig, EagleDraft
 from spec.methods.eagle3.rows import drafted_rows
 from spec.methods.eagle3.step import decay_weights, draft_loss, observe, step_loss
 from spec.target.frozen import FrozenTarget
+from tests import tiny_blocks
 from tests.forked import forked
 from tests.no_waits import FAKE_SUMS, NoWaits, Waits
-from tests.prepared import prepared_run
+from tests.tiny_blocks import some_blocks
 from tests.tiny_models import FAMILIES, save_tiny_target
 from tests.tiny_steps import fake_target, tiny_batch, tiny_config, tiny_draft
-from tests.training_runs import TINY
 
 LENGTHS, WIDTH = [[12, 9, 14], [20]], 36
 
@@ -113,38 +113,31 @@ def test_rows_made_ahead_are_those_made_on_the_way():
     assert to_device(ahead, torch.device("cpu")).rows.queries.runs == ahead.rows.queries.runs
 
 
-def train_steps(cfg):
-    recipe = EagleFullFinetuneRecipeDistributed(OmegaConf.create(cfg))
-    recipe.setup()
-    batches = recipe.train_data.epoch(0)
-    ready = [next(batches) for _ in range(4)]
-    recipe.train_step(ready[0])
-    with NoWaits():
-        for its in ready[1:]:
-            recipe.train_step(its)
-        with pytest.raises(Waits):
-            recipe._log()
-    batches.close()
-
-
-@pytest.mark.parametrize("given", [{}, {"gradient_accumulation_steps": 2}], ids=["one batch", "accumulated"])
-def test_the_recipes_step_waits_for_nothing_until_it_logs(tmp_path, given):
-    run = prepared_run(tmp_path / "run")
-    target = save_tiny_target("llama", tmp_path / "target")
-    cfg = TINY | {"run_dir": str(run), "target": str(target), "optimizer": {"lr": 1e-3, "fused": True}} | given
-    process = multiprocessing.get_context("spawn").Process(target=train_steps, args=(cfg,))
-    process.start()
-    process.join(120)
-    assert process.exitcode == 0
-
-
 def test_a_chunk_is_chosen_by_rows_and_by_what_is_free(monkeypatch):
     cuda = torch.device("cuda")
-    monkeypatch.setattr(losses, "_room", lambda device: 2**40)
+    monkeypatch.setattr(logits, "_room", lambda device: 2**40)
     assert losses._chunk(2048, 128_256, cuda) == 2048  # all there are
     assert losses._chunk(20_000, 128_256, cuda) == 5000  # at least 4096
     assert losses._chunk(2048, 7 * 32_000, cuda, 7) == 683
-    monkeypatch.setattr(losses, "_room", lambda device: 2**30)
+    monkeypatch.setattr(logits, "_room", lambda device: 2**30)
     assert losses._chunk(2048, 128_256, cuda) * 128_256 * losses.LOGIT_BYTES <= 2**30
     assert losses._chunk(0, 128_256, cuda) == 1
+
+
+def test_a_block_drafts_chunk_is_chosen_likewise_and_no_last_one_is_narrow(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(logits, "_room", lambda device: 2**40)
+    assert _most(512 * 7, 128_256, 7, cuda) >= 512 * 7  # all there are
+    blocks = some_blocks(BlockDraft(tiny_blocks.tiny_config()), tiny_batch([[1200]], bearing=1.0), most=1150)
+    total = len(blocks.block)
+    chunks = blocks.chunks(_most(total, 500, 4, cuda))
+    assert len(chunks) == 1 and total > 4096
+    monkeypatch.setattr(logits, "GPU_ROWS", 1000)
+    sizes = [chunk.stop - chunk.begin for chunk in blocks.chunks(_most(total, 500, 4, cuda))]
+    assert len(sizes) == total // 1000 and min(sizes) >= 1000
+    monkeypatch.setattr(logits, "_room", lambda device: 2**20)
+    assert _most(total, 500, 4, cuda) * 500 * 14 < 1.1 * 2**20
+
+
+def test_later_steps_weigh_less():
     assert decay_weights(2).tolist() == pytest.approx([1.0, 0.8])
