@@ -135,6 +135,11 @@ def speed_up(facts: dict[str, Any], bar: Bar) -> tuple[float, str]:
     return found, f"{found:.2f} times the tokens/s without the draft, measured at {at_once(bar.at_concurrency)}"
 
 
+def times_faster(plain: Part, drafted: Part) -> float:
+    """Tokens/s with the draft over those without: the rounds' median where both were asked in turn."""
+    return drafted["speed_up"][0] if "speed_up" in drafted else drafted["tokens_per_s"] / plain["tokens_per_s"]
+
+
 def _published(facts: dict[str, Any]) -> Part:
     if "published" not in facts:
         raise BadInput(
@@ -142,11 +147,6 @@ def _published(facts: dict[str, Any]) -> Part:
             "with the same --max-regression and --against"
         )
     return facts["published"]
-
-
-def times_faster(plain: Part, drafted: Part) -> float:
-    """Tokens/s with the draft over those without: the rounds' median where both were asked in turn."""
-    return drafted["speed_up"][0] if "speed_up" in drafted else drafted["tokens_per_s"] / plain["tokens_per_s"]
 
 
 def at_once(concurrency: int | None) -> str:

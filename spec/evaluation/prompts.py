@@ -56,9 +56,8 @@ def read_asked(run: Store, target: Path, *, count: int, max_new_tokens: int, tem
         raise BadInput(
             f"{run.url}/samples/{name}: holds ids beyond {target}'s vocabulary; it was prepared for another target"
         )
-    hashes = tuple(prompt_hash(row["messages"]) for row in rows)
-    texts = tuple(_last_words(row) for row in rows)
-    return Asked(ids, texts, max_new_tokens, stop_tokens(target), hashes=hashes, temperature=temperature)
+    texts, hashes = tuple(_last_words(row) for row in rows), tuple(prompt_hash(row["messages"]) for row in rows)
+    return Asked(ids, texts, max_new_tokens, stop_tokens(target), temperature=temperature, hashes=hashes)
 
 
 def held_out_ids(run: Store) -> frozenset[str]:

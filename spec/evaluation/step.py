@@ -94,15 +94,6 @@ class Evaluation:
                 self._loaded[device] = offline.load(self.method, self.target, folder, device)
         return self._loaded[device]
 
-    def measure_standing(self, device: str) -> None:
-        """The same as `measure_offline` of the draft that is to be replaced."""
-        assert self.standing is not None
-        self._loaded.pop(device, None)  # two targets may not fit
-        with verified_draft(self.run.at(self.standing.folder), self.standing.marker, self.target) as folder:
-            loaded = offline.load(self.standing.method, self.target, folder, device)
-        steps, tokenizer = self.standing.drafts(self.settings.drafts), read_tokenizer(self.target)
-        self.parts.keep("published_offline", offline.measure(loaded, tokenizer, self.asked, steps=steps))
-
     def measure_in_turn(self, baseline_url: str, base_url: str) -> None:
         """Both servers, so that their speeds can be compared whatever else the machine does."""
         plain, drafted = self._plain(baseline_url), self._drafted(base_url)
@@ -112,6 +103,15 @@ class Evaluation:
         )
         self._keep_served("baseline", without, plain)
         self._keep_drafted("speculative", part, answers, drafted, self.settings.drafts)
+
+    def measure_standing(self, device: str) -> None:
+        """The same of the draft that is to be replaced."""
+        assert self.standing is not None
+        self._loaded.pop(device, None)  # two targets may not fit
+        with verified_draft(self.run.at(self.standing.folder), self.standing.marker, self.target) as folder:
+            loaded = offline.load(self.standing.method, self.target, folder, device)
+        steps, tokenizer = self.standing.drafts(self.settings.drafts), read_tokenizer(self.target)
+        self.parts.keep("published_offline", offline.measure(loaded, tokenizer, self.asked, steps=steps))
 
     def measure_baseline(self, url: str) -> None:
         """A server without the draft."""
@@ -123,7 +123,7 @@ class Evaluation:
     def measure_speculative(self, url: str) -> None:
         """A server with the draft."""
         server = self.drafted(url)
-        part, answers = served.measure(server, self.asked, concurrency=self.settings.concurrency, step="with the draft")
+        part, answers = self._ask_drafted(server)
         self._keep_drafted("speculative", part, answers, server, self.settings.drafts)
 
     def measure_standing_speculative(self, url: str) -> None:
@@ -133,8 +133,7 @@ class Evaluation:
         served.check_with_draft(server, self.standing.method, self.standing.marker, steps)
         self._check_room(server, "speculative")
         served.check_target(server, self.target)
-        concurrency = self.settings.concurrency
-        part, answers = served.measure(server, self.asked, concurrency=concurrency, step="with the published draft")
+        part, answers = self._ask_drafted(server)
         self._keep_drafted("published_speculative", part, answers, server, steps)
 
     def drafted(self, url: str) -> SglangServer:
@@ -153,17 +152,6 @@ class Evaluation:
         settings, inputs = self._identity()
         return write_marker(self.report, MARKER, Marker.of(STEP, settings, inputs, facts=facts))
 
-    def compared(self) -> dict[str, Any]:
-        """The draft beside the one that it is to replace: see `regression.compare`."""
-        there = {name: self.parts[name] for name in self.parts}
-        found = regression.compare(self.standing, self.exported, there, self.asked.hashes)
-        if found is None:
-            raise BadInput(
-                "--max-regression: of the draft that is published, no figure was measured as those of the new one; "
-                "leave out --without offline, or give --published-url"
-            )
-        return found
-
     def _plain(self, url: str) -> SglangServer:
         server = SglangServer(url)
         served.check_without_draft(server)
@@ -177,6 +165,17 @@ class Evaluation:
         served.check_with_draft(server, self.method, self.exported, self.settings.drafts)
         served.check_target(server, self.target)
         return server
+
+    def compared(self) -> dict[str, Any]:
+        """The draft beside the one that it is to replace: see `regression.compare`."""
+        there = {name: self.parts[name] for name in self.parts}
+        found = regression.compare(self.standing, self.exported, there, self.asked.hashes)
+        if found is None:
+            raise BadInput(
+                "--max-regression: of the draft that is published, no figure was measured as those of the new one; "
+                "leave out --without offline, or give --published-url"
+            )
+        return found
 
     def _identity(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Settings and inputs of the report. The bar is no setting: another one is judged on the same figures."""
@@ -193,6 +192,9 @@ class Evaluation:
     def _check_room(self, server: SglangServer, other: str) -> None:
         there = self.parts[other]["server"].get("max_running_requests") if other in self.parts else None
         served.check_room(server, self.settings.concurrency, there)
+
+    def _ask_drafted(self, server: SglangServer) -> tuple[dict[str, Any], Timed]:
+        return served.measure(server, self.asked, concurrency=self.settings.concurrency, step="with the draft")
 
     def _keep_drafted(self, name: str, part: dict[str, Any], answers: Timed, server: SglangServer, steps: int) -> None:
         before = name.replace("speculative", "offline")

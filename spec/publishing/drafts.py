@@ -68,11 +68,15 @@ def _compared_with(run: Store) -> str | None:
 
 def place_of(destination: str, method: Method) -> str:
     """Where drafts of `method` have their versions and their `latest`: EAGLE-3's at `destination` itself, as ever,
-    another method's in a folder of its name, so that one does not replace the other. A hub's repository is one place.
+    another method's in a folder of its name, so that one does not replace the other. On a hub, whose repositories have
+    one head, in a repository whose name ends in the method's.
     """
-    if method.name == FIRST or destination.startswith("hf://"):
+    if method.name == FIRST:
         return destination
-    return f"{destination.rstrip('/')}/{method.name}"
+    if not destination.startswith("hf://"):
+        return f"{destination.rstrip('/')}/{method.name}"
+    named = "@" in destination or destination.lower().endswith(f"-{method.name}")  # by a revision, or already
+    return destination if named else f"{destination.rstrip('/')}-{method.name}"
 
 
 def require_passing_report(run: Store, draft: Marker, bar: Bar) -> None:

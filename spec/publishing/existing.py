@@ -26,9 +26,10 @@ def resolve(url: str, method: Method | None = None) -> Source | None:
     `url` is a folder with a draft's files (a directory, `s3://`), a place where versions are published (of `method`,
     where several have their own) or `hf://ORG/NAME`, at a REVISION with `@REVISION` behind it.
     """
+    places = dict.fromkeys((place_of(url, method) if method else url, url))
     if url.startswith("hf://"):
-        return _on_hub(url)
-    for place in dict.fromkeys((place_of(url, method) if method else url, url)):
+        return next(filter(None, map(_on_hub, places)), None)
+    for place in places:
         store = open_store(place)
         if store.exists(LATEST):
             return _published(open_place(place, "draft").resolve(None))

@@ -100,7 +100,7 @@ def prepare(
     processes = min(processes, 1 + answers // (2 * _CHUNK))  # forking does not pay for less
     below = held_out_below(settings.held_out, lambda: read_answers(run))
     with _local_folder(store) as folder, writing(folder):
-        results = _converted(run, tokenizer, settings, below, processes, exact < answers, trust_day=tolerance.trust_day)
+        results = _converted(run, tokenizer, settings, below, processes, exact < answers, tolerance.trust_day)
         converted = _write(results, folder, answers)
         _check(converted, tolerance)
         facts = _finish(folder, tokenizer, vocab_size, converted, settings)
@@ -139,7 +139,7 @@ def _check_tokenizer(tokenizer: Any, known: str | None, target: str) -> None:
 
 
 def _converted(
-    run: Store, tokenizer: Any, settings: Settings, below: int, processes: int, rendering: bool, *, trust_day: bool
+    run: Store, tokenizer: Any, settings: Settings, below: int, processes: int, rendering: bool, trust_day: bool
 ) -> Iterator[Converted]:
     """The run's answers as rows, some conversations at a time; prompts with a hash `below` this are held out."""
     limits = Limits(settings.max_length, settings.truncate, below, trust_day)

@@ -17,6 +17,7 @@ import pytest
 from spec.errors import BadInput, BelowBar
 from spec.methods import METHODS
 from spec.publishing.drafts import fetch, place_of, publish
+from spec.publishing.existing import resolve
 from spec.publishing.manifest import MANIFEST
 from spec.storage import open_store
 from spec.storage.directory import DirectoryStore
@@ -365,8 +366,21 @@ def test_the_checksum_knob_reaches_the_store(run, bucket: str, monkeypatch: pyte
         ("s3://b/drafts", "eagle3", "s3://b/drafts"),
         ("s3://b/drafts/", "dspark", "s3://b/drafts/dspark"),
         ("runs/published", "dflash", "runs/published/dflash"),
-        ("hf://ORG/NAME", "dspark", "hf://ORG/NAME"),
+        ("hf://ORG/NAME", "eagle3", "hf://ORG/NAME"),
+        ("hf://ORG/NAME", "dspark", "hf://ORG/NAME-dspark"),
+        ("hf://ORG/Name-DSpark", "dspark", "hf://ORG/Name-DSpark"),
+        ("hf://ORG/NAME@main", "dspark", "hf://ORG/NAME@main"),
     ],
 )
 def test_two_methods_under_one_destination_keep_their_own_latest(destination, method, place):
     assert place_of(destination, METHODS[method]) == place
+
+
+def test_on_a_hub_each_method_begins_from_the_head_of_its_own_repository(hub: Hub):
+    heads = {}
+    for repo in ("ORG/NAME", "ORG/NAME-dspark"):
+        hub.create(f"models/{repo}")
+        heads[repo] = hub.commit(f"models/{repo}", {"config.json": repo.encode()})
+    for method, repo in (("eagle3", "ORG/NAME"), ("dspark", "ORG/NAME-dspark"), ("dflash", "ORG/NAME")):
+        source = resolve("hf://ORG/NAME", METHODS[method])
+        assert source is not None and source.commit == heads[repo]
