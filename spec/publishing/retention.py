@@ -5,7 +5,7 @@ meanwhile, or finds what a killed deletion has left, sees nothing in place of ha
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from spec.errors import BadInput
@@ -13,6 +13,7 @@ from spec.methods.files import MARKER as DRAFT
 from spec.publishing.versions import LATEST, StorePlace
 from spec.storage import Store
 from spec.storage.markers import Marker, read_marker
+from spec.training import estimate
 
 VERSIONS, CHECKPOINTS, CHECKPOINT = "versions", "checkpoints", "checkpoint.json"
 _YOUNG = 7 * 86400  # seconds since its export in which a version that never was the latest may be about to be published
@@ -61,7 +62,7 @@ def of_runs(place: Store, keep: int, in_flight: InFlight) -> list[Item]:
 
 
 def of_checkpoints(run: Store, keep: int, in_flight: InFlight) -> list[Item]:
-    """Checkpoints of a run, newest first: the newest `keep` and the one that its draft is of stay.
+    """Checkpoints of a run, newest first: the newest `keep`, the best and the one that its draft is of stay.
 
     `BadInput` for a run in flight: training keeps its own number of them.
     """
@@ -73,13 +74,15 @@ def of_checkpoints(run: Store, keep: int, in_flight: InFlight) -> list[Item]:
         raise BadInput(f"{run.url}: no checkpoints here")
     draft = read_marker(run, f"draft/{DRAFT}")
     exported = draft.inputs.get("checkpoint") if draft else None
-    items, whole = [], 0
+    markers = {name: read_marker(run, f"{CHECKPOINTS}/{name}/{CHECKPOINT}") for name in reversed(names)}
+    whole = {name: marker.facts for name, marker in markers.items() if marker}
+    newest, best = list(whole)[-keep:], estimate.best(whole)
+    why: dict[str, Sequence[object]] = {f"one of the newest {keep}": newest, "the draft is of it": [exported]}
+    why["the best by its estimate"] = best or ()
+    items = []
     for name in names:
-        folder = f"{CHECKPOINTS}/{name}"
-        is_whole = run.exists(f"{folder}/{CHECKPOINT}")
-        whole += is_whole
-        kept = f"one of the newest {keep}" if is_whole and whole <= keep else ""
-        items.append(Item(folder, sizes[name], kept or ("the draft is of it" if name == exported else "")))
+        kept = next((reason for reason, its in why.items() if name in its), "")
+        items.append(Item(f"{CHECKPOINTS}/{name}", sizes[name], kept))
     return items
 
 

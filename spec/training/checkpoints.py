@@ -185,13 +185,8 @@ def find_best(store: Store) -> tuple[str, float] | None:
 
     None where no checkpoint has one.
     """
-    best: tuple[str, float] | None = None
-    for name in list_complete(store):
-        marker = read_marker(store, f"{name}/{MARKER}")
-        estimated = estimate.of(marker.facts) if marker else None
-        if estimated is not None and (best is None or estimated >= best[1]):
-            best = name, estimated
-    return best
+    markers = {name: read_marker(store, f"{name}/{MARKER}") for name in list_complete(store)}
+    return estimate.best({name: marker.facts for name, marker in markers.items() if marker})
 
 
 def list_complete(store: Store) -> list[str]:

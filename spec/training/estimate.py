@@ -27,6 +27,9 @@ def calibration(estimated: float, measured: float) -> float | None:
     return (measured - 1) / (estimated - 1) if estimated > 1 else None
 
 
-def of(marker_facts: dict[str, Any]) -> float | None:
-    """The estimate that a checkpoint's marker has; None where its step was not evaluated, or `keep_best` was off."""
-    return marker_facts.get(KEY)
+def best(facts: dict[str, dict[str, Any]]) -> tuple[str, float] | None:
+    """Of checkpoints by name, oldest first, with their markers' facts: the one with the highest estimate, the newest of
+    equal ones, and the estimate. None where none has one: not evaluated at its step, or saved without `keep_best`."""
+    known = {name: its[KEY] for name, its in facts.items() if its.get(KEY) is not None}
+    name = max(reversed(known), key=lambda name: known[name], default=None)
+    return None if name is None else (name, known[name])

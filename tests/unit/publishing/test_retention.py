@@ -186,16 +186,18 @@ def test_a_place_that_holds_no_runs_is_refused(store: Store, tmp_path: Path):
         retention.of_runs(store, 1, nobody)
 
 
-def test_the_newest_whole_checkpoints_and_the_drafts_stay(store: Store):
-    for step in (100, 200, 300, 400):
+def test_the_newest_whole_checkpoints_the_best_and_the_drafts_stay(store: Store):
+    estimates = {50: 1.2, 100: 1.1, 200: 1.6, 300: 1.5}
+    for step in (*estimates, 400):
         store.write(f"checkpoints/step-{step:06d}/part", b"..")
         if step < 400:
-            store.write(f"checkpoints/step-{step:06d}/checkpoint.json", b"{}")
+            marker = Marker.of("train", {}, {}, facts={"estimated_accept_length": estimates[step]})
+            write_marker(store.at(f"checkpoints/step-{step:06d}"), "checkpoint.json", marker)
     write_marker(store.at("draft"), "draft.json", Marker.of("extract", {}, {"checkpoint": "step-000100"}))
     store.write("checkpoints/metrics.jsonl", b"")
     items = retention.of_checkpoints(store, 1, nobody)
-    expected = {"step-000400": "", "step-000300": "one of the newest 1", "step-000200": ""}
-    assert reasons(items) == expected | {"step-000100": "the draft is of it"}
+    expected = {"step-000400": "", "step-000300": "one of the newest 1", "step-000200": "the best by its estimate"}
+    assert reasons(items) == expected | {"step-000100": "the draft is of it", "step-000050": ""}
     with pytest.raises(BadInput, match="workflow w is in flight and names it; its training keeps"):
         retention.of_checkpoints(store, 1, lambda text: "w")
 
