@@ -76,11 +76,8 @@ def main(
     import_parts({PARTS[name][0] for name in only or PARTS})
     for name in only or PARTS:
         left = patience * budget - (time.monotonic() - began)
-        found = (
-            run_part(name, device, small, min(patience * PARTS[name][1], left), output)
-            if left > 5
-            else {"state": "no time left"}
-        )
+        limit = min(patience * PARTS[name][1], left)
+        found = run_part(name, device, small, limit, output) if left > 5 else {"state": "no time left"}
         least, grown = bounds(before.get(name, {}), found)
         results[name] = found | {"least": least, "failures": found.get("failures", []) + grown}
         file.write_text(json.dumps(results, indent=1) + "\n")
@@ -140,15 +137,15 @@ def _child(name: str, device: str, small: bool, scratch: Path, output: Path) -> 
     os._exit(0)
 
 
-def bounds(before: dict[str, Any], now: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
+def bounds(before: dict[str, Any], now: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The least of each time and memory that this card has shown so far, and which of them have grown too much."""
-    old, new = before.get("figures", {}), now.get("figures", {})
-    seen = {
-        f"{name} {key}": its[key] for name, its in new.items() if isinstance(its, dict) for key in BOUNDED if key in its
-    }
-    if "card" not in new:  # a part without figures, or that ended before its first
-        return before.get("least", {}), []
-    least = before.get("least", {}) if old.get("card") == new["card"] else {}
+    least, new = before.get("least", {}), now.get("figures", {})
+    if "card" not in new:  # a part that ended before its first figure, or measures nothing
+        return least, []
+    if least.get("card") != new["card"]:
+        least = {"card": new["card"]}
+    figures = {name: its for name, its in new.items() if isinstance(its, dict)}
+    seen = {f"{name} {key}": its[key] for name, its in figures.items() for key in BOUNDED if key in its}
     grown = [
         f"{name}: {its:.1f}, {least[name]:.1f} before"
         for name, its in seen.items()

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from bench.gpu.part import Part, relative
@@ -178,7 +179,8 @@ def fsdp(its: Part) -> None:
         target = fake_target(draft, batch)
         draft.to(its.device)
         if split:
-            fully_shard(draft, mp_policy=MixedPrecisionPolicy(its.half, torch.float32, cast_forward_inputs=False))
+            policy = MixedPrecisionPolicy(its.half, torch.float32, cast_forward_inputs=False)
+            fully_shard(draft, mesh=init_device_mesh(its.device.type, (1,)), mp_policy=policy)
             kernels.sum_gradients(draft)
         else:
             draft.to(its.half)

@@ -18,9 +18,7 @@ from spec.cluster.api import Json
 from spec.cluster.conclusion import conclude, nodes_of
 from spec.errors import BadInput, BelowBar, SpecError, Stopped
 from spec.methods import method_of
-from spec.methods.files import MARKER, WEIGHTS
-from spec.publishing.drafts import place_of
-from spec.publishing.versions import open_place
+from spec.publishing.drafts import own_version, place_of
 from spec.report.evidence import Evidence, gather
 from spec.report.page import PAGE
 from spec.storage import open_store
@@ -109,11 +107,8 @@ def _draft(evidence: Evidence, run: str, destination: str) -> str | None:
         return None
     if destination:
         url = place_of(destination, method_of(evidence.draft.facts["config"]))
-        place = open_place(url, "draft")
-        if version := place.latest():
-            files = place.resolve(version).manifest.files
-            if MARKER in files and files[WEIGHTS].sha256 == evidence.draft.files[WEIGHTS].sha256:
-                return f"{url} (version {version})"
+        if version := own_version(url, evidence.draft):
+            return f"{url} (version {version})"
     return f"{run}/draft"
 
 

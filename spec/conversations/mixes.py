@@ -96,6 +96,8 @@ def named(
         )
     elif len(names) == 1:
         numbers = [1.0]
+    if not all(name.strip() for name in names):
+        raise BadInput("--dataset-name: none is named; an empty name would be this folder")
     if len(numbers) != len(names):
         raise BadInput(f'--weights "{weights}": {len(names)} datasets want a weight each, as --weights "2 1"')
     if len(set(names)) < len(names):

@@ -32,9 +32,13 @@ def _variants(texts: list[str]) -> dict[str, Any] | list[dict[str, Any]] | None:
 
 def _template_kwargs(text: str) -> dict[str, Any]:
     try:
-        kwargs = json.loads(text)
+        kwargs = json.loads(text, parse_constant=_no_json)
     except ValueError as error:
         raise BadInput(f"--chat-template-kwargs {text}: not JSON ({error})") from error
     if not isinstance(kwargs, dict):
         raise BadInput(f"--chat-template-kwargs {text}: a JSON object is wanted")
     return kwargs
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(f"{constant} is none")

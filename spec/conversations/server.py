@@ -15,6 +15,7 @@ What SGLang 0.5.23 does, and what is made of it here:
 import asyncio
 import itertools
 import json
+import math
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -50,6 +51,8 @@ class Sampling:
     keep_sampling: bool = False  # a request's own parameters in place of these
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.temperature):
+            raise BadInput(f"--temperature {self.temperature}: a finite number is wanted")
         if self.samples > 1 and self.temperature == 0:
             raise BadInput(f"--samples {self.samples} at temperature 0 are equal answers; set --temperature above 0")
 

@@ -139,6 +139,8 @@ def at_hand(name: str, *, pattern: bool = False) -> Iterator[str]:
         (store, keys), rest = stored_files(name), split_pattern(name)[1]
     else:
         folder, _, file = name.rpartition("/")
+        if folder == "s3:/" or not file:
+            raise BadInput(f"{name}: no file is named; it reads s3://BUCKET/PREFIX/FILE.jsonl")
         store, keys, rest = open_store(folder), [file], None
     with tempfile.TemporaryDirectory(prefix="dataset-") as scratch:
         for key in keys:

@@ -9,7 +9,7 @@ from spec.errors import BadInput, BelowBar
 from spec.evaluation.gate import Bar, gate
 from spec.export.verify import verify_files
 from spec.methods import FIRST, method_of
-from spec.methods.files import MARKER, exported
+from spec.methods.files import MARKER, WEIGHTS, exported
 from spec.methods.method import Method
 from spec.publishing import versions
 from spec.publishing.manifest import Manifest
@@ -44,8 +44,19 @@ def publish(
             files |= {key: _local(run, key, Path(scratch)) for key in (REPORT, *measured_keys(run, marker))}
             files[report.PAGE] = _written(Path(scratch) / "report.html", report.render(evidence))
         place = place_of(destination, method_of(marker.facts["config"]))
-        replaces = ... if bar is None or bar.max_regression is None else _compared_with(run)
+        compares = bar is not None and bar.max_regression is not None
+        replaces = (own_version(place, marker) or _compared_with(run)) if compares else ...
         return versions.publish(place, "draft", files, say, replaces)
+
+
+def own_version(place: str, draft: Marker) -> str | None:
+    """The latest version at `place` (see `place_of`), if it is of this very draft: an older card of it, say."""
+    there = versions.open_place(place, "draft")
+    version = there.latest()
+    if version is None:
+        return None
+    weights = there.resolve(version).manifest.files.get(WEIGHTS)
+    return version if weights and weights.sha256 == draft.files[WEIGHTS].sha256 else None
 
 
 def _compared_with(run: Store) -> str | None:

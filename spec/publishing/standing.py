@@ -8,8 +8,8 @@ from pathlib import Path
 
 from spec.evaluation.regression import Standing
 from spec.methods import method_of
-from spec.methods.files import MARKER, WEIGHTS, exported
-from spec.publishing.drafts import fetch, place_of
+from spec.methods.files import MARKER, exported
+from spec.publishing.drafts import fetch, own_version, place_of
 from spec.publishing.versions import open_place
 from spec.storage import Store
 from spec.storage.markers import read_marker
@@ -46,8 +46,7 @@ def to_compare_with(run: Store, place: str) -> str:
     if found is None:
         return NONE
     draft = read_marker(run, f"draft/{MARKER}")
-    files = open_place(place, "draft").resolve(found).manifest.files
-    if draft and WEIGHTS in files and files[WEIGHTS].sha256 == draft.files[WEIGHTS].sha256:
+    if draft and own_version(place, draft):
         return compared_with(run) or found
     return found
 

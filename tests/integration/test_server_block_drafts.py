@@ -1,29 +1,28 @@
 """DFlash and DSpark in the real SGLang server on CPU: the tokens and the kept drafts of an offline run, exactly; of
 sampled requests how many are kept on average, within confidence limits."""
 
-import asyncio
 from math import hypot
 
 import pytest
 import torch
 
+from spec.evaluation.figures import Counted, acceptance, interval
 from spec.evaluation.prompts import stop_tokens
-from spec.evaluation.speculation import CachedTarget, greedy, speculate
+from spec.evaluation.speculation import Answer, CachedTarget, Sampling, greedy, speculate
 from spec.export import verify
 from spec.export.export import export
 from spec.methods import METHODS
 from spec.server import start as serving
-from spec.server.client import Client
 from spec.server.sglang import SglangServer
 from spec.storage import open_store
 from spec.target.frozen import FrozenTarget
-from tests import sampled_blocks, tiny_drafts, trained_blocks
+from tests import tiny_drafts, trained_blocks
 from tests.tiny_models import save_learnable_target, save_tiny_target
 
 BLOCK, TOKENS, PROMPTS, CONTEXT = 5, 24, 6, 512
 TEMPERATURE = 0.3
 SAMPLED, SIMULATED = 16, 6  # answers to each prompt, of the server and of the simulation
-LIMIT = 4.0  # standard errors between the two: by chance one time in 16,000
+LIMIT = 2.0  # times the 95% intervals of the two: by chance one time in 10,000
 
 pytestmark = pytest.mark.server
 
@@ -58,8 +57,11 @@ def test_the_server_says_and_keeps_what_an_offline_run_does(tmp_path, family, me
     offline = way.load(tmp_path / "draft", dtype=torch.float32)
     reader = CachedTarget(trained, offline.layers)
 
+    def answered(asked, stop, **how):
+        return [speculate(reader, offline, p, steps=drafts, max_new_tokens=TOKENS, stop=stop, **how) for p in asked]
+
     def expected(stop):
-        answers = [speculate(reader, offline, p, steps=drafts, max_new_tokens=TOKENS, stop=stop) for p in prompts]
+        answers = answered(prompts, stop)
         for prompt, answer in zip(prompts, answers, strict=True):
             assert answer.tokens == greedy(reader, prompt, max_new_tokens=TOKENS, stop=stop)
         return answers
@@ -75,33 +77,36 @@ def test_the_server_says_and_keeps_what_an_offline_run_does(tmp_path, family, me
         for concurrency, ends, wanted in ((1, stop, whole), (4, stop, whole), (4, inside, expected(inside))):
             said = server.answer(prompts, max_new_tokens=TOKENS, stop=ends, concurrency=concurrency).answers
             for answer, its in zip(said, wanted, strict=True):
-                kept = [its.kept.count(count) for count in range(drafts + 1)]
                 assert answer.tokens == its.tokens
-                assert answer.histogram + [0] * (drafts + 1 - len(answer.histogram)) == kept
+                assert histogram(answer) == histogram(its)
         if not learnable:
             return
-        served = sampled(url, prompts * SAMPLED)
+        asked = {"max_new_tokens": TOKENS, "stop": stop, "concurrency": 16, "temperature": TEMPERATURE}
+        served = server.answer(prompts * SAMPLED, **asked).answers
 
-    random = torch.Generator().manual_seed(0)
-    asked = {"drafts": drafts, "temperature": TEMPERATURE, "tokens": TOKENS, "random": random}
-    simulated = [sampled_blocks.rounds(reader, offline, prompt, **asked) for prompt in prompts * SIMULATED]
-    (there, its_error), (here, error) = sampled_blocks.mean_kept(served), sampled_blocks.mean_kept(simulated)
-    limits = LIMIT * hypot(its_error, error)
-    print(
-        f"{method}: kept a forward at temperature {TEMPERATURE}: server {there:.3f}, offline {here:.3f} +- {limits:.3f}"
-    )
-    assert abs(there - here) < limits
-    greedily = sum(sum(its.kept) for its in whole) / sum(len(its.kept) for its in whole)
-    assert greedily - here > limits, "greedy answers would pass too"
+    sampling = Sampling(TEMPERATURE, torch.Generator().manual_seed(0))
+    simulated = answered(prompts * SIMULATED, stop, sampling=sampling)
+    (there, its_limits), (here, limits) = limited(map(counted, served)), limited(map(counted, simulated))
+    print(f"{method} at {TEMPERATURE}: {there:.3f} +- {its_limits:.3f} served, {here:.3f} +- {limits:.3f} offline")
+    between = LIMIT * hypot(its_limits, limits)
+    assert abs(there - here) < between
+    assert limited(map(counted, whole))[0] - here > between, "greedy answers would pass too"
 
 
-def sampled(url, prompts):
-    """The drafts kept by each forward in sampled answers of TOKENS tokens."""
-    sampling = {"max_new_tokens": TOKENS, "temperature": TEMPERATURE, "ignore_eos": True}
+def counted(answer):
+    """`Counted`, of an answer of either."""
+    return Counted(0, len(answer.tokens), histogram(answer))
 
-    async def ask():
-        async with Client(url, patience=60, timeout=600) as client:
-            return await client.ask("/generate", {"input_ids": prompts, "sampling_params": sampling})
 
-    counts = [reply["meta_info"]["spec_correct_drafts_histogram"] for reply in asyncio.run(ask())]
-    return [[kept for kept, often in enumerate(histogram) for _ in range(often)] for histogram in counts]
+def histogram(answer):
+    """Forwards that kept 0, 1, .. BLOCK drafts; the server's ends with the last one that is not 0."""
+    if isinstance(answer, Answer):
+        return [answer.kept.count(count) for count in range(BLOCK + 1)]
+    return answer.histogram + [0] * (BLOCK + 1 - len(answer.histogram))
+
+
+def limited(answers):
+    """The accept length of all of them, and how far its 95% interval reaches to either side."""
+    answers = list(answers)
+    length = acceptance(answers).accept_length
+    return length, interval(answers)[1] - length

@@ -127,8 +127,10 @@ def test_samples_are_each_an_answer_and_differ(filtered):
     options = ["--samples", "4", "--temperature", "2", "--max-tokens", "8", "--keep-truncated"]
     store = filtered([{"prompt": "Is it raining?"}], *options)
     found = responses(store)
-    assert sorted(name.partition(".")[2] for name in found) == ["s0", "s1", "s2", "s3"]
-    assert read_counts(store)["exact"] == 4 and len({tuple(its) for its in found.values()}) > 1
+    counts = read_counts(store)  # a sample may be an end of turn alone
+    assert {name.partition(".")[2] for name in found} <= {"s0", "s1", "s2", "s3"}
+    assert counts["exact"] == counts["answers"] == 4 - counts.get("empty", 0)
+    assert len({tuple(its) for its in found.values()}) > 1
     assert filtered([{"prompt": "Is it raining?"}], *options) and responses(store) == found  # none is asked again
 
 
@@ -137,7 +139,7 @@ def test_a_request_is_answered_as_it_was_sampled(filtered, served):
     asked = {
         "greedy": {"temperature": 0},
         "short": {"temperature": 0, "max_tokens": 1},
-        "stopped": {"temperature": "0", "stop_token_ids": [call]},
+        "stopped": {"temperature": "0", "stop_token_ids": [call], "no_stop_trim": True},
         "long": {"temperature": 0, "min_tokens": 4, "max_completion_tokens": 4},
         "hot": {"temperature": "hot"},
         "endless": {"max_tokens": -1},

@@ -49,17 +49,19 @@ def test_a_part_that_hangs_costs_its_limit_alone(tmp_path):
 
 
 def test_what_has_grown_above_the_least_that_the_card_has_shown_is_a_failure():
-    def seen(card, ms, gib=3.0):
+    def seen(ms, gib=3.0, card="H"):
         return {"figures": {"card": card, "fast": {"ms": ms, "gib": gib}, "loss": 2.0}}
 
-    least, grown = bounds({}, seen("H", 100.0))
-    assert (least, grown) == ({"fast ms": 100.0, "fast gib": 3.0}, [])
-    before = seen("H", 100.0) | {"least": least}
-    assert bounds(before, seen("H", 109.0)) == (least, [])
-    assert bounds(before, seen("H", 111.0)) == (least, ["fast ms: 111.0, 100.0 before"])  # and the bound stays
-    assert bounds(before, seen("H", 90.0, 3.4)) == ({"fast ms": 90.0, "fast gib": 3.0}, ["fast gib: 3.4, 3.0 before"])
-    assert bounds(before, seen("L", 400.0)) == ({"fast ms": 400.0, "fast gib": 3.0}, [])
-    assert bounds(before, {"figures": {}}) == (least, [])
+    def least(ms, gib=3.0, card="H"):
+        return {"card": card, "fast ms": ms, "fast gib": gib}
+
+    before = {"least": least(100.0)}
+    assert bounds({}, seen(100.0)) == (least(100.0), [])
+    assert bounds(before, seen(109.0)) == (least(100.0), [])
+    assert bounds(before, seen(111.0)) == (least(100.0), ["fast ms: 111.0, 100.0 before"])  # and the bound stays
+    assert bounds(before, seen(90.0, 3.4)) == (least(90.0), ["fast gib: 3.4, 3.0 before"])
+    assert bounds(before, seen(400.0, card="L")) == (least(400.0, card="L"), [])
+    assert bounds(before, {"state": "no time left"}) == (least(100.0), [])
 
 
 def test_importing_the_parts_leaves_the_gpu_alone():

@@ -229,6 +229,23 @@ def test_elsewhere_than_on_a_terminal_progress_is_json(run, stub, jsonl):
     assert {"in_flight", "seconds_left"} <= line.keys()
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--temperature", "inf"], "--temperature inf"),
+        (["--temperature", "nan"], "--temperature"),
+        (["--chat-template-kwargs", '{"x": NaN}'], '--chat-template-kwargs {"x": NaN}: not JSON'),
+        (["--dataset-name", ""], "--dataset-name: none is named"),
+        (["--dataset-name", "s3://bucket"], "s3://bucket: no file is named"),
+        (["--dataset-name", "s3://bucket/folder/"], "s3://bucket/folder/: no file is named"),
+    ],
+)
+def test_what_no_server_and_no_store_takes_is_refused_before_it_is_asked(run, stub, jsonl, options, told):
+    named = [] if "--dataset-name" in options else ["--dataset-name", jsonl(CHATS)]
+    refused(run(*named, *options), told)
+    assert not stub.asked
+
+
 def test_progress_counts_the_answers_that_are_due_and_not_the_rows(run, jsonl):
     _, said = run("--dataset-name", jsonl(CHATS[:5]), "--samples", 3, "--temperature", 1)
     line = json.loads(next(line for line in said.splitlines() if line.startswith("{")))

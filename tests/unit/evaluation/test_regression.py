@@ -191,6 +191,16 @@ def test_of_runs_that_publish_at_once_the_later_is_told_to_compare_again(tmp_pat
     assert Overtaken.exit_code == BelowBar.exit_code
 
 
+def test_a_draft_with_another_card_follows_itself(tmp_path, place):
+    """A finished run, submitted again with a newer image, whose page or card reads otherwise."""
+    first = publish(make_run(tmp_path / "first"), place, say=quiet).version
+    run = compared_run(tmp_path, 1, first)
+    second = publish(run, place, bar=Bar(max_regression=0.02), say=quiet).version
+    add_report(run, published=found(1.01, version=first))
+    third = publish(run, place, bar=Bar(max_regression=0.02), say=quiet).version
+    assert len({first, second, third}) == 3 and versions.open_place(place, "draft").latest() == third
+
+
 @pytest.mark.parametrize("published", [True, False])
 @pytest.mark.parametrize("kind", ["directory", "s3"])
 def test_of_runs_that_publish_at_the_same_moment_one_wins(tmp_path, kind, published, request, monkeypatch):
