@@ -34,7 +34,10 @@ def made(tmp_path_factory):
     draft, prompts = tiny_drafts.random_draft(trained), tiny_drafts.prompts(PROMPTS)
     tiny_drafts.train(draft, trained, prompts[: PROMPTS // 2], steps=60, length=TOKENS)
     method, store = METHODS["eagle3"], open_store(root / "run")
-    rows = [{"id": f"{at}", "input_ids": its, "messages": [{"content": "?"}]} for at, its in enumerate(prompts)]
+    rows = [
+        {"id": f"{at}", "input_ids": its, "messages": [{"role": "user", "content": f"{at}"}]}
+        for at, its in enumerate(prompts)
+    ]
     store.write("samples/prompts.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     files = describe_files(root / "run/samples", ["prompts.jsonl"])
     write_marker(store.at("samples"), "samples.json", Marker.of("prepare", {}, {}, files=files))
