@@ -110,7 +110,7 @@ def test_loss_and_accuracy_have_a_line_for_each_position_and_the_held_out_first_
     assert sorted(plain) == sorted([*(2 * [f"line c{at}" for at in range(7)]), "line c2"])  # the last: calibrated
     assert [a["class"] for a in lines if "dashed" in a["class"]] == 3 * ["line c0 dashed"]  # the last: estimated
     assert len(lines[0]["points"].split()) == 40  # a row of metrics each
-    assert len([a for tag, a in read.tags if tag == "circle"]) == (2 + 2) * 4  # an evaluation each, be it the only one
+    assert len([a for tag, a in read.tags if tag == "circle"]) == (2 + 2) * 4  # an evaluation each, even of one alone
     assert "held-out values of the 1st dashed" in read.said()
     assert "1st 2nd 3rd 4th 5th 6th 7th" in read.said()
 
