@@ -5,6 +5,7 @@ Every step is a command of the README, in a run directory of the cell's own, and
 """
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -67,7 +68,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return "-".join((self.method, str(self.drafts), *self.tried)).replace("/", "_")
+        """Of its folder. No `=`: run_dir=FOLDER is a setting, which has one."""
+        return re.sub("[=/]", "_", "-".join((self.method, str(self.drafts), *self.tried)))
 
     @property
     def settings(self) -> tuple[str, ...]:

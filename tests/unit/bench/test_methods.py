@@ -127,6 +127,10 @@ def test_dflash_reads_one_row_more_than_it_drafts():
     assert cells.Cell("dflash", 3).settings == ("block_size=4",)
 
 
+def test_a_cell_with_other_settings_has_a_folder_that_can_be_a_settings_value():
+    assert cells.Cell("eagle3", 3, ("initialise=./a/b", "epochs=2")).name == "eagle3-3-initialise_._a_b-epochs_2"
+
+
 def test_a_table_that_was_killed_goes_on_with_what_is_missing(run, commands):
     commands.fails_at = "--base-url"
     with pytest.raises(SystemExit):
