@@ -28,6 +28,7 @@ _ADVICE_ON = {
     "empty": _ADVICE,
     "bad_sampling": "mend the requests, or leave --keep-sampling out",
     "no_token_ids": "serve the target with SGLang 0.5.23, which says them",
+    "scrubbed": "--scrub returns the row, or None for one that is to go: mend it, and take another --output",
 }
 
 
@@ -99,9 +100,9 @@ class Results:
             raise self._all_refused()
         self._judge()
         self._release(self._refused)
-        others = [(count, name) for name, count in self.rejects.items() if name not in BY_CHOICE]
+        others = {name: count for name, count in self.rejects.items() if name not in BY_CHOICE - {"scrubbed"}}
         if others and not self.counts["answers"]:
-            count, bucket = max(others)
+            bucket, count = max(others.items(), key=lambda its: its[1])
             raise BadInput(f"no row is answered, {count} are {bucket}: {_ADVICE_ON.get(bucket, _ON_ROWS)}")
 
     def _judge(self) -> None:

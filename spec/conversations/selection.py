@@ -106,8 +106,14 @@ def _read_suite(name: str) -> Suite:
     else:
         with at_hand(name) as local:
             source = open_source(local)
-            asked = (said_by_users(conversation_in(read.row, read.column)) for read in source.read())
-            lineage, first = source.lineage, [texts[0] for texts in asked if texts]
+            asked = [said_by_users(conversation_in(read.row, read.column)) for read in source.read()]
+        lineage, first = source.lineage, [texts[0] for texts in asked if texts]
+        if first and len(first) < len(asked):  # what cannot be read cannot be kept out of training
+            number = next(number for number, texts in enumerate(asked, start=1) if not texts)
+            raise BadInput(
+                f"--leave-out {name}: row {number} has no user's prompt, where others have theirs in {source.column}: "
+                "give rows of another form a file of their own"
+            )
     if not first:
         raise BadInput(f"--leave-out {name}: no row of it has a user's prompt")
     there = {key: lineage[key] for key in _IDENTITY if lineage.get(key) is not None}

@@ -66,9 +66,17 @@ def test_rows_that_a_suite_or_the_held_out_prompts_hold_are_left_out_and_counted
 
 @pytest.mark.parametrize(
     ("suite", "told"),
-    [(None, "no such file"), ([{"blob": 1}], "columns: blob"), ([{"prompt": ""}], "no row of it has")],
+    [
+        (None, "no such file"),
+        ([{"blob": 1}], "columns: blob"),
+        ([{"prompt": ""}], "no row of it has"),
+        (
+            [{"prompt": "a"}, {"messages": [user("b")]}],
+            "row 2 has no user's prompt, where others have theirs in prompt",
+        ),
+    ],
 )
-def test_a_suite_that_holds_no_prompts_is_refused(run, stub, jsonl, tmp_path, suite, told):
+def test_a_suite_that_holds_no_prompts_or_hides_some_is_refused(run, stub, jsonl, tmp_path, suite, told):
     path = tmp_path / "suite.jsonl" if suite is None else jsonl(suite, "suite.jsonl")
     code, said = run("--dataset-name", jsonl(ROWS), "--leave-out", path)
     assert code == 2 and told in said and said.count("\n") == 1 and not stub.asked
@@ -104,6 +112,12 @@ def test_a_hook_changes_rows_and_drops_them_before_anything_is_stored(run, stub,
     asked = len(stub.asked)
     assert run("--dataset-name", jsonl(rows), "--scrub", name)[0] == 0
     assert len(stub.asked) == asked and sorted(read_lines(store)) == before
+
+
+def test_a_hook_that_drops_every_row_is_not_done(run, stub, jsonl, hook):
+    code, said = run("--dataset-name", jsonl(ROWS[:20]), "--scrub", hook("    pass"))
+    assert code == 2 and "no row is answered, 20 are scrubbed: --scrub returns the row" in said
+    assert not stub.asked
 
 
 def read_lines_of(tmp_path):
