@@ -189,7 +189,7 @@ def test_on_a_terminal_progress_is_a_bar(stub, jsonl, tmp_path):
         shown += chunk
     assert process.wait(60) == 0
     assert re.search("━━━━━━━━[^\r\n]*left: 00:0", shown.decode())  # 80 columns have room for the bar too
-    for word in (b"/100", b"rows/s", b"tokens/s", b"8 in flight", b"rejects: none", b"left: 00:0"):
+    for word in (b"/100", b"answers/s", b"tokens/s", b"8 in flight", b"rejects: none", b"left: 00:0"):
         assert word in shown, shown[-2000:]
 
 
