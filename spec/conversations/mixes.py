@@ -99,7 +99,8 @@ def named(
     if not all(name.strip() for name in names):
         raise BadInput("--dataset-name: none is named; an empty name would be this folder")
     if len(numbers) != len(names):
-        raise BadInput(f'--weights "{weights}": {len(names)} datasets want a weight each, as --weights "2 1"')
+        given = f'--weights "{weights}"' if weights else "--weights is missing"
+        raise BadInput(f'{given}: {len(names)} datasets want a weight each, as --weights "2 1"')
     if len(set(names)) < len(names):
         raise BadInput(f"--dataset-name: {max(names, key=list(names).count)} is given twice; give it a larger weight")
     return [

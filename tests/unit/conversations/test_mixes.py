@@ -102,7 +102,7 @@ def test_one_dataset_is_recorded_and_named_as_it_was_before_there_were_mixes(run
 @pytest.mark.parametrize(
     ("names", "weights", "told"),
     [
-        (["a", "b"], "", "2 datasets want a weight each"),
+        (["a", "b"], "", "--weights is missing: 2 datasets want a weight each"),
         (["a", "b"], "1", "2 datasets want a weight each"),
         (["a"], "1 2", "1 datasets want a weight each"),
         (["a", "b"], "1 x", "x: not a number"),
