@@ -186,15 +186,17 @@ def _show(evaluation: Evaluation) -> None:
             " ".join(f"{share:.2f}" for share in part.get("acceptance_by_position", [])),
             f"{part['tokens_per_s']:.0f}" if "tokens_per_s" in part else "",
             f"{part['concurrency']} ({part['server'].get('max_running_requests') or '?'})" if "server" in part else "",
-            (f"sampled at {part['temperature']:g}" if "temperature" in part else "")
-            if same is None
-            else "yes"
-            if same
-            else f"{len(part['differ'])} of {part['prompts']} differ",
+            _same_tokens(part, same),
         )
         if name == "offline":
             table.add_row("untrained", f"{part['untrained_accept_length']:.3f}")
     Console().print(table)
+
+
+def _same_tokens(part: dict, same: bool | None) -> str:
+    if same is None:
+        return f"sampled at {part['temperature']:g}" if "temperature" in part else ""
+    return "yes" if same else f"{len(part['differ'])} of {part['prompts']} differ"
 
 
 def _show_suites(measured: list[dict]) -> None:

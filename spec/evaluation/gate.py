@@ -27,9 +27,7 @@ class Bar:
     accept_length: float | None = None  # tokens a forward of the target
     speed_up: float | None = None  # tokens/s with the draft over those without it, ..
     at_concurrency: int | None = None  # .. at so many requests at once
-    max_regression: float | None = (
-        None  # a fraction: worse than the published draft by no more than this and the spread
-    )
+    max_regression: float | None = None  # worse than the published draft by this fraction and the spread, at most
 
     def __post_init__(self) -> None:
         if (self.speed_up is None) != (self.at_concurrency is None):
