@@ -13,21 +13,28 @@ from typing import Any
 
 from aiohttp import web
 
+from spec.methods.method import ADAPTIVE, Drafts
 from tests.stub_server import Asked, Json, StubServer
+
+ADAPTS_TO = 5  # drafts a round, where their number is adaptive
 
 
 class GeneratingStub(StubServer):
-    def __init__(self, *, drafts: int = 0, kept: int = 0, round_seconds: float = 0.0, most: int = 16, **options: Any):
+    def __init__(
+        self, *, drafts: Drafts = 0, kept: int = 0, round_seconds: float = 0.0, most: int = 16, **options: Any
+    ):
         super().__init__(**options, ids=True)
-        self.drafts, self.kept, self.round_seconds = drafts, kept, round_seconds
+        self.drafts = ADAPTS_TO if drafts == ADAPTIVE else drafts
+        self.kept, self.round_seconds = kept, round_seconds
         self.shift = 0  # of all tokens: other weights
         self.info: Json = {"max_running_requests": most}
         if drafts:
             self.info |= {
                 "speculative_algorithm": "EAGLE3",
-                "speculative_num_steps": drafts,
+                "speculative_num_steps": self.drafts,
                 "speculative_eagle_topk": 1,
-                "speculative_num_draft_tokens": drafts + 1,
+                "speculative_num_draft_tokens": self.drafts + 1,
+                "internal_states": [{"speculative_adaptive": drafts == ADAPTIVE}],
             }
 
     def routes(self, app: web.Application) -> None:

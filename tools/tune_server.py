@@ -22,6 +22,7 @@ from spec.errors import BadInput
 from spec.evaluation.drafts import verified_draft
 from spec.methods import method_of
 from spec.methods.files import exported
+from spec.methods.method import ADAPTIVE, Drafts
 from spec.report import card
 from spec.report import page as report
 from spec.report import sweep as picture
@@ -39,9 +40,12 @@ def main(
     run: Annotated[str, Argument(help="The run: a directory or s3://BUCKET/PREFIX.")],
     target: Annotated[Path, Option(help="The target's directory.")],
     concurrency: Annotated[str, Option(help="Loads: requests at once, as 1,4,16.")] = "1,4,16",
-    drafts: Annotated[str, Option(help="Drafts a round. Default: 1,3,5,7, as far as the draft has learnt.")] = "",
+    drafts: Annotated[
+        str, Option(help="Drafts a round, as 1,3,adaptive. Default: 1,3,5,7, as far as the draft has learnt.")
+    ] = "",
     base_url: Annotated[
-        list[str] | None, Option(help="DRAFTS=URL: a server with the draft at so many a round; for each of --drafts.")
+        list[str] | None,
+        Option(help="DRAFTS=URL, as 3=URL: a server with the draft at so many a round; for each of --drafts."),
     ] = None,
     baseline_url: Annotated[str | None, Option(help="A server of the same target without the draft.")] = None,
     rounds: Annotated[int, Option(min=1, help="Times that each server is asked everything.")] = Settings.rounds,
@@ -55,9 +59,9 @@ def main(
     loads, urls = numbers("--concurrency", concurrency), urls_of(base_url or [])
     if bool(urls) != bool(baseline_url):
         raise BadInput("--base-url and --baseline-url go together: a draft is measured beside the server without it")
-    wanted = numbers("--drafts", drafts) if drafts else tuple(sorted(urls)) or learnt(store)
-    if urls and (missing := set(wanted) - urls.keys()):
-        raise BadInput(f"--drafts {min(missing)}: no --base-url {min(missing)}=URL says where it is served")
+    wanted = counts(drafts) if drafts else tuple(urls) or learnt(store)
+    if urls and (missing := [count for count in wanted if count not in urls]):
+        raise BadInput(f"--drafts {missing[0]}: no --base-url {missing[0]}=URL says where it is served")
     sweep = Sweep(store, target, Settings(loads, wanted, rounds, prompts, max_new_tokens), overwrite=overwrite)
     with verified_draft(store.at("draft"), sweep.draft, target) as folder:
         given = {**urls, 0: baseline_url or ""}
@@ -77,7 +81,7 @@ def starting(target: Path, draft: Path, sweep: Sweep, flags: list[str]) -> Open:
     most = max(sweep.settings.loads)
     context = [word for pair in context_flags(sweep.draft).items() for word in pair]
 
-    def start(drafts: int) -> AbstractContextManager[str]:
+    def start(drafts: Drafts) -> AbstractContextManager[str]:
         name = f"tune-{drafts}-drafts" if drafts else "tune-without"
         what = a_round(drafts) if drafts else "without the draft"
         print(f"starting SGLang on CPU, {what}; its log is {logs / name}.log", flush=True)
@@ -93,7 +97,7 @@ def starting(target: Path, draft: Path, sweep: Sweep, flags: list[str]) -> Open:
     return start
 
 
-def learnt(run: Store) -> tuple[int, ...]:
+def learnt(run: Store) -> tuple[Drafts, ...]:
     config = exported(run.at("draft")).facts["config"]
     most = method_of(config).most_drafts(config)
     return tuple(count for count in DRAFTS if most is None or count <= most)
@@ -109,13 +113,20 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
     return found
 
 
-def urls_of(given: list[str]) -> dict[int, str]:
-    found = {}
+def counts(text: str) -> tuple[Drafts, ...]:
+    words = text.split(",")
+    fixed = [word for word in words if word != ADAPTIVE]
+    adaptive = (ADAPTIVE,) if len(fixed) < len(words) else ()
+    return (*(numbers("--drafts", ",".join(fixed)) if fixed else ()), *adaptive)
+
+
+def urls_of(given: list[str]) -> dict[Drafts, str]:
+    found: dict[Drafts, str] = {}
     for word in given:
         count, _, url = word.partition("=")
-        if not count.isdecimal() or not int(count) or not url:
+        if not url or not (count == ADAPTIVE or count.isdecimal() and int(count)):
             raise BadInput(f"--base-url {word.rpartition('@')[2]}: it reads like 3=http://127.0.0.1:30000")
-        found[int(count)] = url
+        found[ADAPTIVE if count == ADAPTIVE else int(count)] = url
     return found
 
 

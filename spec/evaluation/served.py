@@ -13,7 +13,7 @@ from spec.evaluation.figures import Counted
 from spec.evaluation.prompts import Asked, read_tokenizer
 from spec.evaluation.turns import WARM_TOKENS, in_turn, spread
 from spec.methods.files import WEIGHTS
-from spec.methods.method import Method
+from spec.methods.method import Drafts, Method
 from spec.progress import RowProgress
 from spec.server.sglang import ServedAnswer, SglangServer, Timed
 from spec.storage import file_sha256
@@ -53,7 +53,7 @@ def check_without_draft(server: SglangServer) -> None:
         raise BadInput(f"--baseline-url {server.url} serves with speculation ({algorithm}); the baseline is without")
 
 
-def check_with_draft(server: SglangServer, method: Method, draft: Marker, steps: int) -> None:
+def check_with_draft(server: SglangServer, method: Method, draft: Marker, steps: Drafts) -> None:
     """`BadInput` if speculation is off, is not the draft's method at `steps` a round, or has visibly another draft."""
     info = server.info
     method.check_server(info, steps, server.url)

@@ -6,7 +6,7 @@ image that has neither. What computes (`Training`, `Drafter`) is imported by the
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from spec.methods.tensors import StoredTensor
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from spec.training.result import StepResult
 
 Json = dict[str, Any]
+Drafts = int | Literal["adaptive"]  # a round
+
+ADAPTIVE: Literal["adaptive"] = "adaptive"  # the server chooses how many, by what it keeps and how busy it is
 Rows = list[tuple[str, Any]]
 
 
@@ -52,11 +55,14 @@ class Method(ABC):
 
     # ---- the server
     @abstractmethod
-    def flags(self, drafts: int) -> dict[str, str]:
-        """The server's speculative options, but for the draft's path, for `drafts` drafts a round."""
+    def flags(self, drafts: Drafts) -> dict[str, str]:
+        """The server's speculative options, but for the draft's path, for `drafts` a round; "" where one has no value.
+
+        `BadInput` where the server cannot adapt their number and is to.
+        """
 
     @abstractmethod
-    def check_server(self, info: Json, drafts: int, url: str) -> None:
+    def check_server(self, info: Json, drafts: Drafts, url: str) -> None:
         """`BadInput` if what a server says of itself (`/server_info`) is not this method at `drafts` a round."""
 
     @abstractmethod

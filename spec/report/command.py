@@ -23,7 +23,7 @@ def serving_command(marker: Marker, draft: str, *, target: str | None = None, nu
         **flags,
     }
     options |= context_flags(marker)
-    lines = [f"{name} {shlex.quote(value)}" for name, value in options.items()]
+    lines = [f"{name} {shlex.quote(value)}" if value else name for name, value in options.items()]
     return " \\\n  ".join(["python -m sglang.launch_server", *lines])
 
 

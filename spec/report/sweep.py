@@ -6,10 +6,12 @@ from importlib.resources import files
 from markupsafe import Markup
 
 from spec.evaluation.gate import at_once
+from spec.methods.method import ADAPTIVE, Drafts
 from spec.report import charts
 from spec.report.evidence import Evidence, gather
 from spec.storage import Store
 from spec.storage.markers import Json
+from spec.tuning.arithmetic import order
 
 PICTURE = "report/sweep.svg"
 
@@ -30,7 +32,8 @@ def section(evidence: Evidence) -> Json:
     if evidence.sweep is None:
         return {}
     facts = evidence.sweep.facts
-    measured, drafts = facts["measured"], sorted({one["drafts"] for one in facts["measured"]})
+    measured = facts["measured"]
+    drafts = sorted({one["drafts"] for one in measured}, key=order)
     return {
         "chart": _chart(measured, drafts),
         "legend": [{"name": _drafts(count), "colour": charts.spaced(at)} for at, count in enumerate(drafts)],
@@ -53,13 +56,13 @@ def markdown(evidence: Evidence) -> str:
     facts = evidence.sweep.facts
     cells = {(one["drafts"], one["concurrency"]): f"{one['speed_up'][0]:.2f}" for one in facts["measured"]}
     cells |= {(one["drafts"], one["concurrency"]): f"at most {one['at_most']:.2f}" for one in facts["skipped"]}
-    loads, drafts = (sorted({key[at] for key in cells}) for at in (1, 0))
+    drafts, loads = sorted({one for one, _ in cells}, key=order), sorted({load for _, load in cells})
     rows = [["drafts a round", *map(str, loads)], ["---"] * (len(loads) + 1)]
     rows += [[str(count), *(cells.get((count, load), "") for load in loads)] for count in drafts]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _chart(measured: list[Json], drafts: list[int]) -> Markup:
+def _chart(measured: list[Json], drafts: list[Drafts]) -> Markup:
     """Speed-ups over the logarithm of the load, so that 1, 4, 16 and 64 are as far apart."""
     loads = sorted({one["concurrency"] for one in measured})
     lines = []
@@ -118,7 +121,9 @@ def _spread(values: list[float]) -> str:
     return f"{middle:.2f} ({least:.2f} to {most:.2f})"
 
 
-def _drafts(count: int) -> str:
+def _drafts(count: Drafts) -> str:
+    if count == ADAPTIVE:
+        return ADAPTIVE
     return f"{count} draft{'s' if count > 1 else ''}"
 
 

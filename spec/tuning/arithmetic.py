@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spec.evaluation.gate import at_once
+from spec.methods.method import ADAPTIVE, Drafts
 
 Json = dict[str, Any]
 
@@ -28,9 +29,19 @@ def accepts_at_most(drafts: int, by_position: Sequence[float] | None) -> float:
     return 1 + sum(by_position[:drafts]) + beyond * by_position[-1]
 
 
-def wins_at_most(drafts: int, load: int, by_position: Sequence[float] | None, measured: Sequence[Json]) -> float:
-    """A bound of the speed-up: a round of more drafts costs no less than one of fewer, and none less than a forward."""
-    fewer = [one["costs"][0] for one in measured if one["concurrency"] == load and one["drafts"] < drafts]
+def order(drafts: Drafts) -> float:
+    """Numbers of drafts as they are measured and told: the adaptive one, which bounds no other, comes last."""
+    return math.inf if drafts == ADAPTIVE else drafts
+
+
+def wins_at_most(drafts: Drafts, load: int, by_position: Sequence[float] | None, measured: Sequence[Json]) -> float:
+    """A bound of the speed-up: a round of more drafts costs no less than one of fewer, and none less than a forward.
+
+    None of an adaptive number, which may be the best one at each load.
+    """
+    if drafts == ADAPTIVE:
+        return math.inf
+    fewer = [one["costs"][0] for one in measured if one["concurrency"] == load and order(one["drafts"]) < drafts]
     return accepts_at_most(drafts, by_position) / max([1.0, *fewer])
 
 
@@ -49,11 +60,14 @@ def forward_ms(measured: Sequence[Json]) -> dict[int, float]:
     return found
 
 
-def verify_ms(drafts: int, load: int, forwards: dict[int, float]) -> float | None:
+def verify_ms(drafts: Drafts, load: int, forwards: dict[int, float]) -> float | None:
     """About what of a round is the target's: a forward of as many rows, without a draft, between the loads measured.
 
-    None where fewer rows were measured. Contexts longer than the weights make it too high: here each row reads its own.
+    None where fewer rows were measured, or their number changes. Contexts longer than the weights make it too high:
+    here each row reads its own.
     """
+    if drafts == ADAPTIVE:
+        return None
     rows, loads = load * (drafts + 1), sorted(forwards)
     above = next((at for at in loads if at >= rows), None)
     if above is None:
@@ -71,12 +85,12 @@ def recommend(measured: Sequence[Json], skipped: Sequence[Json], loads: Sequence
     found = {(one["drafts"], one["concurrency"]): one["speed_up"][0] for one in measured}
     bounds = {(one["drafts"], one["concurrency"]): one["at_most"] for one in skipped}
 
-    def mean(drafts: int) -> float:
+    def mean(drafts: Drafts) -> float:
         return sum(math.log((found | bounds)[drafts, load]) for load in loads)
 
     gaining = {drafts for (drafts, _), faster in found.items() if faster > 1 + NOISE}
-    best = max(sorted(gaining), key=mean, default=None)
-    told = best if best is not None else max(sorted({drafts for drafts, _ in found}), key=mean)
+    best = max(sorted(gaining, key=order), key=mean, default=None)
+    told = best if best is not None else max(sorted({drafts for drafts, _ in found}, key=order), key=mean)
     return {
         "drafts": best,
         "speed_up": {str(load): found[told, load] for load in loads if (told, load) in found},
@@ -94,5 +108,7 @@ def words(recommended: Json) -> str:
     return f"deploy it with {how}: {', '.join(told)}" + (f"; not for speed at {losing}" if losing else "")
 
 
-def a_round(drafts: int) -> str:
+def a_round(drafts: Drafts) -> str:
+    if drafts == ADAPTIVE:
+        return "an adaptive number of drafts a round"
     return f"{drafts} draft{'s' if drafts > 1 else ''} a round"

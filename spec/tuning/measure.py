@@ -11,13 +11,17 @@ from spec.evaluation import served
 from spec.evaluation.figures import Acceptance
 from spec.evaluation.prompts import Asked
 from spec.evaluation.turns import WARM_TOKENS, in_turn, spread
+from spec.methods.method import ADAPTIVE, Drafts
 from spec.progress import RowProgress
 from spec.server.sglang import SglangServer, Timed
+from spec.tuning.arithmetic import a_round
 
 Json = dict[str, Any]
 
 
-def measure(plain: SglangServer, drafted: SglangServer, asked: Asked, *, drafts: int, load: int, rounds: int) -> Json:
+def measure(
+    plain: SglangServer, drafted: SglangServer, asked: Asked, *, drafts: Drafts, load: int, rounds: int
+) -> Json:
     """Figures of `rounds` passes over `asked` on each server, `load` requests at once; see the keys.
 
     A figure is `[median, least, most]` of the rounds.
@@ -25,7 +29,7 @@ def measure(plain: SglangServer, drafted: SglangServer, asked: Asked, *, drafts:
     servers = {"plain": plain, "drafted": drafted}
     for server in servers.values():
         _ask(server, asked, load, lambda rows, tokens: None, tokens=WARM_TOKENS, prompts=asked.prompts[:load])
-    said = f"{drafts} drafts, {load} at once"
+    said = f"{a_round(drafts)}, {load} at once"
     with RowProgress(said, 2 * rounds * len(asked.prompts)) as progress:
         before = [0, 0]
 
@@ -40,7 +44,9 @@ def measure(plain: SglangServer, drafted: SglangServer, asked: Asked, *, drafts:
         passes = in_turn(servers, range(rounds), once)
     plainly, speculated = _outputs(passes)
     served.check_same_model(drafted, speculated, plainly, plain.url)
-    accepted = served.acceptance(drafted, asked.prompts, passes["drafted"][0], drafts, accepts_offline=False)
+    answers = passes["drafted"][0]
+    most = max(len(answer.histogram) for answer in answers.answers) - 1 if drafts == ADAPTIVE else drafts
+    accepted = served.acceptance(drafted, asked.prompts, answers, most, accepts_offline=False)
     return _facts(passes, accepted) | {
         "drafts": drafts,
         "concurrency": load,

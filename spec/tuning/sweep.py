@@ -16,6 +16,7 @@ from spec.export.verify import verify_files
 from spec.methods import method_of
 from spec.methods.files import MARKER as DRAFT_MARKER
 from spec.methods.files import exported
+from spec.methods.method import ADAPTIVE, Drafts
 from spec.server.sglang import SglangServer
 from spec.storage import Store
 from spec.storage.markers import Marker, find_marker, read_marker, write_marker
@@ -28,13 +29,13 @@ FOLDER = "report"
 MARKER = "sweep.json"
 
 Json = dict[str, Any]
-Open = Callable[[int], AbstractContextManager[str]]  # the URL of a server with so many drafts a round; 0: without
+Open = Callable[[Drafts], AbstractContextManager[str]]  # the URL of a server with so many drafts a round; 0: without
 
 
 @dataclass(frozen=True)
 class Settings:
     loads: tuple[int, ...]  # requests at once
-    drafts: tuple[int, ...]  # a round
+    drafts: tuple[Drafts, ...]  # a round
     rounds: int = 3
     prompts: int = 32
     max_new_tokens: int = 128
@@ -49,10 +50,11 @@ class Sweep:
         self.draft = exported(run.at("draft"))
         self.method = method_of(self.draft.facts["config"])
         self.block = self.method.most_drafts(self.draft.facts["config"])  # None: a chain, of any length
-        if self.block is not None and max(settings.drafts) > self.block:
-            raise BadInput(
-                f"--drafts {max(settings.drafts)}: the draft was trained for blocks of {self.block} drafts a round"
-            )
+        for count in settings.drafts:
+            self.method.flags(count)  # refuses an adaptive number where there is none
+        longest = max((count for count in settings.drafts if count != ADAPTIVE), default=1)
+        if self.block is not None and longest > self.block:
+            raise BadInput(f"--drafts {longest}: the draft was trained for blocks of {self.block} drafts a round")
         self.asked = read_asked(run, target, count=settings.prompts, max_new_tokens=settings.max_new_tokens)
         if len(self.asked.prompts) < max(settings.loads):
             raise BadInput(
@@ -69,7 +71,7 @@ class Sweep:
         """
         with ExitStack() as held:
             plain: SglangServer | None = None
-            for drafts in sorted(self.settings.drafts):
+            for drafts in sorted(self.settings.drafts, key=arithmetic.order):
                 with ExitStack() as own:
                     drafted: SglangServer | None = None
                     for load in sorted(self.settings.loads):
@@ -104,7 +106,7 @@ class Sweep:
             self.run.write(f"draft/{DRAFT_MARKER}", (self.draft.model_dump_json(indent=1) + "\n").encode())
         return there
 
-    def _known(self, drafts: int, load: int, say: Callable[[str], None]) -> bool:
+    def _known(self, drafts: Drafts, load: int, say: Callable[[str], None]) -> bool:
         """Whether a setting is measured already or cannot win; it is then counted as such."""
         named = f"{a_round(drafts)} at {at_once(load)}"
         found = find_marker(
@@ -121,7 +123,7 @@ class Sweep:
             return True
         return False
 
-    def _by_position(self, drafts: int) -> Sequence[float] | None:
+    def _by_position(self, drafts: Drafts) -> Sequence[float] | None:
         """The most that was seen at each position: of a chain at any length, of a block at the same size alone."""
         chain = self.block is None
         known = [one for one in self.measured if chain or one["drafts"] == drafts]
@@ -139,14 +141,14 @@ class Sweep:
         served.check_room(server, max(self.settings.loads), None)
         return server
 
-    def _drafted(self, url: str, drafts: int, draft: Path) -> SglangServer:
+    def _drafted(self, url: str, drafts: Drafts, draft: Path) -> SglangServer:
         server = SglangServer(url)
         verify_files(draft, self.target, context_length=server.context_length)
         served.check_with_draft(server, self.method, self.draft, drafts)
         served.check_target(server, self.target)
         return server
 
-    def _identity(self, drafts: int | None = None, load: int | None = None) -> tuple[Json, Json]:
+    def _identity(self, drafts: Drafts | None = None, load: int | None = None) -> tuple[Json, Json]:
         """Settings and inputs of one setting's marker; without one, of the sweep's, which may come to have more."""
         settings: Json = {
             "prompts": len(self.asked.prompts),
@@ -164,5 +166,5 @@ class Sweep:
         self.measured.append(write_marker(self.report, _key(drafts, load), marker).facts)
 
 
-def _key(drafts: int, load: int) -> str:
+def _key(drafts: Drafts, load: int) -> str:
     return f"sweep/drafts-{drafts}-at-{load}.json"

@@ -10,6 +10,7 @@ import numpy as np
 
 from spec.errors import BadInput
 from spec.methods.checks import check_numbers, check_sizes
+from spec.methods.method import ADAPTIVE, Drafts
 from spec.methods.tensors import StoredTensor
 
 Json = dict[str, Any]
@@ -103,6 +104,15 @@ def check_tensors(path: Path, config: Json, tensors: dict[str, StoredTensor]) ->
     for name in ("markov_head.markov_w1.weight", "markov_head.markov_w2.weight"):
         if name in tensors and not np.any(tensors[name].values[: 1 << 24]):
             raise BadInput(f"{path}: {name} is all zeros: nothing was learnt, or it was lost")
+
+
+def number_of(drafts: Drafts) -> int:
+    """`BadInput` for an adaptive number."""
+    if drafts == ADAPTIVE:
+        raise BadInput(
+            f"{ADAPTIVE} drafts a round: SGLang adapts an EAGLE-3 draft's rounds alone; name numbers, as 3,7"
+        )
+    return drafts
 
 
 def check_server(info: Json, algorithm: str, drafts: int, url: str) -> None:

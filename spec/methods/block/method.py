@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from spec.errors import BadInput
 from spec.methods.block import checks, layout, published
 from spec.methods.checks import check_initialise, check_names
-from spec.methods.method import Drafter, Json, Method, Rows, Training
+from spec.methods.method import Drafter, Drafts, Json, Method, Rows, Training
 from spec.methods.tensors import StoredTensor
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class Block(Method):
             raise BadInput(f"config: compile=true: nothing of a {self.title} step is compiled; set compile=false")
         check_names("draft", cfg.draft, {field.name for field in fields(BlockDraftConfig)} - _NOT_TO_CHOOSE)
 
-    def check_server(self, info: Json, drafts: int, url: str) -> None:
-        checks.check_server(info, self.algorithm, drafts, url)
+    def check_server(self, info: Json, drafts: Drafts, url: str) -> None:
+        checks.check_server(info, self.algorithm, checks.number_of(drafts), url)
 
     def check_family(self, model_type: str) -> None:
         checks.check_family(model_type)
@@ -136,9 +136,12 @@ measuring, more are not to be asked for."
     defaults = Path(__file__).with_name("dflash.yaml")
     markov = False
 
-    def flags(self, drafts: int) -> dict[str, str]:
+    def flags(self, drafts: Drafts) -> dict[str, str]:
         """The block has a row more than it drafts."""
-        return {"--speculative-algorithm": self.algorithm, "--speculative-num-draft-tokens": str(drafts + 1)}
+        return {
+            "--speculative-algorithm": self.algorithm,
+            "--speculative-num-draft-tokens": str(checks.number_of(drafts) + 1),
+        }
 
 
 class DSpark(Block):
@@ -158,5 +161,8 @@ class DSpark(Block):
     defaults = Path(__file__).with_name("dspark.yaml")
     markov = True
 
-    def flags(self, drafts: int) -> dict[str, str]:
-        return {"--speculative-algorithm": self.algorithm, "--speculative-dspark-block-size": str(drafts)}
+    def flags(self, drafts: Drafts) -> dict[str, str]:
+        return {
+            "--speculative-algorithm": self.algorithm,
+            "--speculative-dspark-block-size": str(checks.number_of(drafts)),
+        }

@@ -7,6 +7,7 @@ import numpy as np
 
 from spec.errors import BadInput
 from spec.methods.checks import check_numbers, check_sizes
+from spec.methods.method import ADAPTIVE, Drafts
 
 Json = dict[str, Any]
 
@@ -94,7 +95,7 @@ def check_vocabulary(path: Path, d2t: np.ndarray, t2d: np.ndarray) -> None:
     raise BadInput(f"{path}: d2t and t2d disagree about which {len(d2t)} target tokens the draft can say")
 
 
-def check_server(info: Json, drafts: int, url: str) -> None:
+def check_server(info: Json, drafts: Drafts, url: str) -> None:
     algorithm = info.get("speculative_algorithm")
     if algorithm != "EAGLE3":
         said = f"with --speculative-algorithm {algorithm}" if algorithm else "without speculation"
@@ -102,7 +103,18 @@ def check_server(info: Json, drafts: int, url: str) -> None:
             f"--base-url {url} serves {said}; it needs --speculative-algorithm EAGLE3 and the draft "
             "(EAGLE accepts nothing of an EAGLE-3 draft and says nothing)"
         )
-    wanted = {"speculative_eagle_topk": 1, "speculative_num_steps": drafts}
+    if _adapts(info) and drafts != ADAPTIVE:
+        raise BadInput(
+            f"{url} serves with --speculative-adaptive and changes its drafts a round; measured here are chains of "
+            f"{drafts}: serve without it"
+        )
+    if drafts == ADAPTIVE and not _adapts(info):
+        raise BadInput(
+            f"{url} does not adapt its drafts a round: serve with --speculative-adaptive; where that is given, its log "
+            'says why it is off ("speculative_adaptive disabled")'
+        )
+    chain = {} if drafts == ADAPTIVE else {"speculative_num_steps": drafts}
+    wanted = {"speculative_eagle_topk": 1, **chain}
     for name, value in wanted.items():
         if info.get(name) != value:
             flag = "--" + name.replace("_", "-")
@@ -110,3 +122,9 @@ def check_server(info: Json, drafts: int, url: str) -> None:
                 f"{url} serves with {flag} {info.get(name)}; measured here are chains of {drafts} drafts: "
                 f"serve with {flag} {value}, or change --drafts"
             )
+
+
+def _adapts(info: Json) -> bool:
+    """What its schedulers do: the server's own record keeps the flag where it was turned off at the start."""
+    states = info.get("internal_states") or [info]
+    return all(state.get("speculative_adaptive", False) for state in states)

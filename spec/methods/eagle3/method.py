@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from spec.errors import BadInput
 from spec.methods.checks import check_initialise, check_names
 from spec.methods.eagle3 import checks, layout, published
-from spec.methods.method import Drafter, Json, Method, Rows, Training
+from spec.methods.method import ADAPTIVE, Drafter, Drafts, Json, Method, Rows, Training
 from spec.methods.tensors import StoredTensor
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 _THE_TARGETS = {"target_hidden_size", "vocab_size", "draft_vocab_size", "feature_layers"}  # not to choose
+_ADAPTS_FROM = 3  # drafts a round, one of the numbers that SGLang chooses from
 _COUNTS = ("draft_vocab_size", "steps")
 _OPTIONAL = ("draft_vocab_size",)
 _CHOICES = {"objective": ("ce", "lk", "hard")}
@@ -53,8 +54,10 @@ class Eagle3(Method):
             raise BadInput(f"config: decay={cfg.decay!r}; it lies above 0 and up to 1")
         check_names("draft", cfg.draft, {field.name for field in fields(DraftConfig)} - _THE_TARGETS)
 
-    def flags(self, drafts: int) -> dict[str, str]:
+    def flags(self, drafts: Drafts) -> dict[str, str]:
         """The three numbers go together (SGLang takes all or none); with a top-k of 1 there is a token more."""
+        if drafts == ADAPTIVE:
+            return {**self.flags(_ADAPTS_FROM), "--speculative-adaptive": ""}
         return {
             "--speculative-algorithm": self.algorithm,
             "--speculative-num-steps": str(drafts),
@@ -62,7 +65,7 @@ class Eagle3(Method):
             "--speculative-num-draft-tokens": str(drafts + 1),
         }
 
-    def check_server(self, info: Json, drafts: int, url: str) -> None:
+    def check_server(self, info: Json, drafts: Drafts, url: str) -> None:
         checks.check_server(info, drafts, url)
 
     def check_family(self, model_type: str) -> None:

@@ -1,7 +1,7 @@
 """A sweep with servers that are as fast as they are told to be: what is measured, kept, left out and recommended."""
 
 import json
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import pytest
 
@@ -47,7 +47,7 @@ class Servers:
     def __call__(self, drafts):
         self.opened.append(drafts)
         seconds = FORWARD / 4 * (self.costs[drafts] if drafts else 1)
-        with GeneratingStub(drafts=drafts, kept=min(drafts, 1), round_seconds=seconds, behave=self.behave) as stub:
+        with GeneratingStub(drafts=drafts, kept=1 if drafts else 0, round_seconds=seconds, behave=self.behave) as stub:
             yield stub.url
 
 
@@ -89,6 +89,42 @@ def test_the_flags_that_win_stand_in_draft_json_on_the_card_and_in_what_fetch_pr
     publish(run, str(tmp_path / "there"), say=lambda line: None)
     fetched = fetch(str(tmp_path / "there"), tmp_path / "here", say=lambda line: None)
     assert "--speculative-num-steps 1" in serving_command(fetched, "HERE")
+
+
+def test_an_adaptive_number_is_measured_last_whatever_is_known_and_told_by_its_name(run):
+    servers = Servers({1: 3.0, "adaptive": 1.1})
+    facts = swept(run, servers, loads=(1,), drafts=("adaptive", 1))
+    assert servers.opened == [0, 1, "adaptive"]
+    assert [one["drafts"] for one in facts["measured"]] == [1, "adaptive"]
+    assert len(facts["measured"][1]["acceptance_by_position"]) == 5  # as long as its longest chain
+    assert facts["recommended"]["drafts"] == "adaptive"
+    told = card.render(gather(run))
+    assert "\n  --speculative-adaptive" in told and "--speculative-num-steps 3" in told and "| adaptive | 1." in told
+    assert verdict(gather(run)).startswith("deploy it with an adaptive number of drafts a round: 1.")
+    picture.write(run)
+    assert b"adaptive" in run.read("report/sweep.svg")
+    again = Servers({})
+    assert swept(run, again, loads=(1,), drafts=(1, "adaptive")) == facts and again.opened == []
+
+
+@pytest.mark.parametrize(
+    ("served_with", "measured", "said"),
+    [
+        (3, "adaptive", "does not adapt its drafts a round"),
+        ("adaptive", 5, "serves with --speculative-adaptive and changes its drafts a round"),
+    ],
+)
+def test_a_server_that_adapts_is_not_taken_for_one_that_does_not(run, served_with, measured, said):
+    stubs = GeneratingStub(), GeneratingStub(drafts=served_with, kept=1)
+    with stubs[0] as plain, stubs[1] as stub, pytest.raises(BadInput, match=said):
+        swept(run, lambda drafts: nullcontext(stub.url if drafts else plain.url), loads=(1,), drafts=(measured,))
+
+
+def test_the_flag_of_a_server_that_turned_it_off_counts_for_nothing(run):
+    with GeneratingStub() as plain, GeneratingStub(drafts=3, kept=1) as stub:
+        stub.info["speculative_adaptive"] = True  # the server's record of its flags
+        with pytest.raises(BadInput, match="does not adapt"):
+            swept(run, lambda drafts: nullcontext(stub.url if drafts else plain.url), loads=(1,), drafts=("adaptive",))
 
 
 def test_where_no_load_gains_the_report_says_so_and_the_flags_stay(run):
