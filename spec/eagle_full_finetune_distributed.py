@@ -7,6 +7,7 @@ It reads RUN/samples, which prepare_data.py wrote, and writes RUN/checkpoints. S
 complete checkpoint; finished, it says so and ends with 0. On SIGTERM it saves and ends with 143.
 """
 
+from contextlib import ExitStack
 from time import perf_counter, process_time
 from typing import Any
 
@@ -22,7 +23,9 @@ from torchtune.training import get_lr
 
 from spec import launch, ranks, settings, warm_start
 from spec.attention import kernels
-from spec.errors import Stopped
+from spec.costs.budget import Cap
+from spec.costs.meter import Meter, gpus_of
+from spec.errors import SpecError, Stopped
 from spec.methods import METHODS
 from spec.storage import Store
 from spec.storage.markers import Marker
@@ -53,6 +56,8 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.features: FeatureCache | None = None
         self.judged: dict[str, float] = {}  # what the last evaluation estimates; of the step that was taken then alone
         self.finished = False
+        self.step_seconds = self.save_seconds = 0.0  # what one takes
+        self.costs = ExitStack()  # counts them until it is closed
 
     def setup(self) -> None:
         """Check every input, then allocate: a mistake must not cost the minutes that a large target takes to load."""
@@ -83,6 +88,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
             return self._say(f"training is already done: {store.url}/{newest[0]}")
         if newest:
             self.progress = Progress.of(newest[1])
+        self._count_costs()
         self.total_steps = self._count_steps()
         ranks.together(lambda: settings.check_warmup(cfg, self.total_steps))
 
@@ -104,10 +110,12 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         if self.finished:
             return
         cfg, progress = self.cfg, self.progress
+        began, first = perf_counter(), progress.step
         log_every = cfg.log_every or (10 if self.device.type == "cuda" else 1)
         while True:
             for batches in self.train_data.epoch(progress.epoch, progress.bins_done):
                 stop = self.train_step(batches)
+                self.step_seconds = (perf_counter() - began) / (progress.step - first)
                 self.finished = progress.step == self.total_steps
                 evaluates = cfg.evaluate_every and (progress.step % cfg.evaluate_every == 0 or self.finished)
                 saves = progress.step % cfg.save_every == 0 or self.finished or stop
@@ -120,13 +128,12 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
                 if self.finished:
                     return
                 if stop:
-                    raise Stopped(
-                        f"SIGTERM: saved step {progress.step} of {self.total_steps}; the same command goes on"
-                    )
+                    raise self._stopped()
             progress.epoch, progress.bins_done = progress.epoch + 1, 0
 
     def train_step(self, batches: list[Batch]) -> bool:
-        """One optimizer step over this rank's `batches`; whether any rank was asked to stop.
+        """One optimizer step over this rank's `batches`; whether any rank was asked to stop, or another step and a
+        checkpoint would take the run past its cap of GPU-hours, as rank 0's clock has it.
 
         At each draft position the loss is the mean over the loss-bearing rows of all ranks, however unevenly these hold
         them: the counts are added up before the first backward, and gradients are summed, not averaged.
@@ -136,7 +143,8 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         began, cpu_began, data, window = perf_counter(), process_time(), self.train_data, self.window
         tokens = sum(sum(batch.documents.lengths) for batch in batches)
         loss_tokens = sum(batch.loss_tokens for batch in batches)
-        of_all_ranks = ranks.HostTotal(tokens, loss_tokens, self.shutdown.requested)
+        over = self.ranks.rank == 0 and self.cap.would_pass(self.step_seconds + self.save_seconds)
+        of_all_ranks = ranks.HostTotal(tokens, loss_tokens, self.shutdown.requested, over)
         self.draft.unshard(async_op=True)  # its gather passes while the target looks
         seen = [self._observe(batch, self.progress.epoch) for batch in batches]
         counts = ranks.total(torch.stack([observation.count for observation in seen]).sum(0))  # [P]
@@ -156,14 +164,14 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.scheduler.step()
         self.optimizer.zero_grad()
 
-        tokens, loss_tokens, stop = of_all_ranks.wait()
+        tokens, loss_tokens, stop, self.over_cap = of_all_ranks.wait()
         self.judged = {}
         self.progress.step += 1
         self.progress.bins_done = min(self.progress.bins_done + data.bins_a_step, len(data.bins))
         self.progress.tokens_seen += tokens
         spent = {"seconds": perf_counter() - began, "cpu_seconds": process_time() - cpu_began, "waited": data.waited}
         window.add(tokens=tokens, loss_tokens=loss_tokens, lr=lr, grad_norm=grad_norm, **spent)
-        return stop > 0
+        return stop + self.over_cap > 0
 
     @torch.no_grad()
     def evaluate(self) -> None:
@@ -179,10 +187,12 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
             self.metrics.log(self.progress.step, {"held_out": means | self.judged})
 
     def save_checkpoint(self) -> None:
+        began = perf_counter()
         if self.metrics:
             self.metrics.publish()
         facts = {"finished": self.finished} | warm_start.facts(self.start) | (self.judged if self.cfg.keep_best else {})
         self.checkpoints.save(self.progress, self._state(), self.method.config.to_json(), facts)
+        self.save_seconds = perf_counter() - began
 
     def load_checkpoint(self, name: str, marker: Marker) -> None:
         state = self._state()
@@ -197,6 +207,26 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
             self.metrics.close()
         self.shutdown.close()
         torch.distributed.destroy_process_group()
+
+    def _count_costs(self) -> None:
+        """One process of a node tells what the node costs; how near the cap is, rank 0's clock says."""
+        own, store = self.ranks, self.inputs.store
+        self.cap = ranks.first_decides(lambda: Cap.of(store, own.world if own.device.type == "cuda" else 0))
+        ranks.together(self._check_cap)
+        if own.local_rank == 0:
+            self.costs.enter_context(Meter(store, "train", **gpus_of(own.device.type, count=own.local_world)))
+
+    def _check_cap(self) -> None:
+        if self.cap.would_pass():
+            raise self.cap.refusal("training begins no further step")
+
+    def _stopped(self) -> SpecError:
+        saved = f"saved step {self.progress.step} of {self.total_steps}"
+        if not self.over_cap:
+            return Stopped(f"SIGTERM: {saved}; the same command goes on")
+        error = self.cap.refusal(saved)
+        error.agreed = True
+        return error
 
     def _read_samples(self) -> str:
         return self.method.read_samples(self.inputs.samples, f"{self.inputs.store.url}/samples")
@@ -271,9 +301,10 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
 
 def recipe_main(cfg: DictConfig) -> None:
     recipe = EagleFullFinetuneRecipeDistributed(cfg)
-    recipe.setup()
-    recipe.train()
-    recipe.cleanup()
+    with recipe.costs:
+        recipe.setup()
+        recipe.train()
+        recipe.cleanup()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from rich.table import Table
 from typer import Argument, Option
 
 from spec import cli
+from spec.costs.meter import Meter, gpus_of
 from spec.errors import BadInput, BelowBar
 from spec.evaluation.gate import Bar, gate
 from spec.evaluation.parts import NAMES
@@ -129,29 +130,40 @@ def main(
     shortened = SuiteSettings(suite_prompts or None, suite_tokens or None, max_new_tokens)
     suites = Suites(evaluation, wanted, shortened, overwrite=overwrite)
 
-    def needed(part: str) -> bool:
-        return part not in settings.without and (overwrite or part not in evaluation.parts)
-
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if (base_url or not baseline_url) and needed("offline"):
-        evaluation.measure_offline(device)
-    if compares and "offline" in evaluation.parts and needed("published_offline"):
-        evaluation.measure_standing(device)
-    if not base_url and "offline" in evaluation.parts and "speculative" in evaluation.missing:
-        # A server would say the same of its accept length.
-        facts = {"offline": evaluation.parts["offline"]}
-        if against:
-            facts["published"] = evaluation.compared()
-        _refuse_below(gate(facts, Bar(min_accept_length, max_regression=max_regression)))
-    if baseline_url and base_url and needed("baseline") and needed("speculative"):
-        evaluation.measure_in_turn(baseline_url, base_url)
-    elif baseline_url and needed("baseline"):
-        evaluation.measure_baseline(baseline_url)
-    elif base_url and needed("speculative"):
-        evaluation.measure_speculative(base_url)
-    if published_url not in (None, "", NONE) and compares and needed("published_speculative"):
-        evaluation.measure_standing_speculative(published_url)
-    asked = suites.measure_served(base_url) if base_url else [] if baseline_url else suites.measure_offline(device)
+    with Meter(open_store(run), "evaluate", **gpus_of(device)) as meter:
+        meter.worked = False
+
+        def needed(part: str) -> bool:
+            if part in settings.without or (part in evaluation.parts and not overwrite):
+                return False
+            meter.worked = True
+            return True
+
+        if (base_url or not baseline_url) and needed("offline"):
+            evaluation.measure_offline(device)
+        if compares and "offline" in evaluation.parts and needed("published_offline"):
+            evaluation.measure_standing(device)
+        if not base_url and "offline" in evaluation.parts and "speculative" in evaluation.missing:
+            # A server would say the same of its accept length.
+            facts = {"offline": evaluation.parts["offline"]}
+            if against:
+                facts["published"] = evaluation.compared()
+            _refuse_below(gate(facts, Bar(min_accept_length, max_regression=max_regression)))
+        if baseline_url and base_url and needed("baseline") and needed("speculative"):
+            evaluation.measure_in_turn(baseline_url, base_url)
+        elif baseline_url and needed("baseline"):
+            evaluation.measure_baseline(baseline_url)
+        elif base_url and needed("speculative"):
+            evaluation.measure_speculative(base_url)
+        if published_url not in (None, "", NONE) and compares and needed("published_speculative"):
+            evaluation.measure_standing_speculative(published_url)
+        try:
+            asked = (
+                suites.measure_served(base_url) if base_url else [] if baseline_url else suites.measure_offline(device)
+            )
+        finally:
+            meter.worked |= suites.worked
     _show(evaluation)
     _show_suites(asked)
     if evaluation.missing:

@@ -11,6 +11,7 @@ from typing import Annotated
 from typer import Option
 
 from spec import cli
+from spec.costs.meter import Meter
 from spec.export.extract import extract, find_checkpoint, why_this
 from spec.storage import open_store
 
@@ -37,17 +38,18 @@ def main(
     run, name, checkpoint = find_checkpoint(checkpoint_dir)
     print(why_this(run, name), end="")
     store = open_store(output) if output else run.at("draft")
-    marker, worked = extract(
-        run,
-        name,
-        checkpoint,
-        store,
-        target=target,
-        dtype=dtype,
-        context_length=context_length,
-        overwrite=overwrite,
-    )
-    if not worked:
+    with Meter(run, "extract") as meter:
+        marker, meter.worked = extract(
+            run,
+            name,
+            checkpoint,
+            store,
+            target=target,
+            dtype=dtype,
+            context_length=context_length,
+            overwrite=overwrite,
+        )
+    if not meter.worked:
         print(f"{store.url}: {name} already exported")
         return
     print(

@@ -20,6 +20,7 @@ from spec.conversations.mixes import as_begun, named, opened
 from spec.conversations.options import sampling_of
 from spec.conversations.selection import select
 from spec.conversations.server import Server
+from spec.costs.meter import Meter
 from spec.errors import Stopped
 from spec.storage import open_store
 
@@ -126,13 +127,13 @@ def main(
     server = Server(base_url, sampling, model=model, patience=patience, request_timeout=request_timeout)
     part = Shard.parse(shard)
     selection = select(fraction=fraction, leave_out=leave_out, scrub=scrub)
-    with opened(datasets, pattern=glob, limit=limit) as source:
+    with Meter(store, "filter") as meter, opened(datasets, pattern=glob, limit=limit) as source:
         filtering = filter_shard(
             store, source, server, part, parallel=parallel, selection=selection, overwrite=overwrite
         )
-        marker, worked = asyncio.run(filtering)
+        marker, meter.worked = asyncio.run(filtering)
     counts = ", ".join(f"{name} {count}" for name, count in marker.counts.items())
-    print(f"{store.url}: shard {shard} {'done' if worked else 'already done'}: {counts}")
+    print(f"{store.url}: shard {shard} {'done' if meter.worked else 'already done'}: {counts}")
 
 
 def _slug(dataset_name: str) -> str:

@@ -16,6 +16,7 @@ from spec import cli
 from spec.cluster import preflight
 from spec.cluster.api import Cluster
 from spec.cluster.notice import check_url
+from spec.costs.budget import Budget, parse_prices, write_budget
 from spec.evaluation.gate import Bar
 from spec.publishing.drafts import place_of
 from spec.publishing.standing import NONE
@@ -50,6 +51,9 @@ def main(
     nodes: Annotated[int, typer.Option(help="Training nodes")],
     gpus_per_node: Annotated[int, typer.Option(help="GPUs of a training node")],
     server_gpus: Annotated[int, typer.Option(help="GPUs of a server")],
+    gpu_hour_prices: Annotated[str, typer.Option(help="Prices of a GPU-hour by kind of GPU, as JSON")],
+    currency: Annotated[str, typer.Option(help="Of these prices")],
+    max_gpu_hours: Annotated[float, typer.Option(help="The cap of the run's GPU-hours; 0 is none")],
     secret: Annotated[str, typer.Option(help="The Secret that S3 credentials come from")],
     output: Annotated[Path, typer.Option(help="Directory for what was found")],
     namespace: Annotated[str | None, typer.Option(help="Default: this pod's, or the kubeconfig's")] = None,
@@ -68,6 +72,9 @@ def main(
     preflight.check_number("max-running-requests", max_running_requests, least=1, most=4096)
     preflight.check_number("at-concurrency", at_concurrency, least=0, most=max_running_requests)
     preflight.check_number("max-regression", max_regression, least=0, most=1)
+    preflight.check_number("max-gpu-hours", max_gpu_hours, least=0, most=1e7)
+    with preflight.parameter("gpu-hour-prices"):
+        prices = parse_prices(gpu_hour_prices)
     filtering = preflight.check_filter(filter_data, filter_options, turns=turns, temperature=temperature)
     Bar(min_accept_length, min_speed_up or None, at_concurrency or None)
     preflight.check_shared("run", run, ("s3://",))
@@ -108,6 +115,7 @@ def main(
     if remaining["answers"] == "missing":
         preflight.check_datasets(dataset_name, weights, dataset_split, pattern=filtering["glob"])
         preflight.check_suites(list(filtering["leave_out"] or ()))
+    write_budget(store, Budget(per_gpu_hour=prices, currency=currency, max_gpu_hours=max_gpu_hours))
     output.mkdir(parents=True, exist_ok=True)
     found = {"target": str(target), "published": NONE, "published-server": NONE} | remaining
     for name, value in found.items():

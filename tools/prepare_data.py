@@ -15,6 +15,7 @@ from typer import Argument, Option
 from spec import cli
 from spec.conversations.lineage import read_run
 from spec.conversations.shards import EXACT
+from spec.costs.meter import Meter
 from spec.errors import BadInput, Stopped
 from spec.samples.prepare import Settings, Tolerance, prepare
 from spec.samples.show import show
@@ -72,16 +73,17 @@ def main(
         held_out=held_out,
         draft_vocab_size=draft_vocab_size,
     )
-    marker, worked = prepare(
-        store,
-        target,
-        settings,
-        revision=answered_by.get("revision") if tokenizer is None else None,
-        tolerance=Tolerance(max_empty, max_retokenised, trust_day),
-        processes=processes or len(os.sched_getaffinity(0)),
-        overwrite=overwrite,
-    )
-    _print(store.url, marker, worked, examples)
+    with Meter(store, "prepare") as meter:
+        marker, meter.worked = prepare(
+            store,
+            target,
+            settings,
+            revision=answered_by.get("revision") if tokenizer is None else None,
+            tolerance=Tolerance(max_empty, max_retokenised, trust_day),
+            processes=processes or len(os.sched_getaffinity(0)),
+            overwrite=overwrite,
+        )
+    _print(store.url, marker, meter.worked, examples)
 
 
 def _print(url: str, marker: Marker, worked: bool, examples: int) -> None:

@@ -14,7 +14,9 @@ import typer
 from spec import cli
 from spec.cluster.api import Cluster
 from spec.cluster.jobs import GaveUp, Outcome, Patience, follow
+from spec.costs.pods import Sightings
 from spec.errors import PassingFault, Stopped
+from spec.storage import open_store
 
 
 def main(
@@ -22,6 +24,7 @@ def main(
     attempt: Annotated[int, typer.Option(help="Which attempt this job is, from 1", min=1)] = 1,
     attempts: Annotated[int, typer.Option(help="How many attempts there may be", min=1)] = 1,
     outcome: Annotated[Path | None, typer.Option(help="File to write `succeeded` or `retry` to")] = None,
+    run: Annotated[str | None, typer.Option(help="The run, which keeps how long its pods were there")] = None,
     pending_seconds: Annotated[float, typer.Option(help="How long its pods may wait for a node")] = 3600,
     namespace: Annotated[str | None, typer.Option(help="Default: this pod's, or the kubeconfig's")] = None,
 ) -> None:
@@ -29,7 +32,8 @@ def main(
     signal.signal(signal.SIGTERM, _leave)
     print(f"pytorchjob/{job}: attempt {attempt} of {attempts}", flush=True)
     try:
-        message = follow(Cluster(namespace), job, patience=Patience(pending=pending_seconds))
+        saw = Sightings(open_store(run), "train").saw if run else lambda workers: None
+        message = follow(Cluster(namespace), job, patience=Patience(pending=pending_seconds), saw=saw)
         result = Outcome.SUCCEEDED
     except GaveUp:
         raise

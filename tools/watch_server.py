@@ -10,6 +10,7 @@ import typer
 from spec import cli
 from spec.cluster.api import Cluster
 from spec.cluster.servers import wait_until_ready
+from spec.costs.pods import saw_server
 
 
 def main(
@@ -18,7 +19,9 @@ def main(
     namespace: Annotated[str | None, typer.Option(help="Default: this pod's, or the kubeconfig's")] = None,
 ) -> None:
     """Wait for a server."""
-    took = wait_until_ready(Cluster(namespace), deployment, patience=seconds)
+    cluster = Cluster(namespace)
+    took = wait_until_ready(cluster, deployment, patience=seconds)
+    saw_server(cluster.get("deployment", deployment), cluster.pods(f"sgl-spec/server={deployment}"))
     print(f"deployment/{deployment}: ready after {took:.0f} s", flush=True)
 
 

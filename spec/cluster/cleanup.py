@@ -7,7 +7,8 @@ when the Workflow itself is deleted.
 
 import time
 
-from spec.cluster.api import WORKFLOW_LABEL, Cluster
+from spec.cluster.api import WORKFLOW_LABEL, Cluster, Json
+from spec.costs.pods import saw_server
 from spec.errors import PassingFault
 
 SERVERS = ("deployment", "service")
@@ -22,10 +23,16 @@ def end(cluster: Cluster, workflow: str, kinds: tuple[str, ...], *, patience: fl
     """
     selector = f"{WORKFLOW_LABEL}={workflow}"
     ended: set[str] = set()
+    servers: dict[str, Json] = {}
     deadline = time.monotonic() + patience
     while True:
         try:
-            left = [(kind, item["metadata"]) for kind in kinds for item in cluster.find(kind, selector)]
+            found = [(kind, item) for kind in kinds for item in cluster.find(kind, selector)]
+            left = [(kind, item["metadata"]) for kind, item in found]
+            for kind, item in found:
+                if kind == "deployment" and item["metadata"]["name"] not in servers:
+                    saw_server(item, over=True)  # and once more when it is gone, unless this is killed before
+                    servers[item["metadata"]["name"]] = item
             for kind, metadata in left:
                 ended.add(f"{kind}/{metadata['name']}")
                 if "deletionTimestamp" not in metadata:
@@ -35,6 +42,8 @@ def end(cluster: Cluster, workflow: str, kinds: tuple[str, ...], *, patience: fl
                 raise
         else:
             if not left:
+                for server in servers.values():
+                    saw_server(server, over=True)
                 return sorted(ended)
             if time.monotonic() >= deadline:
                 names = ", ".join(f"{kind}/{metadata['name']}" for kind, metadata in left)
@@ -51,6 +60,8 @@ def sweep(cluster: Cluster) -> list[str]:
         for item in cluster.find(kind, WORKFLOW_LABEL):
             metadata = item["metadata"]
             if "deletionTimestamp" not in metadata and _is_over(cluster, metadata["labels"][WORKFLOW_LABEL]):
+                if kind == "deployment":
+                    saw_server(item, over=True)
                 cluster.delete(kind, metadata["name"])
                 swept.append(f"{kind}/{metadata['name']}")
     return swept

@@ -1,6 +1,7 @@
 """Following a PyTorchJob to its end: rank 0's log, what holds it up, and whether trying again can help."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -33,8 +34,15 @@ class Patience:
     pending: float = 3600  # no node has room, or the cluster refuses its pods
 
 
-def follow(cluster: Cluster, job_name: str, *, patience: Patience, poll: float = POLL) -> str:
-    """Block until the job has ended well and return its last message.
+def follow(
+    cluster: Cluster,
+    job_name: str,
+    *,
+    patience: Patience,
+    poll: float = POLL,
+    saw: Callable[[list[Json]], None] = lambda workers: None,
+) -> str:
+    """Block until the job has ended well and return its last message. `saw` gets its pods, each time they are seen.
 
     Conditions are read by type, since the operator adds `Failed` without refreshing its other counts, and starts with
     none at all. Raises `BadInput` for what another attempt would meet again (exit code 2 of a rank, an image that
@@ -54,6 +62,7 @@ def follow(cluster: Cluster, job_name: str, *, patience: Patience, poll: float =
             waits.on("unreachable", str(fault))
         else:
             waits.over("missing", "unreachable")
+            saw(workers)
             ended = condition(job, "Failed") or condition(job, "Succeeded")  # both at once: a rank failed at the end
             if ended:
                 _print_log(log, workers, f"{job_name}-worker-0", seconds=int(poll))

@@ -16,12 +16,15 @@ import httpx
 
 from spec.cluster.api import Json
 from spec.cluster.conclusion import conclude, nodes_of
+from spec.costs.budget import read_budget
+from spec.costs.records import read_all
+from spec.costs.sums import by_step, total
 from spec.errors import BadInput, BelowBar, SpecError, Stopped
 from spec.methods import method_of
 from spec.publishing.drafts import own_version, place_of
 from spec.report.evidence import Evidence, gather
 from spec.report.page import PAGE
-from spec.storage import open_store
+from spec.storage import Store, open_store
 
 SIGNATURE = "X-Sgl-Spec-Signature"  # sha256=HEX, the HMAC of the body with the Secret's key
 _PASSING_STATUS = {408, 425, 429}
@@ -61,7 +64,7 @@ def message(workflow: Json) -> Json:
         "outcome": outcome,
         "why": why,
         "run": given.get("run"),
-        **dict.fromkeys(("accept_length", "speed_up", "report", "draft")),
+        **dict.fromkeys(("accept_length", "speed_up", "cost", "report", "draft")),
     }
     if given.get("run"):
         found |= _figures(given["run"], given.get("destination", ""))
@@ -90,15 +93,29 @@ def _given(workflow: Json) -> dict[str, str]:
 def _figures(run: str, destination: str) -> Json:
     """Of the run's draft, as far as it has come. Of a store that is gone, nothing: the rest is still told."""
     try:
-        evidence = gather(open_store(run))
+        store = open_store(run)
+        evidence = gather(store)
         return {
             "accept_length": evidence.accept_length,
             "speed_up": evidence.speed_up,
+            "cost": _cost(store),
             "report": f"{run}/{PAGE}" if evidence.report else None,
             "draft": _draft(evidence, run, destination),
         }
     except (SpecError, OSError):
         return {}
+
+
+def _cost(run: Store) -> Json:
+    """Of the run's whole life, to the end of this workflow."""
+    budget, spent = read_budget(run), total(by_step(read_all(run)))
+    return {
+        "gpu_hours": round(spent.gpu_hours, 4),
+        "cpu_hours": round(spent.cpu_seconds / 3600, 4),
+        "money": budget.money(spent),
+        "currency": budget.currency or None,
+        "told": budget.told(spent),
+    }
 
 
 def _draft(evidence: Evidence, run: str, destination: str) -> str | None:
@@ -118,6 +135,8 @@ def _text(found: Json) -> str:
         figures.append(f"accept length {found['accept_length']:.2f}")
     if found["speed_up"] is not None:
         figures.append(f"{found['speed_up']:.2f} times the tokens/s")
+    if found["cost"]:
+        figures.append(found["cost"]["told"])
     lines = [f"{found['workflow']}: {found['outcome']}: {found['why']}", ", ".join(figures)]
     lines += [f"{name}: {found[name]}" for name in ("draft", "report", "run") if found[name]]
     return "\n".join(line for line in lines if line)

@@ -70,6 +70,7 @@ class Suites:
         if twice := [name for name, count in names.items() if count > 1]:
             raise BadInput(f"--suite {twice[0]}: given twice")
         self._trained: frozenset[bytes] | None = None
+        self.worked = False  # something was not measured before
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -125,6 +126,7 @@ class Suites:
         if found := find_marker(store, key, STEP, settings, inputs, overwrite=self._overwrite):
             print(f"{suite.title}, {where}: measured already")
             return found.facts
+        self.worked = True
         trained = self._trained_on(draft)
         known = trained if trained is not None else frozenset()
         asked = [question for question in questions if prompt_hash(question.turns[0]) not in known]

@@ -56,6 +56,7 @@ def render(evidence: Evidence) -> str:
         measured=dict(tables.measured(evidence)),
         data=dict(tables.data(evidence)),
         training=dict(tables.training(evidence)),
+        costs=dict(tables.costs(evidence)),
         facts=dict(tables.draft(evidence)),
         versions=evidence.run.get("versions") or {},
     )

@@ -3,9 +3,13 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from spec.conversations.lineage import read_run
 from spec.conversations.shards import find_shards, read_counts
+from spec.costs.budget import Budget, read_budget
+from spec.costs.records import read_all
+from spec.costs.sums import Spent, by_step
 from spec.errors import BadInput
 from spec.evaluation.gate import times_faster
 from spec.methods.files import MARKER
@@ -29,6 +33,8 @@ class Evidence:
     report: Marker | None  # only if it is of this very draft
     sweep: Marker | None  # likewise
     suites: list[Json]  # likewise: figures of each suite, offline and on the server
+    spent: dict[str, Spent]  # by step, until the report was made: it is the same whenever it is read
+    budget: Budget
 
     def measured(self, part: str) -> Json:
         """`offline`, `baseline`, `speculative` or `gate` of the report; {} where that was not measured."""
@@ -62,6 +68,8 @@ def gather(run: Store) -> Evidence:
         report=report,
         sweep=sweep,
         suites=list(_suites(run, draft)),
+        spent=by_step(read_all(run), datetime.fromisoformat(report.finished_at).timestamp() if report else None),
+        budget=read_budget(run),
     )
 
 

@@ -64,6 +64,7 @@ def render(evidence: Evidence) -> str:
             ("Draft", tables.draft(evidence)),
             ("Training", tables.training(evidence)),
             ("Data", tables.data(evidence)),
+            ("Costs", tables.costs(evidence)),
             ("Versions", list(tables.flatten(evidence.run.get("versions") or {}))),
             ("Files (SHA-256)", [(name, file.sha256) for name, file in draft.files.items()] if draft else []),
         ],

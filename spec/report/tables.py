@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from spec.costs.sums import total
 from spec.evaluation.gate import at_once, is_near_tie
 from spec.methods import method_of
 from spec.methods.method import Rows
@@ -74,6 +75,16 @@ def training(evidence: Evidence) -> Rows:
     trained = evidence.draft.facts.get("training", {}) if evidence.draft else {}
     reached = {name: trained.get(name) for name in ("step", "epoch", "tokens_seen", "ranks")}
     return list(flatten({**trained.get("settings", {}), **reached}))
+
+
+def costs(evidence: Evidence) -> Rows:
+    """What each step took until the draft was measured, and all of them; [] where nothing was recorded."""
+    if not evidence.spent:
+        return []
+    return [
+        (step, f"{evidence.budget.told(spent)}; {plain(round(spent.cpu_seconds / 3600, 2))} CPU-hours")
+        for step, spent in [*evidence.spent.items(), ("together", total(evidence.spent))]
+    ]
 
 
 def draft(evidence: Evidence) -> Rows:

@@ -207,6 +207,27 @@ class ServiceMonitor(Object):
     spec: ServiceMonitorSpec
 
 
+class Rule(Strict):
+    alert: str
+    expr: str
+    for_: Annotated[str, Field(alias="for", pattern=r"^\d+[smhd]$")]
+    labels: dict[str, str]
+    annotations: dict[str, str]
+
+
+class RuleGroup(Strict):
+    name: str
+    rules: list[Rule]
+
+
+class PrometheusRuleSpec(Strict):
+    groups: list[RuleGroup]
+
+
+class PrometheusRule(Object):
+    spec: PrometheusRuleSpec
+
+
 class ApplicationSource(Strict):
     repoURL: str  # noqa: N815
     targetRevision: str  # noqa: N815
@@ -291,6 +312,7 @@ CUSTOM: dict[str, type[Object]] = {
     "ExternalSecret": ExternalSecret,
     "LocalQueue": LocalQueue,
     "ServiceMonitor": ServiceMonitor,
+    "PrometheusRule": PrometheusRule,
     "Application": Application,
     "GitRepository": GitRepository,
     "Kustomization": FluxKustomization,

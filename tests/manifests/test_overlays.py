@@ -1,10 +1,14 @@
 """`make validate`: every overlay and component, example and GitOps object passes every rule, without a cluster."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from spec.report.evidence import gather
+from spec.report.figures import figures
+from spec.storage import open_store
 from tests.manifests.judge import EXAMPLES, judge, secrets, world_of
 from tests.manifests.objects import ROOT, World, build, load
 from tests.manifests.pods import containers, pods
@@ -14,6 +18,22 @@ GITOPS = ROOT / "manifests" / "gitops"
 COMPONENTS = sorted(path.parent for path in (ROOT / "manifests" / "components").glob("*/kustomization.yaml"))
 WORKFLOWS = sorted(path for path in (ROOT / "workflows").glob("*.yaml") if path.name != "kustomization.yaml")
 DIGEST = "@sha256:"
+
+
+def test_alerts_ask_for_metrics_that_there_are() -> None:
+    """Those of the step `report`, whose values are outputs that its tool writes; and one of the controller's own."""
+    (rule,) = load((ROOT / "manifests/components/alerts/prometheus-rule.yaml").read_text())
+    (workflow,) = load((ROOT / "workflows/report.yaml").read_text())
+    (template,) = workflow["spec"]["templates"]
+    metrics = template["metrics"]["prometheus"]
+    names = {f"argo_workflows_{metric['name']}" for metric in metrics} | {"argo_workflows_total_count"}
+    asked = re.findall(r"argo_workflows_\w+", " ".join(its["expr"] for its in rule["spec"]["groups"][0]["rules"]))
+    assert len(asked) == 3 and set(asked) <= names
+    outputs = {its["name"]: its["valueFrom"]["path"] for its in template["outputs"]["parameters"]}
+    assert outputs == {name: f"/tmp/figures/{name}" for name in figures(gather(open_store("/nonexistent")))}
+    assert {metric["gauge"]["value"] for metric in metrics} == {
+        f"{{{{outputs.parameters.{name}}}}}" for name in outputs
+    }
 
 
 def told(world: World) -> list[str]:

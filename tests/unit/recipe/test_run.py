@@ -1,14 +1,19 @@
 """A training run as its user sees it: begun, stopped, resumed, done."""
 
 import json
+import time
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
+from spec.costs.budget import Cap
+from spec.costs.records import read_all
 from spec.export.extract import extract, find_checkpoint, read_draft
 from spec.export.verify import verify
 from spec.methods import METHODS
+from spec.storage import open_store
+from spec.training.checkpoints import list_complete
 from tests.prepared import prepared_run
 from tests.tiny_models import save_tiny_target
 from tests.training_runs import Interruption, losses, rows, train
@@ -141,3 +146,31 @@ def test_a_draft_of_another_shape_learns_goes_on_bit_for_bit_and_is_exported(sha
 def test_a_shape_that_cannot_be_meant_is_refused(settings, told, target, run, tmp_path):
     outcome = train(run, target, logs=tmp_path, **settings)
     assert outcome.codes == [2] and told in outcome.said[0]
+
+
+def test_a_run_past_its_cap_saves_says_so_once_and_goes_on_with_a_higher_one(target, run, tmp_path, monkeypatch):
+    """A CPU holds no GPU: the ranks are told that they hold many, and that the cap is near."""
+    monkeypatch.setattr(Cap, "of", classmethod(lambda cls, store, gpus: cls(10, 3600 * 9.9, 3600, time.time())))
+    first = train(run, target, logs=tmp_path / "first", ranks=2, ranks_a_node=1)
+    assert first.codes == [2, 2]
+    said = [line for text in first.said for line in text.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1 and "GPU-hours are used of 10; saved step" in said[0]
+    assert "submit the same run again with a higher max-gpu-hours" in said[0]
+    name = list_complete(open_store(run / "checkpoints"))[-1]
+    assert f"saved step {int(name.removeprefix('step-'))} of" in said[0]
+
+    monkeypatch.setattr(Cap, "of", classmethod(lambda cls, store, gpus: cls(10, 3600 * 10, 8, time.time())))
+    again = train(run, target, logs=tmp_path / "again")
+    assert again.codes == [2] and "training begins no further step" in again.said[0]
+
+    monkeypatch.undo()
+    last = train(run, target, logs=tmp_path / "last", ranks=2)
+    assert last.codes == [0, 0] and f"going on from {name}" in last.said[0]
+
+
+def test_a_run_keeps_what_each_node_cost_and_nothing_more_once_it_is_finished(target, run, tmp_path):
+    assert train(run, target, logs=tmp_path / "two", ranks=2, ranks_a_node=1).codes == [0, 0]
+    records = read_all(open_store(run))
+    assert len(records) == 2 and {(its.step, its.gpus, its.over) for its in records} == {("train", 0, True)}
+    assert train(run, target, logs=tmp_path / "again").codes == [0]
+    assert read_all(open_store(run)) == records
