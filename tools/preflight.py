@@ -20,6 +20,7 @@ from spec.costs.budget import Budget, parse_prices, write_budget
 from spec.evaluation.gate import Bar
 from spec.publishing.drafts import place_of
 from spec.publishing.standing import NONE
+from spec.tuning.settings import drafts_of, numbers
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,6 +55,8 @@ def main(
     gpu_hour_prices: Annotated[str, typer.Option(help="Prices of a GPU-hour by kind of GPU, as JSON")],
     currency: Annotated[str, typer.Option(help="Of these prices")],
     max_gpu_hours: Annotated[float, typer.Option(help="The cap of the run's GPU-hours; 0 is none")],
+    sweep_drafts: Annotated[str, typer.Option(help="Drafts a round of the sweep; none for no sweep")],
+    sweep_loads: Annotated[str, typer.Option(help="Requests at once of the sweep")],
     secret: Annotated[str, typer.Option(help="The Secret that S3 credentials come from")],
     output: Annotated[Path, typer.Option(help="Directory for what was found")],
     namespace: Annotated[str | None, typer.Option(help="Default: this pod's, or the kubeconfig's")] = None,
@@ -83,6 +86,11 @@ def main(
     with preflight.parameter("train-options"):
         method = preflight.method_of_training(ROOT / config, train_options)
     preflight.check_settings("train-options", train_options, ROOT, method)
+    if sweep_drafts:
+        for count in drafts_of("sweep-drafts", sweep_drafts):
+            method.flags(count)  # refuses an adaptive number where there is none
+        most = max(numbers("sweep-loads", sweep_loads))
+        preflight.check_number("sweep-loads", most, least=1, most=max_running_requests)
     servers = 3 if max_regression < 1 and min_speed_up else 2  # that the draft is proven on
     needed = {"nvidia.com/gpu": max(nodes * gpus_per_node, servers * server_gpus)}
     names = "nodes, gpus-per-node and server-gpus"

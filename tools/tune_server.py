@@ -8,6 +8,7 @@ Settings that cannot win, by what rounds accept and cost, are left out and named
 end RUN/report has sweep.json, sweep.svg and the page with both, and the card, draft.json and fetch_draft.py the flags.
 """
 
+import json
 import shlex
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -18,6 +19,7 @@ from rich.table import Table
 from typer import Argument, Option
 
 from spec import cli
+from spec.costs.meter import Meter
 from spec.errors import BadInput
 from spec.evaluation.drafts import verified_draft
 from spec.methods import method_of
@@ -31,9 +33,11 @@ from spec.server.start import sglang_on_cpu
 from spec.storage import Store, open_store
 from spec.storage.markers import Json
 from spec.tuning.arithmetic import a_round, words
-from spec.tuning.sweep import Open, Settings, Sweep
+from spec.tuning.settings import Settings, drafts_of, numbers
+from spec.tuning.sweep import Open, Sweep
 
 DRAFTS = (1, 3, 5, 7)
+PARTS = (None, "left", "measure", "join")  # of a sweep that several processes share
 
 
 def main(
@@ -53,20 +57,37 @@ def main(
     max_new_tokens: Annotated[int, Option(min=2, help="Tokens an answer may have.")] = Settings.max_new_tokens,
     server_options: Annotated[str, Option(help="More flags of the servers that are started here.")] = "",
     overwrite: Annotated[bool, Option("--overwrite", help="Measure again what is measured.")] = False,
+    only: Annotated[
+        str | None,
+        Option(help="left: say which of --drafts are to be measured yet; measure; join: conclude. Default: all of it."),
+    ] = None,
+    left_to: Annotated[Path | None, Option(help="With --only left: a file for what is said, a JSON list.")] = None,
 ) -> None:
     """Measure RUN's draft over loads and drafts a round, and recommend how to serve it."""
     store = open_store(run)
     loads, urls = numbers("--concurrency", concurrency), urls_of(base_url or [])
     if bool(urls) != bool(baseline_url):
         raise BadInput("--base-url and --baseline-url go together: a draft is measured beside the server without it")
-    wanted = counts(drafts) if drafts else tuple(urls) or learnt(store)
+    wanted = drafts_of("--drafts", drafts) if drafts else tuple(urls) or learnt(store)
     if urls and (missing := [count for count in wanted if count not in urls]):
         raise BadInput(f"--drafts {missing[0]}: no --base-url {missing[0]}=URL says where it is served")
+    if only not in PARTS:
+        raise BadInput(f"--only {only}: left, measure or join")
     sweep = Sweep(store, target, Settings(loads, wanted, rounds, prompts, max_new_tokens), overwrite=overwrite)
-    with verified_draft(store.at("draft"), sweep.draft, target) as folder:
-        given = {**urls, 0: baseline_url or ""}
-        start = starting(target, folder, sweep, shlex.split(server_options))
-        sweep.measure((lambda count: nullcontext(given[count])) if urls else start, folder)
+    if only in ("left", "join"):
+        left = sweep.left()
+        if only == "left":
+            (left_to or Path("/dev/stdout")).write_text(json.dumps(left) + "\n")
+            return
+        if left:
+            raise BadInput(f"{run}: not measured yet: {', '.join(map(a_round, left))}; measure that first")
+    else:
+        with verified_draft(store.at("draft"), sweep.draft, target) as folder, Meter(store, "tune"):
+            given = {**urls, 0: baseline_url or ""}
+            start = starting(target, folder, sweep, shlex.split(server_options))
+            sweep.measure((lambda count: nullcontext(given[count])) if urls else start, folder)
+        if only == "measure":
+            return
     marker = sweep.conclude()
     picture.write(store)
     card.write(store)
@@ -101,23 +122,6 @@ def learnt(run: Store) -> tuple[Drafts, ...]:
     config = exported(run.at("draft")).facts["config"]
     most = method_of(config).most_drafts(config)
     return tuple(count for count in DRAFTS if most is None or count <= most)
-
-
-def numbers(option: str, text: str) -> tuple[int, ...]:
-    try:
-        found = tuple(sorted({int(word) for word in text.split(",")}))
-    except ValueError:
-        found = (0,)
-    if found[0] < 1:
-        raise BadInput(f"{option} {text}: whole numbers of at least 1, as 1,4,16")
-    return found
-
-
-def counts(text: str) -> tuple[Drafts, ...]:
-    words = text.split(",")
-    fixed = [word for word in words if word != ADAPTIVE]
-    adaptive = (ADAPTIVE,) if len(fixed) < len(words) else ()
-    return (*(numbers("--drafts", ",".join(fixed)) if fixed else ()), *adaptive)
 
 
 def urls_of(given: list[str]) -> dict[Drafts, str]:

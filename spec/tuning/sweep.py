@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from spec.storage.markers import Marker, find_marker, read_marker, write_marker
 from spec.tuning import arithmetic
 from spec.tuning.arithmetic import a_round
 from spec.tuning.measure import measure
+from spec.tuning.settings import Settings
 
 STEP = "tune"
 FOLDER = "report"
@@ -30,15 +30,6 @@ MARKER = "sweep.json"
 
 Json = dict[str, Any]
 Open = Callable[[Drafts], AbstractContextManager[str]]  # the URL of a server with so many drafts a round; 0: without
-
-
-@dataclass(frozen=True)
-class Settings:
-    loads: tuple[int, ...]  # requests at once
-    drafts: tuple[Drafts, ...]  # a round
-    rounds: int = 3
-    prompts: int = 32
-    max_new_tokens: int = 128
 
 
 class Sweep:
@@ -85,6 +76,12 @@ class Sweep:
                             plain, drafted, self.asked, drafts=drafts, load=load, rounds=self.settings.rounds
                         )
                         self._keep(facts)
+
+    def left(self, say: Callable[[str], None] = print) -> list[Drafts]:
+        """The numbers of drafts of which some load can win and is not measured yet."""
+        drafts = sorted(self.settings.drafts, key=arithmetic.order)
+        known = {count: [self._known(count, load, say) for load in sorted(self.settings.loads)] for count in drafts}
+        return [count for count in drafts if not all(known[count])]
 
     def conclude(self) -> Marker:
         """Write sweep.json and, into `draft.json`, how to serve the draft. The same again where nothing changed."""

@@ -19,7 +19,8 @@ from spec.server.sglang import SglangServer
 from spec.storage.markers import read_marker
 from spec.tuning import sweep
 from spec.tuning.measure import measure
-from spec.tuning.sweep import Settings, Sweep
+from spec.tuning.settings import Settings
+from spec.tuning.sweep import Sweep
 from tests.runs import make_run
 from tests.stub_generate import GeneratingStub
 from tests.stub_server import Reply
@@ -164,6 +165,24 @@ def test_a_killed_sweep_goes_on_with_what_is_not_measured(run):
     again = Servers({})
     facts = swept(run, again)
     assert not again.opened and len(facts["measured"]) == 4
+
+
+def test_processes_that_share_a_sweep_come_to_what_one_does(run):
+    costs = {1: 1.2, 3: 9.0, 7: 1.0}
+
+    def part(*drafts):
+        return Sweep(run, None, Settings((1, 4), drafts, rounds=2))
+
+    assert part(1, 3, 7).left(print) == [1, 3, 7]  # nothing is known of what a round accepts
+    for drafts in (1, 3):
+        part(drafts).measure(Servers(costs), None)
+    assert part(1, 3, 7).left(print) == []  # a round of 7 costs no less than one of 3
+    joined = part(1, 3, 7)
+    joined.left(print)
+    facts = joined.conclude().facts
+    assert [one["drafts"] for one in facts["skipped"]] == [7, 7]
+    whole = swept(run, Servers(costs), drafts=(1, 3, 7))
+    assert whole == facts
 
 
 def test_what_was_measured_otherwise_is_named_and_not_mixed_in(run):

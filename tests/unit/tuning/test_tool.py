@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[3]
         (["--concurrency", "1,many"], "--concurrency 1,many: whole numbers of at least 1"),
         (["--drafts", "0,3"], "--drafts 0,3: whole numbers"),
         (["--drafts", "adaptive,many"], "--drafts many: whole numbers"),
+        (["--only", "half"], "--only half: left, measure or join"),
         (["--base-url", "3=http://h:1"], "--base-url and --baseline-url go together"),
         (["--baseline-url", "http://h:1", "--base-url", "http://bob:secret@h:1"], "it reads like 3=http"),
         (["--baseline-url", "http://h:1", "--base-url", "3=http://h:2", "--drafts", "3,5"], "no --base-url 5=URL"),

@@ -1,0 +1,34 @@
+"""What a sweep is asked for, read from words. Needs no torch: preflight checks it too."""
+
+from dataclasses import dataclass
+
+from spec.errors import BadInput
+from spec.methods.method import ADAPTIVE, Drafts
+
+
+@dataclass(frozen=True)
+class Settings:
+    loads: tuple[int, ...]  # requests at once
+    drafts: tuple[Drafts, ...]  # a round
+    rounds: int = 3
+    prompts: int = 32
+    max_new_tokens: int = 128
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """`1,4,16`, ascending. `BadInput` names `option`."""
+    try:
+        found = tuple(sorted({int(word) for word in text.split(",")}))
+    except ValueError:
+        found = (0,)
+    if found[0] < 1:
+        raise BadInput(f"{option} {text}: whole numbers of at least 1, as 1,4,16")
+    return found
+
+
+def drafts_of(option: str, text: str) -> tuple[Drafts, ...]:
+    """`1,3,adaptive`, the adaptive one last. `BadInput` names `option`."""
+    words = text.split(",")
+    fixed = [word for word in words if word != ADAPTIVE]
+    adaptive = (ADAPTIVE,) if len(fixed) < len(words) else ()
+    return (*(numbers(option, ",".join(fixed)) if fixed else ()), *adaptive)
