@@ -1,4 +1,4 @@
-"""A draft of another method, trained and published where the first one is: each keeps a latest of its own."""
+"""A draft of another method, trained, swept and published where the first one is: each keeps a latest of its own."""
 
 from pathlib import Path
 
@@ -18,7 +18,8 @@ OPTIONS = "mask_token_id=319 epochs=20 optimizer.lr=3.0e-3 lr_scheduler.num_warm
 def dspark(good: Workflow) -> Workflow:
     good.wait(1800)
     config = "spec/configs/smollm2/135M_dspark.yaml"
-    return submit(RUN, config=config, destination=url(GOOD, "drafts"), train_options=OPTIONS)
+    sweep = {"sweep_drafts": "1", "sweep_loads": "1", "sweep_options": "--prompts 2 --rounds 1 --max-new-tokens 16"}
+    return submit(RUN, config=config, destination=url(GOOD, "drafts"), train_options=OPTIONS, **sweep)
 
 
 def test_a_dspark_draft_is_published_beside_the_first_one(dspark: Workflow, tmp_path: Path) -> None:
@@ -36,3 +37,13 @@ def test_it_was_proven_by_the_server_as_its_method(dspark: Workflow) -> None:
         report = read_marker(store, f"{RUN}/run/report/report.json")
     assert report is not None and report.facts["speculative"]["tokens_equal_baseline"]
     assert report.facts["speculative"]["accept_length"] > report.facts["offline"]["untrained_accept_length"]
+
+
+def test_the_sweep_says_in_the_published_draft_how_to_serve_it(dspark: Workflow) -> None:
+    dspark.wait(1800)
+    with bucket() as store:
+        sweep, draft = (read_marker(store, f"{RUN}/run/{name}") for name in ("report/sweep.json", "draft/draft.json"))
+        costs = [entry.key for entry in store.list(f"{RUN}/run/costs/serve")]
+    assert sweep is not None and [(one["drafts"], one["concurrency"]) for one in sweep.facts["measured"]] == [(1, 1)]
+    assert draft is not None and draft.facts["serving"]["speed_up"].keys() == {"1"}
+    assert len(costs) == 5  # the target's, the evaluation's two and the sweep's two
