@@ -1,9 +1,6 @@
 """The gate knows speed: at a load that is named, on two servers that run the same number of requests at once."""
 
-import subprocess
-import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 
@@ -16,8 +13,8 @@ from spec.publishing.drafts import publish
 from spec.server.sglang import SglangServer
 from tests.runs import BASELINE, OFFLINE, SPECULATIVE, make_run
 from tests.stub_generate import GeneratingStub
+from tests.tools import run_tool
 
-ROOT = Path(__file__).parents[3]
 FACTS = {"offline": OFFLINE, "baseline": BASELINE, "speculative": SPECULATIVE}  # 84.2 over 70.1 tokens/s, 8 at once
 
 
@@ -124,6 +121,5 @@ def test_what_came_of_the_flag_counts_over_all_copies():
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_read(tmp_path, options, said):
-    command = [sys.executable, "tools/evaluate_draft.py", str(tmp_path), "--target", str(tmp_path), *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_tool("evaluate_draft", tmp_path, "--target", tmp_path, *options)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1

@@ -1,7 +1,5 @@
 """A draft that is worse than the published one is not published: judged on prompts that neither was trained on."""
 
-import subprocess
-import sys
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,8 +19,8 @@ from spec.publishing.standing import NONE, standing, to_compare_with
 from spec.storage.markers import Marker, read_marker
 from tests.runs import OFFLINE, add_draft, add_report, make_run
 from tests.stub_generate import GeneratingStub
+from tests.tools import run_tool
 
-ROOT = Path(__file__).parents[3]
 PUBLISHED = {"version": "abcd", "measured": "offline", "prompts": 30, "left_out": 2, "not_known": 0}
 
 
@@ -311,6 +309,5 @@ def test_the_offline_run_of_the_published_draft_is_of_its_own_files(evaluated, m
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_read(tmp_path, options, said):
-    command = [sys.executable, "tools/evaluate_draft.py", str(tmp_path), "--target", str(tmp_path), *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_tool("evaluate_draft", tmp_path, "--target", tmp_path, *options)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1

@@ -1,9 +1,5 @@
 """What a user of tools/plan.py is told: the true sizes, whether it fits, what to change, and one line for a mistake."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from spec.errors import BadInput
@@ -11,6 +7,7 @@ from spec.planning.advice import verdict
 from spec.planning.plan import Machines, measure, plan, read_plan_config
 from spec.planning.show import show
 from spec.settings import DEFAULTS
+from tests.tools import run_tool
 
 CONFIGS = DEFAULTS.parent
 NODE = Machines(1, 8, 80.0)
@@ -89,7 +86,6 @@ def test_a_mistake_is_named(overrides, said):
 
 
 def test_the_tool_says_so_in_one_line():
-    tool = [sys.executable, "tools/plan.py", "nowhere.yaml"]
-    done = subprocess.run(tool, capture_output=True, text=True, timeout=400, check=False, cwd=Path(__file__).parents[3])
+    done = run_tool("plan", "nowhere.yaml")
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: ")
     assert "nowhere.yaml': no such file" in done.stderr

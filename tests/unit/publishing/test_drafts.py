@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,8 +22,8 @@ from spec.storage import open_store
 from spec.storage.directory import DirectoryStore
 from tests.hub import Hub
 from tests.runs import add_draft, add_report, make_run
+from tests.tools import run_tool
 
-ROOT = Path(__file__).parents[3]
 FILES = {"config.json", "model.safetensors", "draft.json", "README.md"}
 EVIDENCE = {"report/report.json", "report/report.html"}
 
@@ -35,12 +34,6 @@ def quiet(line: str) -> None:
 
 def names(folder: Path) -> set[str]:
     return {entry.key for entry in open_store(folder).list()}
-
-
-def tool(name: str, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "tools" / name, *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, check=False)
 
 
 def refusal(done: subprocess.CompletedProcess) -> tuple[int, str]:
@@ -262,37 +255,37 @@ def test_files_that_somebody_else_published_as_a_draft_are_verified_too(run, tmp
 
 
 def test_fetch_prints_the_command_that_serves_the_draft(run, tmp_path: Path):
-    assert tool("publish_draft.py", run.url, tmp_path / "published").returncode == 0
+    assert run_tool("publish_draft", run.url, tmp_path / "published").returncode == 0
     folder = tmp_path / "the draft"
-    done = tool("fetch_draft.py", tmp_path / "published", folder)
+    done = run_tool("fetch_draft", tmp_path / "published", folder)
     assert (done.returncode, done.stderr) == (0, "")
     command = done.stdout[done.stdout.index("python -m sglang.launch_server") :]
     assert "--model-path ORG/Target-8B-Instruct " in command
     assert "--speculative-algorithm EAGLE3 " in command
     assert f"--speculative-draft-model-path '{folder}' " in command
-    done = tool("fetch_draft.py", tmp_path / "published", folder, "--target", "/models/target")
+    done = run_tool("fetch_draft", tmp_path / "published", folder, "--target", "/models/target")
     assert "--model-path /models/target " in done.stdout
 
 
 @pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, 3)])
 def test_the_exit_code_tells_a_poor_draft_from_a_good_one(run, tmp_path: Path, passed: bool, code: int):
     add_report(run, passed=passed)
-    done = tool("publish_draft.py", run.url, tmp_path / "published")
+    done = run_tool("publish_draft", run.url, tmp_path / "published")
     assert done.returncode == code
     assert passed or "missed its bar" in refusal(done)[1]
 
 
 def test_a_draft_without_a_report_is_wrong_input(run, tmp_path: Path):
     lose_report(run)
-    code, line = refusal(tool("publish_draft.py", run.url, tmp_path / "published"))
+    code, line = refusal(run_tool("publish_draft", run.url, tmp_path / "published"))
     assert code == 2 and "--without-report" in line
-    assert tool("publish_draft.py", run.url, tmp_path / "published", "--without-report").returncode == 0
+    assert run_tool("publish_draft", run.url, tmp_path / "published", "--without-report").returncode == 0
 
 
 def test_a_bucket_that_is_not_there_is_one_line(run, bucket: str, tmp_path: Path):
     for done in (
-        tool("publish_draft.py", run.url, "s3://nobody-has-this-bucket/drafts"),
-        tool("fetch_draft.py", "s3://nobody-has-this-bucket/drafts", tmp_path / "here"),
+        run_tool("publish_draft", run.url, "s3://nobody-has-this-bucket/drafts"),
+        run_tool("fetch_draft", "s3://nobody-has-this-bucket/drafts", tmp_path / "here"),
     ):
         code, line = refusal(done)
         assert code == 2 and "NoSuchBucket" in line
@@ -324,14 +317,14 @@ def test_a_bucket_that_may_not_be_written_is_one_line(run, bucket: str, monkeypa
     server = ThreadingHTTPServer(("127.0.0.1", 0), ReadOnly)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    code, line = refusal(tool("publish_draft.py", run.url, "s3://bucket/drafts"))
+    code, line = refusal(run_tool("publish_draft", run.url, "s3://bucket/drafts"))
     server.shutdown()
     assert code == 2 and "AccessDenied" in line and "s3://bucket/drafts/versions/" in line
 
 
 def test_a_hub_that_refuses_the_token_is_one_line(run, hub: Hub, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_TOKEN", "hf_nobody")
-    code, line = refusal(tool("publish_draft.py", run.url, "hf://ORG/NAME"))
+    code, line = refusal(run_tool("publish_draft", run.url, "hf://ORG/NAME"))
     assert code == 2 and "HF_TOKEN" in line
 
 

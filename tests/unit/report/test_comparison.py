@@ -2,10 +2,7 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +11,7 @@ from spec.publishing.drafts import fetch, publish
 from spec.report.comparison import read, render
 from spec.storage import open_store
 from tests.runs import OFFLINE, SPECULATIVE, add_draft, add_report, add_suite, add_sweep, make_run
-
-ROOT = Path(__file__).parents[3]
+from tests.tools import run_tool
 
 
 class Cells(HTMLParser):
@@ -128,8 +124,7 @@ def test_a_run_from_before_suites_has_its_column_too(tmp_path, runs):
 
 def test_the_tool_writes_the_page_and_names_what_has_no_draft(tmp_path, runs):
     paths = [str(tmp_path / name) for name in ("week-1", "week-2")]
-    command = [sys.executable, "tools/compare_drafts.py", *paths, "--html", str(tmp_path / "page.html")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_tool("compare_drafts", *paths, "--html", tmp_path / "page.html")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>") and "week-1, week-2" in done.stdout
     with pytest.raises(BadInput, match="no draft there"):

@@ -1,14 +1,9 @@
 """What cannot be meant is refused in one line, before a draft is read or a server started."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from tests.runs import make_run
-
-ROOT = Path(__file__).parents[3]
+from tests.tools import run_tool
 
 
 @pytest.mark.parametrize(
@@ -25,7 +20,6 @@ ROOT = Path(__file__).parents[3]
 )
 def test_refused(tmp_path, options, said):
     run = make_run(tmp_path / "run")
-    command = [sys.executable, "tools/tune_server.py", run.url, "--target", str(tmp_path), *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_tool("tune_server", run.url, "--target", tmp_path, *options)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
     assert "secret" not in done.stderr
