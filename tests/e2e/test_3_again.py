@@ -23,6 +23,7 @@ def again(good: Workflow) -> Workflow:
 
 @pytest.fixture(scope="module")
 def refused(again: Workflow) -> Workflow:
+    until("it has the run to itself", again.nodes, 120, of=again)  # of two that both wait, either may come first
     return submit(GOOD, min_accept_length="9", destination=url(GOOD, "refused"))
 
 
