@@ -195,7 +195,7 @@ def rows_of(names: str, split: str, filtering: dict[str, Any]) -> tuple[float, f
     What will be left out, rejected and held out is not: half of the rows are taken for the least.
     """
     known = [filtering["limit"]] if filtering["limit"] else [_rows_on_hub(name, split) for name in names.split()]
-    rows = None if None in known else sum(known)
+    rows = None if None in known else sum(count or 0 for count in known)
     asked = (rows or 0) * filtering["samples"] * filtering["fraction"]
     return 0.5 * asked, None if rows is None else asked
 
@@ -210,7 +210,7 @@ def _rows_on_hub(name: str, split: str) -> int | None:
 
     with told(name):
         card = HfApi(endpoint=os.environ.get("HF_ENDPOINT")).dataset_info(name).card_data
-    configs = (card or {}).get("dataset_info") or []
+    configs = (card.to_dict() if card else {}).get("dataset_info") or []
     found = [its for one in ([configs] if isinstance(configs, dict) else configs) for its in one.get("splits") or []]
     counts = [its.get("num_examples") for its in found if its.get("name") == split]
     return counts[0] if len(counts) == 1 else None

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from huggingface_hub import DatasetCardData
 
 from spec.cluster import preflight
 from spec.costs.budget import Budget, Training
@@ -100,3 +102,19 @@ def test_prepare_checks_again_with_the_tokens_that_it_counted(tmp_path: Path):
 def test_it_needs_no_torch():
     code = "import sys; import spec.costs.estimate, spec.costs.pods; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("card", "rows"),
+    [
+        ({"dataset_info": {"splits": [{"name": "train", "num_examples": 500}]}}, (250, 500)),
+        ({"dataset_info": [{"splits": [{"name": "train", "num_examples": 500}]}] * 2}, (0, None)),  # which of them?
+        ({"dataset_info": {"splits": [{"name": "test", "num_examples": 500}]}}, (0, None)),
+        (None, (0, None)),
+    ],
+)
+def test_a_hub_says_its_rows_in_the_dataset_s_card(monkeypatch: pytest.MonkeyPatch, card, rows):
+    info = SimpleNamespace(card_data=DatasetCardData(**card) if card else None)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda self, name: info)
+    asked = {"limit": None, "samples": 1, "fraction": 1.0}
+    assert preflight.rows_of("ORG/prompts", "train", asked) == rows
