@@ -17,6 +17,7 @@ from spec.cluster import preflight
 from spec.cluster.api import Cluster
 from spec.cluster.notice import check_url
 from spec.costs.budget import Budget, parse_prices, write_budget
+from spec.costs.estimate import GpuHours, check_cap, of_serving, of_training, tokens_of, tokens_trained, training_of
 from spec.evaluation.gate import Bar
 from spec.publishing.drafts import place_of
 from spec.publishing.standing import NONE
@@ -123,7 +124,17 @@ def main(
     if remaining["answers"] == "missing":
         preflight.check_datasets(dataset_name, weights, dataset_split, pattern=filtering["glob"])
         preflight.check_suites(list(filtering["leave_out"] or ()))
-    write_budget(store, Budget(per_gpu_hour=prices, currency=currency, max_gpu_hours=max_gpu_hours))
+    training = training_of(ROOT / config, preflight.settings_of(train_options), ROOT, nodes * gpus_per_node)
+    budget = Budget(per_gpu_hour=prices, currency=currency, max_gpu_hours=max_gpu_hours, training=training)
+    left = GpuHours()
+    rows: tuple[float, float | None] = (0, None)
+    if remaining["answers"] == "missing":
+        rows = preflight.rows_of(dataset_name, dataset_split, filtering)
+        left += of_serving(ROOT / config, rows, gpus=server_gpus, max_tokens=max_tokens)
+    if remaining["training"] == "missing":
+        left += of_training(training, tokens_of(store, rows), tokens_trained(store))
+    print(check_cap(store, budget, left), flush=True)
+    write_budget(store, budget)
     output.mkdir(parents=True, exist_ok=True)
     found = {"target": str(target), "published": NONE, "published-server": NONE} | remaining
     for name, value in found.items():

@@ -15,6 +15,8 @@ from typer import Argument, Option
 from spec import cli
 from spec.conversations.lineage import read_run
 from spec.conversations.shards import EXACT
+from spec.costs.budget import read_budget
+from spec.costs.estimate import check_cap, of_training, tokens_of, tokens_trained
 from spec.costs.meter import Meter
 from spec.errors import BadInput, Stopped
 from spec.samples.prepare import Settings, Tolerance, prepare
@@ -84,6 +86,10 @@ def main(
             overwrite=overwrite,
         )
     _print(store.url, marker, meter.worked, examples)
+    budget = read_budget(store)
+    if budget.max_gpu_hours:  # the tokens are known only now
+        left = of_training(budget.training, tokens_of(store, (0, None)), tokens_trained(store))
+        print(check_cap(store, budget, left))
 
 
 def _print(url: str, marker: Marker, worked: bool, examples: int) -> None:

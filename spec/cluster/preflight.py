@@ -189,6 +189,33 @@ def _check_dataset(name: str, pattern: bool) -> None:
             raise BadInput(f"{name}: no such object")
 
 
+def rows_of(names: str, split: str, filtering: dict[str, Any]) -> tuple[float, float | None]:
+    """Rows that will be answered, from least to most (None: not known): by `--limit`, or what a hub says of a dataset.
+
+    What will be left out, rejected and held out is not: half of the rows are taken for the least.
+    """
+    known = [filtering["limit"]] if filtering["limit"] else [_rows_on_hub(name, split) for name in names.split()]
+    rows = None if None in known else sum(count or 0 for count in known)
+    asked = (rows or 0) * filtering["samples"] * filtering["fraction"]
+    return 0.5 * asked, None if rows is None else asked
+
+
+def _rows_on_hub(name: str, split: str) -> int | None:
+    """By the dataset's card, where that says it."""
+    if name.startswith("s3://"):
+        return None
+    from huggingface_hub import HfApi
+
+    from spec.storage.hub_errors import told
+
+    with told(name):
+        card = HfApi(endpoint=os.environ.get("HF_ENDPOINT")).dataset_info(name).card_data
+    configs = (card.to_dict() if card else {}).get("dataset_info") or []
+    found = [its for one in ([configs] if isinstance(configs, dict) else configs) for its in one.get("splits") or []]
+    counts = [its.get("num_examples") for its in found if its.get("name") == split]
+    return counts[0] if len(counts) == 1 else None
+
+
 def model_config(model: str, revision: str, staged: Path) -> Json:
     """The target's `config.json`, from where it is staged or will be staged from."""
     with parameter("model"), tempfile.TemporaryDirectory() as scratch:
@@ -216,7 +243,7 @@ def check_family(name: str, method: Method, config: Json) -> None:
 def method_of_training(config: Path, words: str) -> Method:
     """The method that training will take, by the recipe's config and the settings that change it."""
     there = yaml.safe_load(config.read_text())
-    return method_named(_settings(words).get("method", there.get("method", FIRST)))
+    return method_named(settings_of(words).get("method", there.get("method", FIRST)))
 
 
 def check_start(name: str, words: str, method: Method, run: Store) -> str:
@@ -224,7 +251,7 @@ def check_start(name: str, words: str, method: Method, run: Store) -> str:
 
     Returns what there is to tell: where there is none yet, that training begins otherwise.
     """
-    settings = _settings(words)
+    settings = settings_of(words)
     place, otherwise = settings.get("initialise", WORDS[0]), settings.get("initialise_else")
     if place in WORDS or run.exists(BEGUN):  # a run that has begun has its start
         return ""
@@ -246,7 +273,8 @@ def check_start(name: str, words: str, method: Method, run: Store) -> str:
     return f"{place} has no {method.title} draft to begin from yet: training begins as {otherwise}"
 
 
-def _settings(words: str) -> dict[str, str]:
+def settings_of(words: str) -> dict[str, str]:
+    """`key=value` words by their keys."""
     pairs = (word.partition("=") for word in words.split())
     return {key: value for key, _, value in pairs}
 

@@ -20,12 +20,23 @@ KEY = "costs/budget.json"
 ANY = "*"  # a price for kinds of GPU that have none of their own
 
 
+class Training(BaseModel):
+    """What a run's config trains for, as preflight knew it: what its estimate goes by once the tokens are known."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    tokens_per_gpu_second: NonNegativeFloat = 0  # 0: on CPUs
+    epochs: NonNegativeFloat = 0  # 0: only as many tokens as there may be at most
+    most_tokens: NonNegativeFloat = 0  # of all steps; 0: no bound but the epochs
+
+
 class Budget(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     per_gpu_hour: dict[str, NonNegativeFloat] = {}  # by kind of GPU
     currency: str = ""
     max_gpu_hours: NonNegativeFloat = 0  # 0: no cap
+    training: Training = Training()
 
     def money(self, spent: Spent) -> float | None:
         """What that costs; None where a kind of GPU has no price."""

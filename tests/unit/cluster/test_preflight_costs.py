@@ -1,0 +1,70 @@
+"""Preflight as it is called: says what a run will take, refuses a cap below that, leaves prices and cap in the run."""
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spec.costs.budget import read_budget
+from spec.errors import BadInput
+from spec.storage import open_store
+from tests.unit.cluster.fake import FakeCluster
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def preflight(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The tool's command, with parameters that pass but for those given."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    FakeCluster.quotas = lambda self: []  # type: ignore[attr-defined]
+    monkeypatch.setattr("spec.cluster.api.Cluster", lambda namespace: FakeCluster())
+    main = runpy.run_path(str(ROOT / "tools/preflight.py"))["main"]
+    store = open_store(f"s3://{bucket}")
+    store.write("model/config.json", json.dumps({"model_type": "llama"}).encode())
+    store.write("prompts.jsonl", b'{"prompt": "x"}\n')
+    words = dict.fromkeys(
+        ("train_options", "evaluate_options", "sweep_drafts", "sweep_loads", "weights", "gpu_hour_prices", "currency"),
+        "",
+    )
+    words |= {"run": f"s3://{bucket}/run", "destination": f"s3://{bucket}/drafts", "workflow": "w", "revision": "main"}
+    words |= {"model": f"s3://{bucket}/model", "config": "spec/configs/llama3/8B_eagle.yaml", "turns": "all"}
+    words |= {"dataset_name": f"s3://{bucket}/prompts.jsonl", "dataset_split": "train", "secret": "s3-credentials"}
+    words |= {"filter_options": "--limit 100000"}
+    numbers: dict[str, Any] = {"parallel": 8, "temperature": 0, "max_tokens": 512, "min_accept_length": 2, "shards": 2}
+    numbers |= {"min_speed_up": 0, "at_concurrency": 0, "max_regression": 1, "max_running_requests": 48, "nodes": 1}
+    numbers |= {"gpus_per_node": 8, "server_gpus": 1, "max_gpu_hours": 0}
+    paths = {"models": tmp_path, "output": tmp_path / "found"}
+
+    def run(**given: Any) -> None:
+        main(**(words | numbers | paths | given), namespace=None)
+
+    return run
+
+
+def test_it_says_what_the_run_will_take_and_leaves_prices_and_cap_in_the_run(preflight, bucket: str, capsys):
+    preflight(gpu_hour_prices='{"*": 2.5}', currency="EUR", max_gpu_hours=30)
+    assert "0 GPU-hours are used, and what is left takes from 0.0" in capsys.readouterr().out
+    budget = read_budget(open_store(f"s3://{bucket}/run"))
+    assert (budget.per_gpu_hour, budget.currency, budget.max_gpu_hours) == ({"*": 2.5}, "EUR", 30)
+    assert budget.training.epochs == 1 and budget.training.tokens_per_gpu_second > 1000
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"max_gpu_hours": 0.001}, "parameter max-gpu-hours: .*more than 0.001"),
+        ({"max_gpu_hours": -1}, "parameter max-gpu-hours: -1"),
+        ({"max_gpu_hours": float("nan")}, "parameter max-gpu-hours: nan"),
+        ({"gpu_hour_prices": '{"H100": "two"}'}, 'parameter gpu-hour-prices: H100: "two" is no price'),
+        ({"gpu_hour_prices": "two"}, "parameter gpu-hour-prices: two: no JSON"),
+    ],
+)
+def test_what_is_no_price_and_a_cap_that_cannot_do_are_refused_before_anything(
+    preflight, bucket, tmp_path, given, told
+):
+    with pytest.raises(BadInput, match=told):
+        preflight(**given)
+    assert not (tmp_path / "found").exists() and open_store(f"s3://{bucket}/run").list() == []
