@@ -127,7 +127,7 @@ def main(
     server = Server(base_url, sampling, model=model, patience=patience, request_timeout=request_timeout)
     part = Shard.parse(shard)
     selection = select(fraction=fraction, leave_out=leave_out, scrub=scrub)
-    with Meter(store, "filter") as meter, opened(datasets, pattern=glob, limit=limit) as source:
+    with opened(datasets, pattern=glob, limit=limit) as source, Meter(store, "filter") as meter:
         filtering = filter_shard(
             store, source, server, part, parallel=parallel, selection=selection, overwrite=overwrite
         )

@@ -25,7 +25,7 @@ class Training(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    tokens_per_gpu_second: NonNegativeFloat = 0  # 0: on CPUs
+    tokens_per_gpu_second: NonNegativeFloat | None = 0  # 0: on CPUs; None: not known
     epochs: NonNegativeFloat = 0  # 0: only as many tokens as there may be at most
     most_tokens: NonNegativeFloat = 0  # of all steps; 0: no bound but the epochs
 

@@ -44,10 +44,9 @@ def training_of(config: Path, words: dict[str, str], root: Path, world: int) -> 
     settings: dict[str, Any] = yaml.safe_load((root / "spec" / "configs" / "defaults.yaml").read_text())
     settings |= yaml.safe_load(config.read_text())
     settings |= {name: yaml.safe_load(value) for name, value in words.items()}
-    speed = yaml.safe_load(SPEEDS.read_text())[f"{config.parent.name}/{config.stem}"]
     step = settings["max_length"] * settings["batch_size"] * settings["gradient_accumulation_steps"] * world
     return Training(
-        tokens_per_gpu_second=speed["tokens_per_gpu_second"] if world else 0,
+        tokens_per_gpu_second=_speed(config, "tokens_per_gpu_second") if world else 0,
         epochs=settings["epochs"] or 0,
         most_tokens=(settings["max_steps"] or 0) * step,
     )
@@ -55,6 +54,8 @@ def training_of(config: Path, words: dict[str, str], root: Path, world: int) -> 
 
 def of_training(training: Training, tokens: tuple[float, float | None], trained: int = 0) -> GpuHours:
     """Of an epoch's `tokens`, from least to most (None: not known), of which so many are `trained` already."""
+    if training.tokens_per_gpu_second is None:
+        return GpuHours(0, None)
     if not training.tokens_per_gpu_second:
         return GpuHours()
 
@@ -72,10 +73,17 @@ def of_serving(config: Path, rows: tuple[float, float | None], *, gpus: int, max
     """Of answers to so many rows, from least to most (None: not known), on a server of the config's own target."""
     if not gpus:
         return GpuHours()
-    active = yaml.safe_load(SPEEDS.read_text())[f"{config.parent.name}/{config.stem}"]["active"]
+    active = _speed(config, "active")
+    if active is None:
+        return GpuHours(0, None)
     hour = _TFLOPS * 1e12 / (2 * active) * 3600  # tokens of a GPU
     most = None if rows[1] is None else rows[1] * max_tokens / hour * _SERVING[1]
     return GpuHours(rows[0] * LEAST_TOKENS / hour * _SERVING[0], most)
+
+
+def _speed(config: Path, of: str) -> float | None:
+    """None for a config of one's own."""
+    return yaml.safe_load(SPEEDS.read_text()).get(f"{config.parent.name}/{config.stem}", {}).get(of)
 
 
 def tokens_of(run: Store, rows: tuple[float, float | None]) -> tuple[float, float | None]:

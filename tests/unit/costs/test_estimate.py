@@ -62,6 +62,14 @@ def test_no_more_than_the_steps_that_are_set_and_nothing_on_cpus():
     assert of_serving(CONFIG, (1e9, None), gpus=0, max_tokens=64) == GpuHours()
 
 
+def test_of_a_config_of_one_s_own_the_end_is_not_known(tmp_path: Path):
+    own = tmp_path / "8B_mine.yaml"
+    own.write_text(CONFIG.read_text())
+    assert of_training(training_of(own, {}, ROOT, 8), (1e9, 1e9)) == GpuHours(0, None)
+    assert of_serving(own, (1e9, 1e9), gpus=1, max_tokens=64) == GpuHours(0, None)
+    assert of_training(training_of(own, {}, ROOT, 0), (1e9, 1e9)) == GpuHours()
+
+
 def test_rows_are_those_of_the_limit_or_a_range_where_they_are_not_known():
     asked = {"limit": 1000, "samples": 2, "fraction": 1.0}
     assert preflight.rows_of("s3://b/prompts.jsonl", "train", asked) == (1000, 2000)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spec.costs.budget import Budget, Training, write_budget
+from spec.costs.records import read_all
 from spec.errors import BadInput
 from spec.samples.dataset import Samples
 from spec.samples.held_out import held_out_below, prompt_hash
@@ -269,6 +271,19 @@ class TestCommandLine:
         again = command(tmp_path / "run", "--draft-vocab-size", "100")
         assert again.returncode == 0
         assert "already done: answers 300, train " in again.stdout
+
+    def test_with_a_cap_it_says_what_training_takes_now_that_the_tokens_are_known(self, run, tmp_path):
+        training = Training(tokens_per_gpu_second=1, epochs=1)
+        options = ("--draft-vocab-size", "100", "--processes", "1")
+        write_budget(run, Budget(max_gpu_hours=1000, training=training))
+        done = command(tmp_path / "run", *options, torch=False)
+        assert done.returncode == 0 and "0 GPU-hours are used, and what is left takes from " in done.stdout
+        costs = read_all(run)
+        assert [(its.step, its.over) for its in costs] == [("prepare", True)]
+        write_budget(run, Budget(max_gpu_hours=0.1, training=training))
+        again = command(tmp_path / "run", *options, torch=False)
+        assert again.returncode == 2 and "already done" in again.stdout and read_all(run) == costs
+        assert again.stderr.startswith("error: parameter max-gpu-hours: 0 GPU-hours are used")
 
     def test_a_users_mistake_is_one_line_and_2(self, run, tmp_path):
         done = command(tmp_path / "run")
