@@ -17,6 +17,7 @@ from spec.cluster import preflight
 from spec.cluster.api import Cluster
 from spec.cluster.notice import check_url
 from spec.cluster.queues import check_queue
+from spec.cluster.rollout import named
 from spec.costs.budget import Budget, parse_prices, write_budget
 from spec.costs.estimate import GpuHours, check_cap, of_serving, of_training, tokens_of, tokens_trained, training_of
 from spec.evaluation.gate import Bar
@@ -59,6 +60,7 @@ def main(
     max_gpu_hours: Annotated[float, typer.Option(help="The cap of the run's GPU-hours; 0 is none")],
     sweep_drafts: Annotated[str, typer.Option(help="Drafts a round of the sweep; none for no sweep")],
     sweep_loads: Annotated[str, typer.Option(help="Requests at once of the sweep")],
+    serves: Annotated[str, typer.Option(help="What serves the draft, as NAMESPACE/DEPLOYMENT; nothing if empty")],
     queue: Annotated[str, typer.Option(help="Kueue's LocalQueue; none if empty")],
     secret: Annotated[str, typer.Option(help="The Secret that S3 credentials come from")],
     output: Annotated[Path, typer.Option(help="Directory for what was found")],
@@ -83,6 +85,9 @@ def main(
         prices = parse_prices(gpu_hour_prices)
     filtering = preflight.check_filter(filter_data, filter_options, turns=turns, temperature=temperature)
     Bar(min_accept_length, min_speed_up or None, at_concurrency or None)
+    if serves:
+        with preflight.parameter("serves"):
+            named(serves)
     preflight.check_shared("run", run, ("s3://",))
     preflight.check_shared("destination", destination, ("s3://", "hf://"))
     preflight.check_config("config", config, ROOT)

@@ -6,6 +6,7 @@ Credentials come from the standard chains (AWS_*, HF_TOKEN). A store that refuse
 AWS_REQUEST_CHECKSUM_CALCULATION=when_required.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
@@ -36,6 +37,7 @@ def main(
         ),
     ] = 1.0,
     without_report: Annotated[bool, Option("--without-report", help="Publish a draft that nobody measured.")] = False,
+    version_to: Annotated[Path | None, Option(help="A file for the version's name.")] = None,
 ) -> None:
     """Publish RUN's draft at DESTINATION as its latest version; the same draft again changes nothing."""
     bar = Bar(
@@ -47,7 +49,9 @@ def main(
         raise BadInput(
             "--without-report asks for no figures, --min-speed-up and --max-regression for some; leave one of them out"
         )
-    publish(open_store(run), destination, bar=bar, without_report=without_report)
+    manifest = publish(open_store(run), destination, bar=bar, without_report=without_report)
+    if version_to:
+        version_to.write_text(manifest.version)
 
 
 if __name__ == "__main__":

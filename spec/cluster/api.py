@@ -85,6 +85,14 @@ class Cluster:
             answer = self._core.list_namespaced_resource_quota(self.namespace, _request_timeout=_SECONDS)
         return self._api.sanitize_for_serialization(answer)["items"] or []
 
+    def patch(self, kind: str, name: str, change: Json) -> Json:
+        """Merge `change` into an object, and give what it is then."""
+        group, version, plural = KINDS[kind]
+        with told(f"{kind}/{name}"):
+            return self._objects.patch_namespaced_custom_object(
+                group, version, self.namespace, plural, name, change, _request_timeout=_SECONDS
+            )
+
     def set_pod_status(self, name: str, status: Json) -> None:
         """Change these fields of a pod's status. A missing one is fine."""
         try:

@@ -1,6 +1,7 @@
 """Waiting for a server: its Deployment is available once a token was generated (its readiness probe)."""
 
 import time
+from collections.abc import Callable
 
 from spec.cluster import pods
 from spec.cluster.api import Cluster, Json
@@ -10,8 +11,15 @@ CONTAINER = "server"
 _CRASHES = 3  # a server that died this often at its start will not come up
 
 
-def wait_until_ready(cluster: Cluster, name: str, *, patience: float, poll: float = 3.0) -> float:
-    """Block until `deployment/name` is available; returns the seconds it took.
+def wait_until_ready(
+    cluster: Cluster,
+    name: str,
+    *,
+    patience: float,
+    poll: float = 3.0,
+    ready: Callable[[Json], bool] = lambda deployment: is_available(deployment),
+) -> float:
+    """Block until `deployment/name` is available, or what `ready` wants; returns the seconds it took.
 
     Raises `BadInput` with the server's last words if it keeps crashing or can never start, and `PassingFault` if it is
     not ready after `patience` seconds: no node, or a model that takes longer to load.
@@ -22,7 +30,7 @@ def wait_until_ready(cluster: Cluster, name: str, *, patience: float, poll: floa
         waited = time.monotonic() - begin
         try:
             deployment = cluster.get("deployment", name)
-            if is_available(deployment):
+            if ready(deployment):
                 return waited
             state = _judge(cluster, name) or _refused(deployment) or "no pod yet"
         except (FileNotFoundError, PassingFault) as fault:

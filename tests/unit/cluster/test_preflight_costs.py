@@ -35,6 +35,7 @@ def preflight(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             "gpu_hour_prices",
             "currency",
             "queue",
+            "serves",
         ),
         "",
     )

@@ -1,0 +1,43 @@
+"""Following a publication: the Deployment that serves a draft starts anew, and fetches what `latest` names then.
+
+Restarted as `kubectl rollout restart` does, by an annotation of its pods. That leaves what Git says of the Deployment
+alone, so Argo CD and Flux do too; how old and new servers change places is the Deployment's own strategy.
+"""
+
+from spec.cluster.api import Cluster, Json
+from spec.cluster.servers import is_available, wait_until_ready
+from spec.errors import BadInput
+
+VERSION = "sgl-spec/draft"  # annotation of the pods: the published version that they were started for
+
+
+def named(serves: str) -> tuple[str, str]:
+    """`NAMESPACE/DEPLOYMENT` as the two of them."""
+    namespace, slash, name = serves.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise BadInput(f"{serves}: what serves the draft reads NAMESPACE/DEPLOYMENT")
+    return namespace, name
+
+
+def roll_out(cluster: Cluster, name: str, version: str, *, patience: float, poll: float = 3.0) -> float:
+    """Start `deployment/name` anew for a published version, and wait until only such servers are there.
+
+    Pods that were started for this version already stay: again costs nothing. Returns the seconds it took. Raises
+    `BadInput` if the new server crashes or there is no such Deployment, `PassingFault` if it is not ready in time.
+    """
+    try:
+        there = cluster.get("deployment", name)
+    except FileNotFoundError as error:
+        raise BadInput(f"deployment/{name}: not in namespace {cluster.namespace}; nothing to roll out to") from error
+    annotations = there["spec"]["template"]["metadata"].get("annotations") or {}
+    if annotations.get(VERSION) != version:
+        change = {"spec": {"template": {"metadata": {"annotations": {VERSION: version}}}}}
+        cluster.patch("deployment", name, change)
+    return wait_until_ready(cluster, name, patience=patience, poll=poll, ready=is_rolled_out)
+
+
+def is_rolled_out(deployment: Json) -> bool:
+    """Every server is a new one and ready, and the old ones are gone."""
+    status, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
+    counts = [status.get(name, 0) for name in ("replicas", "updatedReplicas", "availableReplicas")]
+    return is_available(deployment) and counts == [wanted] * len(counts)

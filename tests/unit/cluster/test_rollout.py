@@ -1,0 +1,58 @@
+"""A published draft is served once old servers are gone and new ones ready; again restarts nothing."""
+
+from typing import Any
+
+import pytest
+
+from spec.cluster.rollout import VERSION, named, roll_out
+from spec.errors import BadInput, PassingFault
+from tests.unit.cluster.fake import FakeCluster
+
+
+def server(*, replicas: int = 1, updated: int = 1, available: int = 1, **annotations: str) -> dict[str, Any]:
+    conditions = [{"type": "Available", "status": "True"}]
+    counts = {"replicas": replicas, "updatedReplicas": updated, "availableReplicas": available}
+    return {
+        "metadata": {"name": "sglang", "generation": 2},
+        "spec": {"replicas": 1, "template": {"metadata": {"annotations": annotations}}},
+        "status": {"observedGeneration": 2, "conditions": conditions, **counts},
+    }
+
+
+def annotations(found: dict[str, Any]) -> dict[str, str]:
+    return found["spec"]["template"]["metadata"]["annotations"]
+
+
+def test_its_pods_are_named_after_the_version_and_what_else_they_are_stays():
+    found = server(team="a")
+    assert roll_out(FakeCluster(deployment=[found]), "sglang", "0123", patience=0) >= 0
+    assert annotations(found) == {"team": "a", VERSION: "0123"}
+
+
+@pytest.mark.parametrize(
+    "counts", [{"replicas": 2}, {"updated": 0}, {"available": 0}], ids=["the old one lives", "none is new", "not ready"]
+)
+def test_it_is_waited_for(counts: dict[str, int]):
+    with pytest.raises(PassingFault, match="not ready"):
+        roll_out(FakeCluster(deployment=[server(**counts)]), "sglang", "0123", patience=0)
+
+
+def test_pods_that_have_the_version_are_not_started_again():
+    class ReadOnly(FakeCluster):
+        def patch(self, kind: str, name: str, change: dict[str, Any]) -> dict[str, Any]:
+            raise AssertionError("restarted")
+
+    roll_out(ReadOnly(deployment=[server(**{VERSION: "0123"})]), "sglang", "0123", patience=0)
+
+
+def test_a_deployment_that_is_not_there_is_final():
+    cluster = FakeCluster()
+    cluster.namespace = "serving"  # type: ignore[attr-defined]
+    with pytest.raises(BadInput, match="not in namespace serving"):
+        roll_out(cluster, "sglang", "0123", patience=0)
+
+
+@pytest.mark.parametrize("serves", ["sglang", "/sglang", "serving/", "a/b/c"])
+def test_what_names_no_deployment_is_refused(serves: str):
+    with pytest.raises(BadInput, match="NAMESPACE/DEPLOYMENT"):
+        named(serves)
