@@ -1,9 +1,11 @@
 """End what a workflow started besides its own pods, and wait until it is gone; or sweep up after all that are over.
 
+The sweep also ends steps that have been pending for longer than --pending-seconds, with the scheduler's words.
 With --verdict it then posts how the run ended to WEBHOOK_URL, if the environment has one, and ends as the run did.
 """
 
 import os
+import time
 from typing import Annotated
 
 import typer
@@ -12,6 +14,7 @@ from spec import cli
 from spec.cluster.api import Cluster
 from spec.cluster.cleanup import ALL, SERVERS, end, sweep
 from spec.cluster.conclusion import conclude
+from spec.cluster.pending import end_pending
 from spec.errors import BadInput
 
 
@@ -22,6 +25,9 @@ def main(
         bool, typer.Option(help="Afterwards, end as the workflow's pipeline did, with its cause")
     ] = False,
     sweep_up: Annotated[bool, typer.Option("--sweep", help="End what workflows that are over have left")] = False,
+    pending_seconds: Annotated[
+        float, typer.Option(envvar="PENDING_SECONDS", help="In a sweep: how long a step's pod may be pending")
+    ] = 3600,
     seconds: Annotated[float, typer.Option(help="How long the pods may take to end")] = 600,
     namespace: Annotated[str | None, typer.Option(help="Default: this pod's, or the kubeconfig's")] = None,
 ) -> None:
@@ -32,6 +38,8 @@ def main(
     if workflow is None:
         swept = sweep(cluster)
         print(f"swept: {', '.join(swept) or 'nothing was left'}", flush=True)
+        for words in end_pending(cluster, seconds=pending_seconds, now=time.time()):
+            print(f"ended: {words}", flush=True)
         return
     ended = end(cluster, workflow, SERVERS if servers_only else ALL, patience=seconds)
     print(f"ended: {', '.join(ended) or 'nothing was left'}", flush=True)

@@ -16,6 +16,7 @@ from spec import cli
 from spec.cluster import preflight
 from spec.cluster.api import Cluster
 from spec.cluster.notice import check_url
+from spec.cluster.queues import check_queue
 from spec.costs.budget import Budget, parse_prices, write_budget
 from spec.costs.estimate import GpuHours, check_cap, of_serving, of_training, tokens_of, tokens_trained, training_of
 from spec.evaluation.gate import Bar
@@ -58,6 +59,7 @@ def main(
     max_gpu_hours: Annotated[float, typer.Option(help="The cap of the run's GPU-hours; 0 is none")],
     sweep_drafts: Annotated[str, typer.Option(help="Drafts a round of the sweep; none for no sweep")],
     sweep_loads: Annotated[str, typer.Option(help="Requests at once of the sweep")],
+    queue: Annotated[str, typer.Option(help="Kueue's LocalQueue; none if empty")],
     secret: Annotated[str, typer.Option(help="The Secret that S3 credentials come from")],
     output: Annotated[Path, typer.Option(help="Directory for what was found")],
     namespace: Annotated[str | None, typer.Option(help="Default: this pod's, or the kubeconfig's")] = None,
@@ -95,7 +97,10 @@ def main(
     servers = 3 if max_regression < 1 and min_speed_up else 2  # that the draft is proven on
     needed = {"nvidia.com/gpu": max(nodes * gpus_per_node, servers * server_gpus)}
     names = "nodes, gpus-per-node and server-gpus"
-    preflight.check_quota(Cluster(namespace).quotas(), needed, names=names)
+    cluster = Cluster(namespace)
+    preflight.check_quota(cluster.quotas(), needed, names=names)
+    if told := check_queue(cluster, queue):
+        print(told, flush=True)
     preflight.check_credentials(secret)
     if url := os.environ.get("WEBHOOK_URL"):
         check_url("secret webhook: WEBHOOK_URL", url)

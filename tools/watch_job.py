@@ -3,6 +3,7 @@
 Reads only: killed and started again it finds the same job where it is. A failed attempt that another one may mend
 (lost pods, out of memory, a deadline) is `retry` in --outcome and exit 0 while attempts are left, and 75 after the
 last; wrong settings are exit 2 at once. A job that never gets its nodes is 75 too: another one would wait beside it.
+At its end the run keeps the logs of the pods that are still there, in RUN/logs.
 """
 
 import signal
@@ -12,8 +13,9 @@ from typing import Annotated
 import typer
 
 from spec import cli
+from spec.cluster import logs
 from spec.cluster.api import Cluster
-from spec.cluster.jobs import GaveUp, Outcome, Patience, follow
+from spec.cluster.jobs import CONTAINER, GaveUp, Outcome, Patience, follow
 from spec.costs.pods import Sightings
 from spec.errors import PassingFault, Stopped
 from spec.storage import open_store
@@ -24,16 +26,17 @@ def main(
     attempt: Annotated[int, typer.Option(help="Which attempt this job is, from 1", min=1)] = 1,
     attempts: Annotated[int, typer.Option(help="How many attempts there may be", min=1)] = 1,
     outcome: Annotated[Path | None, typer.Option(help="File to write `succeeded` or `retry` to")] = None,
-    run: Annotated[str | None, typer.Option(help="The run, which keeps how long its pods were there")] = None,
+    run: Annotated[str | None, typer.Option(help="The run, which keeps its pods' logs and times")] = None,
     pending_seconds: Annotated[float, typer.Option(help="How long its pods may wait for a node")] = 3600,
     namespace: Annotated[str | None, typer.Option(help="Default: this pod's, or the kubeconfig's")] = None,
 ) -> None:
     """Wait until a training job has ended."""
     signal.signal(signal.SIGTERM, _leave)
     print(f"pytorchjob/{job}: attempt {attempt} of {attempts}", flush=True)
+    cluster = Cluster(namespace)
     try:
         saw = Sightings(open_store(run), "train").saw if run else lambda workers: None
-        message = follow(Cluster(namespace), job, patience=Patience(pending=pending_seconds), saw=saw)
+        message = follow(cluster, job, patience=Patience(pending=pending_seconds), saw=saw)
         result = Outcome.SUCCEEDED
     except GaveUp:
         raise
@@ -42,6 +45,9 @@ def main(
             raise PassingFault(f"attempt {attempt} of {attempts} failed too: {fault}") from fault
         message = f"attempt {attempt} of {attempts} failed, the next goes on from the newest checkpoint: {fault}"
         result = Outcome.RETRY
+    finally:
+        if run:
+            logs.keep(cluster, run, f"training.kubeflow.org/job-name={job}", CONTAINER)
     print(message, flush=True)
     if outcome is not None:
         outcome.write_text(result)

@@ -85,7 +85,29 @@ class Cluster:
             answer = self._core.list_namespaced_resource_quota(self.namespace, _request_timeout=_SECONDS)
         return self._api.sanitize_for_serialization(answer)["items"] or []
 
-    def log(self, pod: str, container: str, *, since_seconds: int | None = None, tail_lines: int | None = None) -> str:
+    def set_pod_status(self, name: str, status: Json) -> None:
+        """Change these fields of a pod's status. A missing one is fine."""
+        try:
+            with told(f"status of pod/{name}"):
+                self._core.patch_namespaced_pod_status(
+                    name, self.namespace, {"status": status}, _request_timeout=_SECONDS
+                )
+        except FileNotFoundError:
+            pass
+
+    def config_map(self, name: str, namespace: str) -> dict[str, str]:
+        with told(f"configmap/{name} of namespace {namespace}"):
+            return self._core.read_namespaced_config_map(name, namespace, _request_timeout=_SECONDS).data or {}
+
+    def log(
+        self,
+        pod: str,
+        container: str,
+        *,
+        since_seconds: int | None = None,
+        tail_lines: int | None = None,
+        before_restart: bool = False,
+    ) -> str:
         """What a container printed, each line behind its time stamp; "" while it has not started."""
         with told(f"log of {pod}"):
             try:
@@ -96,6 +118,7 @@ class Cluster:
                     timestamps=True,
                     since_seconds=since_seconds,
                     tail_lines=tail_lines,
+                    previous=before_restart,
                     _request_timeout=_SECONDS,
                 )
             except ApiException as error:

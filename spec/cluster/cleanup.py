@@ -7,8 +7,9 @@ when the Workflow itself is deleted.
 
 import time
 
+from spec.cluster import logs, servers
 from spec.cluster.api import WORKFLOW_LABEL, Cluster, Json
-from spec.costs.pods import saw_server
+from spec.costs.pods import RUN, saw_server
 from spec.errors import PassingFault
 
 SERVERS = ("deployment", "service")
@@ -23,16 +24,17 @@ def end(cluster: Cluster, workflow: str, kinds: tuple[str, ...], *, patience: fl
     """
     selector = f"{WORKFLOW_LABEL}={workflow}"
     ended: set[str] = set()
-    servers: dict[str, Json] = {}
+    seen: dict[str, Json] = {}
     deadline = time.monotonic() + patience
     while True:
         try:
             found = [(kind, item) for kind in kinds for item in cluster.find(kind, selector)]
             left = [(kind, item["metadata"]) for kind, item in found]
             for kind, item in found:
-                if kind == "deployment" and item["metadata"]["name"] not in servers:
+                if kind == "deployment" and item["metadata"]["name"] not in seen:
                     saw_server(item, over=True)  # and once more when it is gone, unless this is killed before
-                    servers[item["metadata"]["name"]] = item
+                    _keep_log(cluster, item)
+                    seen[item["metadata"]["name"]] = item
             for kind, metadata in left:
                 ended.add(f"{kind}/{metadata['name']}")
                 if "deletionTimestamp" not in metadata:
@@ -42,7 +44,7 @@ def end(cluster: Cluster, workflow: str, kinds: tuple[str, ...], *, patience: fl
                 raise
         else:
             if not left:
-                for server in servers.values():
+                for server in seen.values():
                     saw_server(server, over=True)
                 return sorted(ended)
             if time.monotonic() >= deadline:
@@ -62,9 +64,16 @@ def sweep(cluster: Cluster) -> list[str]:
             if "deletionTimestamp" not in metadata and _is_over(cluster, metadata["labels"][WORKFLOW_LABEL]):
                 if kind == "deployment":
                     saw_server(item, over=True)
+                    _keep_log(cluster, item)
                 cluster.delete(kind, metadata["name"])
                 swept.append(f"{kind}/{metadata['name']}")
     return swept
+
+
+def _keep_log(cluster: Cluster, deployment: Json) -> None:
+    """A server's log goes with its pods: before that, into the run that it names."""
+    if run := (deployment["metadata"].get("annotations") or {}).get(RUN):
+        logs.keep(cluster, run, f"sgl-spec/server={deployment['metadata']['name']}", servers.CONTAINER)
 
 
 def _is_over(cluster: Cluster, workflow: str) -> bool:

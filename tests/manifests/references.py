@@ -65,6 +65,8 @@ def config_map(world: World) -> Found:
     for owner in world.objects:
         if repository := workflow_spec(owner).get("artifactRepositoryRef"):
             yield from _key_exists(world, _name(owner), {"name": repository["configMap"], "key": repository["key"]})
+        for semaphore in (workflow_spec(owner).get("synchronization") or {}).get("semaphores") or []:
+            yield from _key_exists(world, _name(owner), semaphore.get("configMapKeyRef"))
         for parameter in _declared(workflow_spec(owner).get("arguments")):
             reference = (parameter.get("valueFrom") or {}).get("configMapKeyRef")
             yield from _key_exists(world, _name(owner), reference, for_argo=True)

@@ -58,6 +58,8 @@ def test_a_component_passes_on_the_base(component: Path, tmp_path_factory: pytes
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     assert told(world_of(folder)) == []
+    without = [item["metadata"]["name"] for item in build(folder) if "namespace" not in item["metadata"]]
+    assert [name for name in without if name != "sgl-spec"] == [], "applied to whatever namespace is the current one"
 
 
 def test_gitops_objects_pass_and_point_to_an_overlay() -> None:

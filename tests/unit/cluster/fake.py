@@ -11,6 +11,7 @@ class FakeCluster:
     def __init__(self, *, pods: list[Json] | None = None, **objects: list[Json]):
         self.objects, self._pods = objects, pods or []
         self.deleted: list[str] = []
+        self.statuses: dict[str, Json] = {}
 
     def get(self, kind: str, name: str) -> Json:
         for item in self.objects.get(kind, []):
@@ -31,6 +32,9 @@ class FakeCluster:
 
     def pods(self, selector: str) -> list[Json]:
         return self._pods
+
+    def set_pod_status(self, name: str, status: Json) -> None:
+        self.statuses[name] = status
 
     def log(self, pod: str, container: str, **options: Any) -> str:
         return ""

@@ -26,7 +26,16 @@ def preflight(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store.write("model/config.json", json.dumps({"model_type": "llama"}).encode())
     store.write("prompts.jsonl", b'{"prompt": "x"}\n')
     words = dict.fromkeys(
-        ("train_options", "evaluate_options", "sweep_drafts", "sweep_loads", "weights", "gpu_hour_prices", "currency"),
+        (
+            "train_options",
+            "evaluate_options",
+            "sweep_drafts",
+            "sweep_loads",
+            "weights",
+            "gpu_hour_prices",
+            "currency",
+            "queue",
+        ),
         "",
     )
     words |= {"run": f"s3://{bucket}/run", "destination": f"s3://{bucket}/drafts", "workflow": "w", "revision": "main"}
