@@ -29,6 +29,6 @@ def check_queue(cluster: Cluster, queue: str) -> str:
     if missing:
         raise BadInput(
             f"setting queue: {queue}: Kueue does not queue {', '.join(missing)}, which would take GPUs without "
-            f"waiting; add it to integrations.frameworks in ConfigMap {CONFIG} of {NAMESPACE} and restart Kueue's controller"
+            f"waiting; add it to integrations.frameworks in ConfigMap {CONFIG} of {NAMESPACE} and restart its controller"
         )
     return f"queue {queue}: Kueue queues {', '.join(WANTED)}"
