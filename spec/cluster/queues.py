@@ -28,7 +28,8 @@ def check_queue(cluster: Cluster, queue: str) -> str:
     missing = [kind for kind in WANTED if kind not in listed]
     if missing:
         raise BadInput(
-            f"setting queue: {queue}: Kueue does not queue {', '.join(missing)}, which would take GPUs without "
-            f"waiting; add it to integrations.frameworks in ConfigMap {CONFIG} of {NAMESPACE}, and restart Kueue"
+            f"setting queue: {queue}: Kueue does not queue {', '.join(missing)}, which would take GPUs "
+            f"without waiting; add it to integrations.frameworks in ConfigMap {CONFIG} of {NAMESPACE} "
+            "and restart its controller"
         )
     return f"queue {queue}: Kueue queues {', '.join(WANTED)}"

@@ -11,9 +11,9 @@ from spec.evaluation.prompts import Asked
 from spec.evaluation.served import check_room
 from spec.publishing.drafts import publish
 from spec.server.sglang import SglangServer
+from tests.command_line import run_tool
 from tests.runs import BASELINE, OFFLINE, SPECULATIVE, make_run
 from tests.stub_generate import GeneratingStub
-from tests.tools import run_tool
 
 FACTS = {"offline": OFFLINE, "baseline": BASELINE, "speculative": SPECULATIVE}  # 84.2 over 70.1 tokens/s, 8 at once
 

@@ -17,9 +17,9 @@ from spec.publishing.drafts import publish
 from spec.publishing.manifest import Overtaken
 from spec.publishing.standing import NONE, standing, to_compare_with
 from spec.storage.markers import Marker, read_marker
+from tests.command_line import run_tool
 from tests.runs import OFFLINE, add_draft, add_report, make_run
 from tests.stub_generate import GeneratingStub
-from tests.tools import run_tool
 
 PUBLISHED = {"version": "abcd", "measured": "offline", "prompts": 30, "left_out": 2, "not_known": 0}
 

@@ -7,7 +7,7 @@ from spec.planning.advice import verdict
 from spec.planning.plan import Machines, measure, plan, read_plan_config
 from spec.planning.show import show
 from spec.settings import DEFAULTS
-from tests.tools import run_tool
+from tests.command_line import run_tool
 
 CONFIGS = DEFAULTS.parent
 NODE = Machines(1, 8, 80.0)

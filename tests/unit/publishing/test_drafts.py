@@ -20,9 +20,9 @@ from spec.publishing.existing import resolve
 from spec.publishing.manifest import MANIFEST
 from spec.storage import open_store
 from spec.storage.directory import DirectoryStore
+from tests.command_line import run_tool
 from tests.hub import Hub
 from tests.runs import add_draft, add_report, make_run
-from tests.tools import run_tool
 
 FILES = {"config.json", "model.safetensors", "draft.json", "README.md"}
 EVIDENCE = {"report/report.json", "report/report.html"}

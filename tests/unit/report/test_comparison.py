@@ -10,8 +10,8 @@ from spec.errors import BadInput
 from spec.publishing.drafts import fetch, publish
 from spec.report.comparison import read, render
 from spec.storage import open_store
+from tests.command_line import run_tool
 from tests.runs import OFFLINE, SPECULATIVE, add_draft, add_report, add_suite, add_sweep, make_run
-from tests.tools import run_tool
 
 
 class Cells(HTMLParser):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.command_line import run_tool
 from tests.runs import make_run
-from tests.tools import run_tool
 
 
 @pytest.mark.parametrize(
