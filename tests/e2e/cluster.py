@@ -92,14 +92,14 @@ class Workflow:
         ran = [node["name"] for node in self.nodes() if node["type"] == "Pod" and node["phase"] != "Omitted"]
         return {re.split(r"[(\[.]", name.removeprefix(prefix))[0] for name in ran if name.startswith(prefix)}
 
-    def pods(self, step: str = "") -> dict[str, str]:
+    def pods(self, step: str = "", phases: tuple[str, ...] = ("Running",)) -> dict[str, str]:
         """The running pods of a step, or of all: uid to name, which a pod that is made again may have too."""
         found = get("pods", f"--selector=workflows.argoproj.io/workflow={self.name}")["items"]
         return {
             pod["metadata"]["uid"]: pod["metadata"]["name"]
             for pod in found
             if f".{step}" in pod["metadata"]["annotations"]["workflows.argoproj.io/node-name"]
-            and pod["status"]["phase"] == "Running"
+            and pod["status"]["phase"] in phases
             and "deletionTimestamp" not in pod["metadata"]
         }
 
@@ -108,6 +108,18 @@ class Workflow:
         victims = until(f"{step}…) runs", lambda: self.pods(step), seconds, of=self)
         kubectl("delete", "pod", "--now", *victims.values())
         until(f"another pod for {step}…)", lambda: self.pods(step).keys() - victims, seconds, of=self)
+
+    def kill(self, step: str, how: Callable[[str], object], seconds: float = 900) -> None:
+        """Do `how` to the step's pod as soon as it is there: a short step need not live until it runs."""
+        for pod in until(
+            f"{step}…) begins", lambda: self.pods(step, ("Pending", "Running")), seconds, of=self
+        ).values():
+            how(pod)
+
+    def attempts(self, step: str) -> int:
+        """How many pods a step of the pipeline had, one after another."""
+        prefix = f"{self.name}[0].pipeline.{step}("
+        return sum(node["type"] == "Pod" and node["name"].startswith(prefix) for node in self.nodes())
 
     def made(self) -> list[str]:
         """Deployments, services and training jobs that it made and that are still there, and their pods."""
@@ -133,6 +145,59 @@ def submit(run: str, **parameters: str) -> Workflow:
     file = str(Path(__file__).with_name("tiny.yaml"))
     name = argo("submit", file, "--output=name", "--generate-name", f"e2e-{run}-", *words)
     return Workflow(name.strip().removeprefix("workflow.argoproj.io/"), run)
+
+
+def start(template: str, **parameters: str) -> Workflow:
+    """Submit one step by itself, from its WorkflowTemplate."""
+    words = [
+        word for name, value in parameters.items() for word in ("--parameter", f"{name.replace('_', '-')}={value}")
+    ]
+    name = argo("submit", f"--from=workflowtemplate/{template}", "--output=name", "--labels=sgl-spec/e2e=true", *words)
+    return Workflow(name.strip().removeprefix("workflow.argoproj.io/"), template)
+
+
+def copy_run(source: str, to: str, *without: str) -> None:
+    """A run of this session as if it had been made apart, without what lies in the folders `without`."""
+    with bucket() as store:
+        run = store.at(f"{source}/run")
+        for entry in run.list():
+            if entry.key.partition("/")[0] not in without:
+                store.write(f"{to}/run/{entry.key}", run.read(entry.key))
+
+
+def sweep() -> None:
+    """Run the CronJob `sweep` now, to its end."""
+    name = f"sweep-{time.monotonic_ns()}"
+    kubectl("create", "job", "--from=cronjob/sweep", name)
+    kubectl("wait", "--for=condition=complete", f"job/{name}", "--timeout=180s")
+
+
+@contextmanager
+def setting(**changed: str) -> Iterator[None]:
+    """The ConfigMap `settings` with other values; `trainer_memory="1Gi"` sets trainer-memory."""
+    values = {name.replace("_", "-"): value for name, value in changed.items()}
+    before = {name: get("configmap", "settings")["data"][name] for name in values}
+    kubectl("patch", "configmap", "settings", "--patch", json.dumps({"data": values}))
+    try:
+        yield
+    finally:
+        kubectl("patch", "configmap", "settings", "--patch", json.dumps({"data": before}))
+
+
+@contextmanager
+def store_gone() -> Iterator[None]:
+    """The S3 Service points to pods that do not exist: connections are refused."""
+    selector = get("service", "s3", namespace="object-store")["spec"]["selector"]
+    select(dict.fromkeys(selector, "nobody"))
+    try:
+        yield
+    finally:
+        select(selector)
+
+
+def select(selector: dict[str, str]) -> None:
+    patch = json.dumps({"spec": {"selector": selector}})
+    kubectl("patch", "service", "s3", "--patch", patch, namespace="object-store")
 
 
 def url(run: str, part: str) -> str:

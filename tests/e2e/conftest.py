@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e import inputs
-from tests.e2e.cluster import Workflow, bucket, credentials, get, kubectl, make_bucket, submit
+from tests.e2e.cluster import NAMESPACE, Workflow, bucket, credentials, get, kubectl, make_bucket, submit
 
 SECRET = "s3-credentials"
 GOOD = "good"
@@ -27,12 +27,12 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> None:
         inputs.upload(store, tmp_path_factory.mktemp("inputs"))
 
 
-def open_host_path() -> None:
+def open_host_path(namespace: str = NAMESPACE) -> None:
     """Let pods that are not root into the volume of claim `models`, where it is a host path of Kubernetes' own making.
 
     That one is root's, mode 0750, and fsGroup does not reach it; so its cluster's administrator must open it.
     """
-    claim = get("persistentvolumeclaim", "models")
+    claim = get("persistentvolumeclaim", "models", namespace=namespace)
     volume = get("persistentvolume", claim["spec"]["volumeName"]) if "volumeName" in claim["spec"] else {"spec": {}}
     if "hostPath" not in volume["spec"]:
         return
@@ -56,10 +56,10 @@ def open_host_path() -> None:
     kubectl("delete", "pod/open-models", namespace="default")
 
 
-def make_secret() -> None:
+def make_secret(namespace: str = NAMESPACE) -> None:
     words = [f"--from-literal={name}={value}" for name, value in credentials().items()]
     manifest = kubectl("create", "secret", "generic", SECRET, "--dry-run=client", "--output=yaml", *words)
-    kubectl("apply", "--filename=-", given=manifest)
+    kubectl("apply", "--filename=-", given=manifest, namespace=namespace)
 
 
 @pytest.fixture(scope="session")

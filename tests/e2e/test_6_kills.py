@@ -1,0 +1,175 @@
+"""A run whose every step is killed once, and runs that end in their last steps; each ends as if nothing had been."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from spec.conversations.shards import find_shards, read_rows
+from spec.publishing.drafts import fetch
+from spec.storage.markers import read_marker
+from tests.e2e.cluster import (
+    NAMESPACE,
+    Workflow,
+    argo,
+    bucket,
+    copy_run,
+    get,
+    kubectl,
+    setting,
+    start,
+    store_gone,
+    submit,
+    sweep,
+    until,
+    url,
+)
+from tests.e2e.conftest import GOOD
+
+OPTIONS = "draft_vocab_size=128 epochs=20 optimizer.lr=3.0e-3 lr_scheduler.num_warmup_steps=5 save_every=20 seed=7"
+UNFINISHED = ("report", "published")  # a trained run without these is evaluated and published again
+
+
+def delete(pod: str) -> None:
+    kubectl("delete", "pod", "--now", pod)
+
+
+def evict(pod: str) -> None:
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": NAMESPACE}}
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
+    kubectl("create", "--raw", path, "--filename=-", given=json.dumps(body))
+
+
+@pytest.fixture(scope="module")
+def killed(good: Workflow) -> Workflow:
+    good.wait(1800)
+    return submit("killed", train_options=OPTIONS)
+
+
+def test_the_server_s_pod_is_deleted_while_it_starts(killed: Workflow) -> None:
+    selector = f"--selector=sgl-spec/server={killed.name}-server"
+    pods = until("the server's pod", lambda: get("pods", selector)["items"], 300, of=killed)
+    assert not any(found["ready"] for found in pods[0]["status"].get("containerStatuses", [])), "too late: it is ready"
+    delete(pods[0]["metadata"]["name"])
+
+
+def test_the_store_is_gone_for_60_s_in_training(killed: Workflow) -> None:
+    def has_checkpoint() -> bool:
+        with bucket() as store:
+            found = store.at(f"{killed.run}/run").list("checkpoints")
+        return any(entry.key.endswith("/checkpoint.json") for entry in found)
+
+    _kill_in_time(killed, "prepare", how=delete)
+    until("a checkpoint", has_checkpoint, 900, of=killed)
+    with store_gone():
+        time.sleep(60)  # the next checkpoint falls due meanwhile
+    assert killed.phase == "Running"
+
+
+@pytest.mark.parametrize(
+    ("steps", "how"),
+    [(["extract"], delete), (["prove"], evict), (["evaluate"], delete), (["publish", "report"], delete)],
+    ids=["extract deleted", "prove evicted", "evaluate deleted", "publish and report deleted"],
+)
+def test_a_step_s_pod_is_gone(killed: Workflow, steps: list[str], how: Callable[[str], object]) -> None:
+    _kill_in_time(killed, *steps, how=how)
+
+
+def test_it_ends_with_a_published_draft_and_nothing_lost_doubled_or_left(killed: Workflow, tmp_path: Path) -> None:
+    assert killed.wait(1800) == "Succeeded", killed.message
+    with bucket() as store:
+        run = store.at(f"{killed.run}/run")
+        ids = [row["id"] for shard, marker in find_shards(run).items() for row in read_rows(run, shard, marker)]
+        report = read_marker(run, "report/report.json")
+        fetch(url(killed.run, "drafts"), tmp_path / "draft", say=lambda line: None)
+    assert len(ids) == len(set(ids)) == 80
+    assert report is not None and report.facts["speculative"]["tokens_equal_baseline"]
+    assert killed.made() == []
+    steps = ("prepare", "extract", "prove", "evaluate", "publish", "report")
+    assert {step: killed.attempts(step) for step in steps} == dict.fromkeys(steps, 2)
+
+
+@pytest.mark.parametrize("step", ["evaluate", "publish"])
+def test_terminated_there_and_submitted_again_it_publishes(good: Workflow, step: str, tmp_path: Path) -> None:
+    good.wait(1800)
+    copy_run(GOOD, f"terminated-{step}", *UNFINISHED)
+    terminated = submit(f"terminated-{step}")
+    terminated.kill(step, lambda pod: argo("terminate", terminated.name))
+    assert terminated.wait(300) == "Failed"
+    sweep()
+    until("nothing of it is left", lambda: not terminated.made() and not terminated.pods(), 180)
+    again = submit(f"terminated-{step}")
+    assert again.wait(900) == "Succeeded", again.message
+    with bucket():
+        fetch(url(again.run, "drafts"), tmp_path / "draft", say=lambda line: None)
+
+
+def test_the_store_is_gone_for_60_s_in_publishing(good: Workflow, tmp_path: Path) -> None:
+    good.wait(1800)
+    copy_run(GOOD, "store-gone", *UNFINISHED)
+    workflow = submit("store-gone")
+    until("publish…) begins", lambda: workflow.pods("publish(", ("Pending", "Running")), 900, of=workflow)
+    with store_gone():
+        time.sleep(60)
+    assert workflow.wait(900) == "Succeeded", workflow.message
+    with bucket():
+        fetch(url(workflow.run, "drafts"), tmp_path / "draft", say=lambda line: None)
+
+
+def test_two_runs_of_one_destination_publish_at_once(good: Workflow, killed: Workflow, tmp_path: Path) -> None:
+    """Two drafts: both versions are whole, and `latest` is one of them."""
+    killed.wait(1800)
+    for source in (GOOD, killed.run):
+        copy_run(source, f"both-{source}", *UNFINISHED)
+    both = [
+        submit("both-" + GOOD, destination=url("both", "drafts")),
+        submit(f"both-{killed.run}", destination=url("both", "drafts"), train_options=OPTIONS),
+    ]
+    assert [workflow.wait(900) for workflow in both] == ["Succeeded"] * 2, [workflow.message for workflow in both]
+    with bucket() as store:
+        drafts = store.at("both/drafts")
+        versions = {entry.key.split("/")[1] for entry in drafts.list("versions")}
+        for version in versions:
+            fetch(url("both", "drafts"), tmp_path / version, version=version, say=lambda line: None)
+        assert len(versions) == 2 and json.loads(drafts.read("latest"))["version"] in versions
+
+
+def test_a_trainer_past_its_memory_limit_ends_with_its_reason(good: Workflow) -> None:
+    good.wait(1800)
+    copy_run(GOOD, "memory", "checkpoints", "start", "draft", *UNFINISHED)
+    with setting(trainer_memory="200Mi"):
+        workflow = submit("memory", attempts="1")
+        assert workflow.wait(900) == "Failed"
+    assert "OOMKilled" in workflow.message, workflow.message
+    assert workflow.made() == []
+
+
+def test_a_finished_run_is_submitted_again_after_its_workflow_and_artifacts_are_gone(good: Workflow) -> None:
+    again = submit(GOOD)
+    assert again.wait(900) == "Succeeded", again.message
+    kubectl("delete", "workflow", again.name, "--timeout=300s")
+    with bucket("artifacts") as store:
+        assert store.list(again.name) == [], "artifacts and logs go with their workflow"
+    third = submit(GOOD)
+    assert third.wait(900) == "Succeeded", third.message
+    assert not third.ran() & {"serve", "train", "prove"}, third.ran()
+
+
+def test_a_workflow_can_be_deleted_while_the_store_is_gone(good: Workflow) -> None:
+    good.wait(1800)
+    workflow = start("report", run=url(GOOD, "run"))
+    assert workflow.wait(300) == "Succeeded", workflow.message
+    with store_gone():
+        kubectl("delete", "workflow", workflow.name, "--timeout=290s", "--wait=false")
+        names = "--output=jsonpath={.items[*].metadata.name}"
+        until("it is gone", lambda: workflow.name not in kubectl("get", "workflows", names), 420)
+
+
+def _kill_in_time(workflow: Workflow, *steps: str, how: Callable[[str], object]) -> None:
+    """Steps that run beside each other are all killed before their next attempts are waited for."""
+    for step in steps:
+        workflow.kill(f"{step}(", how)
+    for step in steps:
+        until(f"{step} begins again", lambda step=step: workflow.attempts(step) == 2, 180, of=workflow)

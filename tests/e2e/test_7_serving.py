@@ -1,0 +1,76 @@
+"""A served draft is replaced by the next one that is published: the same tokens before, meanwhile and after."""
+
+import json
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spec.server import start as serving
+from tests.e2e.cluster import BUCKET, OVER, Workflow, bucket, copy_run, get, kubectl, submit, until, url
+from tests.e2e.conftest import GOOD, make_secret, open_host_path
+
+EXAMPLE = Path(__file__).with_name("serving")
+IN = "serving"  # the namespace
+OTHER = "draft_vocab_size=128 epochs=10 optimizer.lr=3.0e-3 lr_scheduler.num_warmup_steps=5 save_every=20 seed=11"
+
+
+@pytest.fixture(scope="module")
+def served(good: Workflow) -> Iterator[str]:
+    """The version that SGLang serves, published by a first run."""
+    good.wait(1800)
+    copy_run(GOOD, "served-first", "report", "published")
+    first = submit("served-first", destination=url("served", "drafts"))
+    assert first.wait(900) == "Succeeded", first.message
+    manifests = kubectl("kustomize", str(EXAMPLE)).replace(
+        f"s3://{BUCKET}/drafts/llama-3.1-8b", url("served", "drafts")
+    )
+    kubectl("apply", "--filename=-", given=manifests, namespace=IN)
+    try:
+        make_secret(IN)
+        until("its volume", lambda: "volumeName" in get("pvc", "models", namespace=IN)["spec"], 120)
+        open_host_path(IN)
+        kubectl("rollout", "status", "deployment/sglang", "--timeout=290s", namespace=IN)
+        yield latest()
+    finally:
+        kubectl("delete", "namespace", IN, "--timeout=280s")
+
+
+def test_the_next_draft_is_served_and_every_answer_meanwhile_is_the_same(served: str) -> None:
+    answer = ask()
+    copy_run(GOOD, "served-next", "checkpoints", "start", "draft", "report", "published")
+    following = submit("served-next", destination=url("served", "drafts"), train_options=OTHER, serves=f"{IN}/sglang")
+    meanwhile = []
+    until("roll-out…) begins", lambda: following.pods("roll-out(", ("Pending", "Running")), 1200, of=following)
+    while following.phase not in OVER:
+        meanwhile.append(ask())
+    assert following.phase == "Succeeded", following.message
+    assert meanwhile and set(meanwhile) == {answer} == {ask()}
+    assert latest() != served
+    pods = get("pods", "--selector=sgl-spec/server=sglang", namespace=IN)["items"]
+    assert [pod["metadata"]["annotations"]["sgl-spec/draft"] for pod in pods] == [latest()]
+
+
+def latest() -> str:
+    with bucket() as store:
+        return json.loads(store.read("served/drafts/latest"))["version"]
+
+
+def ask() -> str:
+    """A greedy answer of a server that is ready, through a port forwarded for this one request."""
+    port = serving.free_port()
+    command = ["kubectl", "--namespace", IN, "port-forward", "service/sglang", f"{port}:30000"]
+    forward = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert forward.stdout and "Forwarding" in forward.stdout.readline()
+        body = {"text": "Tell me of number 7.", "sampling_params": {"temperature": 0, "max_new_tokens": 24}}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/generate", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return json.load(reply)["text"]
+    finally:
+        forward.terminate()
+        forward.wait()
