@@ -11,17 +11,26 @@ from spec.cluster import pods
 from spec.cluster.api import Cluster, Json
 from spec.errors import BadInput
 
-SELECTOR = "workflows.argoproj.io/workflow"  # on every pod of Argo's
+WORKFLOW = "workflows.argoproj.io/workflow"  # on every pod of Argo's
+SELECTOR = f"sgl-spec/role=step,{WORKFLOW}"
 QUEUE = "kueue.x-k8s.io/queue-name"
 SETTING = "step-pending-seconds"
 
 
 def end_pending(cluster: Cluster, *, seconds: float, now: float) -> list[str]:
-    """Fail every step's pod that has been pending for longer than `seconds`; returns what each of them is told."""
-    told = []
-    for pod in cluster.pods(SELECTOR):
+    """Fail every step's pod that has been pending for longer than `seconds`; returns what each of them is told.
+
+    Not one of a workflow that still works: others of it may hold the room that this one waits for. The time counts from
+    the end of the last of them.
+    """
+    told, steps = [], cluster.pods(SELECTOR)
+    working = {_workflow(pod) for pod in steps if pod["status"].get("phase") == "Running"}
+    for pod in steps:
         since = pending_since(pod)
-        if since is not None and now - since > seconds:
+        if since is None or _workflow(pod) in working:
+            continue
+        since = max([since, *(end for other in steps if _workflow(other) == _workflow(pod) for end in _ends(other))])
+        if now - since > seconds:
             words = f"{_why(pod)} (pending for {now - since:.0f} s, and {SETTING} is {seconds:.0f})"
             cluster.set_pod_status(pods.name(pod), failed(words))
             told.append(words)
@@ -57,6 +66,16 @@ def _why(pod: Json) -> str:
     return (
         why or f"{pods.name(pod)}: it does not start; `kubectl describe pod` says which volume or Secret it waits for"
     )
+
+
+def _workflow(pod: Json) -> str:
+    return pod["metadata"]["labels"][WORKFLOW]
+
+
+def _ends(pod: Json) -> list[float]:
+    """When its containers ended, of those that have."""
+    ended = ((its.get("state") or {}).get("terminated") or {} for its in pods.containers(pod))
+    return [_seconds(its["finishedAt"]) for its in ended if its.get("finishedAt")]
 
 
 def _seconds(time_stamp: str) -> float:

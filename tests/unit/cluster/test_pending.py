@@ -52,6 +52,15 @@ def test_any_other_pod_is_left_alone(other: dict[str, Any]):
     assert end_pending(cluster, seconds=seconds, now=CREATED + 5000) == [] and not cluster.statuses
 
 
+def test_one_whose_workflow_works_is_left_alone_and_counts_from_the_last_end():
+    running = FakeCluster(pods=[unscheduled(), pod("Running")])
+    assert end_pending(running, seconds=600, now=CREATED + 5000) == [] and not running.statuses
+    end = {"name": "main", "state": {"terminated": {"exitCode": 0, "finishedAt": "1970-01-12T14:46:40Z"}}}
+    worked = FakeCluster(pods=[unscheduled(), pod("Succeeded", containerStatuses=[end])])
+    assert end_pending(worked, seconds=600, now=CREATED + 3600 + 599) == []
+    assert end_pending(worked, seconds=600, now=CREATED + 3600 + 601)
+
+
 def test_a_pod_of_a_cluster_without_queues_is_ended():
     assert end_pending(FakeCluster(pods=[unscheduled(queue="")]), seconds=600, now=CREATED + 601)
 
