@@ -16,15 +16,14 @@ import httpx
 
 from spec.cluster.api import Json
 from spec.cluster.conclusion import conclude, nodes_of
-from spec.costs.budget import read_budget
-from spec.costs.records import read_all
-from spec.costs.sums import by_step, total
+from spec.costs.budget import Budget, used_by
+from spec.costs.sums import Spent
 from spec.errors import BadInput, BelowBar, SpecError, Stopped
 from spec.methods import method_of
 from spec.publishing.drafts import own_version, place_of
 from spec.report.evidence import Evidence, gather
 from spec.report.page import PAGE
-from spec.storage import Store, open_store
+from spec.storage import open_store
 
 SIGNATURE = "X-Sgl-Spec-Signature"  # sha256=HEX, the HMAC of the body with the Secret's key
 _PASSING_STATUS = {408, 425, 429}
@@ -98,7 +97,7 @@ def _figures(run: str, destination: str) -> Json:
         return {
             "accept_length": evidence.accept_length,
             "speed_up": evidence.speed_up,
-            "cost": _cost(store),
+            "cost": _cost(evidence.budget, used_by(store)),
             "report": f"{run}/{PAGE}" if evidence.report else None,
             "draft": _draft(evidence, run, destination),
         }
@@ -106,9 +105,8 @@ def _figures(run: str, destination: str) -> Json:
         return {}
 
 
-def _cost(run: Store) -> Json:
-    """Of the run's whole life, to the end of this workflow."""
-    budget, spent = read_budget(run), total(by_step(read_all(run)))
+def _cost(budget: Budget, spent: Spent) -> Json:
+    """Of the run's whole life, to the end of this workflow: the evidence ends with the report."""
     return {
         "gpu_hours": round(spent.gpu_hours, 4),
         "cpu_hours": round(spent.cpu_seconds / 3600, 4),

@@ -5,10 +5,9 @@ the sweep writes into such a pod's status what a kubelet writes of one that fail
 again, and the scheduler's own words, which become the step's message and the workflow's.
 """
 
-from datetime import datetime
-
 from spec.cluster import pods
 from spec.cluster.api import Cluster, Json
+from spec.costs.records import seconds_of
 from spec.errors import BadInput
 
 WORKFLOW = "workflows.argoproj.io/workflow"  # on every pod of Argo's
@@ -46,8 +45,8 @@ def pending_since(pod: Json) -> float | None:
     if status.get("phase") != "Pending" or "deletionTimestamp" in metadata:
         return None
     if started := status.get("startTime"):
-        return _seconds(started)
-    return None if (metadata.get("labels") or {}).get(QUEUE) else _seconds(metadata["creationTimestamp"])
+        return seconds_of(started)
+    return None if (metadata.get("labels") or {}).get(QUEUE) else seconds_of(metadata["creationTimestamp"])
 
 
 def failed(words: str) -> Json:
@@ -75,8 +74,4 @@ def _workflow(pod: Json) -> str:
 def _ends(pod: Json) -> list[float]:
     """When its containers ended, of those that have."""
     ended = ((its.get("state") or {}).get("terminated") or {} for its in pods.containers(pod))
-    return [_seconds(its["finishedAt"]) for its in ended if its.get("finishedAt")]
-
-
-def _seconds(time_stamp: str) -> float:
-    return datetime.fromisoformat(time_stamp).timestamp()
+    return [seconds_of(its["finishedAt"]) for its in ended if its.get("finishedAt")]

@@ -19,7 +19,6 @@ from typing import Any
 from spec.conversations import suites
 from spec.conversations.rows import UNREADABLE, Reject, Row, conversation_in, said_by_users
 from spec.conversations.shapes import Read
-from spec.conversations.sources import at_hand, open_source
 from spec.errors import BadInput
 
 _IDENTITY = ("name", "config", "split", "revision", "sha256")
@@ -104,9 +103,8 @@ def _read_suite(name: str) -> Suite:
         suite = suites.read_suite(name)
         lineage, first = suite.lineage, [question.turns[0] for question in suite.questions]
     else:
-        with at_hand(name) as local:
-            source = open_source(local)
-            asked = [said_by_users(conversation_in(read.row, read.column)) for read in source.read()]
+        source, conversations = suites.read_own(name)
+        asked = [said_by_users(conversation) for conversation in conversations]
         lineage, first = source.lineage, [texts[0] for texts in asked if texts]
         if first and len(first) < len(asked):  # what cannot be read cannot be kept out of training
             number = next(number for number, texts in enumerate(asked, start=1) if not texts)

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from spec.conversations.rows import Row, content_of, conversation_in, role_of, said_by_users
-from spec.conversations.sources import at_hand, open_source, whole_rows
+from spec.conversations.rows import Row, Said, content_of, conversation_in, role_of, said_by_users
+from spec.conversations.sources import Source, at_hand, open_source, whole_rows
 from spec.errors import BadInput
 
 Json = dict[str, Any]
@@ -108,11 +108,17 @@ def _questions(known: Json, rows: list[Row], place: str) -> Iterator[Question]:
         raise BadInput(f"{place}: not {known['title']}: a row has no {missing}") from missing
 
 
-def _own(place: str) -> Suite:
-    """A file of prompts or conversations. What its assistants say is not used: the target's own answers stand there."""
+def read_own(place: str) -> tuple[Source, list[list[Said]]]:
+    """A file of one's own: where its rows come from, and what is said in each of them."""
     with at_hand(place) as local:
         source = open_source(local)
-        questions = tuple(filter(None, (_asked(conversation_in(its.row, its.column)) for its in source.read())))
+        return source, [conversation_in(its.row, its.column) for its in source.read()]
+
+
+def _own(place: str) -> Suite:
+    """A file of prompts or conversations. What its assistants say is not used: the target's own answers stand there."""
+    source, conversations = read_own(place)
+    questions = tuple(filter(None, map(_asked, conversations)))
     if not questions:
         raise BadInput(f"--suite {place}: no row of it has a user's prompt")
     name = Path(place).name.partition(".")[0]
@@ -120,7 +126,7 @@ def _own(place: str) -> Suite:
     return Suite(name, name, lineage, questions)
 
 
-def _asked(conversation: list[Any]) -> Question | None:
+def _asked(conversation: list[Said]) -> Question | None:
     turns = said_by_users(conversation)
     if not turns:
         return None

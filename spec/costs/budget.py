@@ -80,6 +80,11 @@ def write_budget(run: Store, budget: Budget) -> None:
     run.write(KEY, (budget.model_dump_json() + "\n").encode())
 
 
+def used_by(run: Store, until: float | None = None) -> Spent:
+    """What all steps of a run have used, `until` a time in seconds since 1970."""
+    return total(by_step(read_all(run), until))
+
+
 @dataclass
 class Cap:
     """For a process that holds `gpus` since it began: how far its run is from the cap of GPU-hours."""
@@ -93,7 +98,7 @@ class Cap:
     def of(cls, run: Store, gpus: int) -> "Cap":
         """As the run's budget and its records have it now."""
         hours, began = read_budget(run).max_gpu_hours, process_began()
-        before = sum(total(by_step(read_all(run), began)).gpu_seconds.values()) if hours else 0.0
+        before = sum(used_by(run, began).gpu_seconds.values()) if hours else 0.0
         return cls(hours, before, gpus, began)
 
     def used(self) -> float:

@@ -11,9 +11,7 @@ from typing import Any
 
 import yaml
 
-from spec.costs.budget import Budget, Training
-from spec.costs.records import read_all
-from spec.costs.sums import by_step, total
+from spec.costs.budget import Budget, Training, used_by
 from spec.errors import BadInput
 from spec.storage import Store
 from spec.storage.markers import read_marker
@@ -104,7 +102,7 @@ def tokens_trained(run: Store) -> int:
 
 def check_cap(run: Store, budget: Budget, left: GpuHours) -> str:
     """What is used and what is left to use, in a line. `BadInput` where even the least of that is beyond the cap."""
-    used = total(by_step(read_all(run))).gpu_hours
+    used = used_by(run).gpu_hours
     told = f"{used:.3g} GPU-hours are used, and what is left takes {left}, by estimate"
     if budget.max_gpu_hours and left.low and used + left.low > budget.max_gpu_hours:
         raise BadInput(

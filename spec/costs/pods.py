@@ -2,10 +2,9 @@
 
 import time
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Any
 
-from spec.costs.records import Record, of_pod, write
+from spec.costs.records import Record, of_pod, seconds_of, write
 from spec.errors import SpecError
 from spec.storage import Store, open_store
 
@@ -91,11 +90,6 @@ def _record_server(run: Store, deployment: Json, pods: Iterable[Json], over: boo
     else:
         return
     write(run, record)
-
-
-def seconds_of(time_stamp: str) -> float:
-    """RFC 3339 as seconds since 1970."""
-    return datetime.fromisoformat(time_stamp).timestamp()
 
 
 def _asked_for(spec: Json) -> Json:

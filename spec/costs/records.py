@@ -5,6 +5,7 @@ killed or deleted counts to when it was last seen. Both may write of the same po
 """
 
 from collections.abc import Iterable
+from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -33,6 +34,11 @@ class Record(BaseModel):
     @property
     def key(self) -> str:
         return f"{FOLDER}/{self.step}/{self.pod}-{self.began:.0f}{'-seen' if self.of_cluster else ''}.json"
+
+
+def seconds_of(time_stamp: str) -> float:
+    """RFC 3339 as seconds since 1970."""
+    return datetime.fromisoformat(time_stamp).timestamp()
 
 
 def write(run: Store, record: Record) -> None:

@@ -3,12 +3,11 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 
 from spec.conversations.lineage import read_run
 from spec.conversations.shards import find_shards, read_counts
 from spec.costs.budget import Budget, read_budget
-from spec.costs.records import read_all
+from spec.costs.records import read_all, seconds_of
 from spec.costs.sums import Spent, by_step
 from spec.errors import BadInput
 from spec.evaluation.gate import times_faster
@@ -68,7 +67,7 @@ def gather(run: Store) -> Evidence:
         report=report,
         sweep=sweep,
         suites=list(_suites(run, draft)),
-        spent=by_step(read_all(run), datetime.fromisoformat(report.finished_at).timestamp() if report else None),
+        spent=by_step(read_all(run), seconds_of(report.finished_at) if report else None),
         budget=read_budget(run),
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from spec import cli
+from spec.storage import Store, open_store
 from tests.s3 import bucket, s3_endpoint  # noqa: F401
 from tests.stub_server import StubServer
 
@@ -20,6 +21,18 @@ TOOL = Path(__file__).parents[3] / "tools" / "filter_data.py"
 def stub() -> Iterator[StubServer]:
     with StubServer() as server:
         yield server
+
+
+@pytest.fixture
+def exact(stub: StubServer) -> StubServer:
+    """The stand-in as SGLang is: it says which tokens it read and wrote."""
+    stub.ids, stub.tokenizes = True, False
+    return stub
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "run")
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 from spec.conversations import parts
 from spec.conversations.lineage import read_run
 from spec.conversations.shards import read_answers, read_counts
-from spec.storage import open_store
 from tests.stub_server import Reply, answer_to, too_long
 
 
@@ -21,11 +20,6 @@ def chat(*prompts):
 
 
 CHATS = [chat(f"question {number % 30}", "and then?") for number in range(40)]
-
-
-@pytest.fixture
-def store(tmp_path):
-    return open_store(tmp_path / "run")
 
 
 def refused(outcome, *words):

@@ -13,11 +13,6 @@ from spec.storage import open_store
 ROWS = [{"prompt": f"question {number}", "extra": number} for number in range(200)]
 
 
-@pytest.fixture
-def store(tmp_path):
-    return open_store(tmp_path / "run")
-
-
 def prompts(store):
     return {row["messages"][0]["content"] for row in read_answers(store)}
 
@@ -124,19 +119,13 @@ def read_lines_of(tmp_path):
     return [line for part in tmp_path.rglob("part-*.jsonl") for line in part.read_bytes().splitlines(keepends=True)]
 
 
-def test_a_hook_sees_of_a_request_what_would_be_stored(run, exact_stub, jsonl, store, hook):
+def test_a_hook_sees_of_a_request_what_would_be_stored(run, exact, jsonl, store, hook):
     name = hook(
         "    assert set(row) == {'messages', 'sampling'}\n    row['messages'][0]['content'] = 'X'\n    return row"
     )
     line = {"custom_id": "1", "body": {"messages": [user("me")], "temperature": 0.5, "user": "me"}}
     assert run("--dataset-name", jsonl([line]), "--scrub", name)[0] == 0
     assert prompts(store) == {"X"}
-
-
-@pytest.fixture
-def exact_stub(stub):
-    stub.ids, stub.tokenizes = True, False
-    return stub
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 
 from spec.cluster.cleanup import end, sweep
 from spec.cluster.jobs import Patience, follow
-from spec.costs.pods import RUN, Sightings, of_a_pod, saw_server, seconds_of
-from spec.costs.records import read_all
+from spec.costs.pods import RUN, Sightings, of_a_pod, saw_server
+from spec.costs.records import read_all, seconds_of
 from spec.costs.sums import by_step
 from spec.errors import PassingFault
 from spec.storage import open_store

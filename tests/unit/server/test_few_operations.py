@@ -1,22 +1,16 @@
 """The CPU server's norms and rotations: SGLang's own in fewer operations; what they do not know is left to it."""
 
-import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-FILE = Path(__file__).parents[3] / "images/server-cpu/shim/sglang_on_cpu/few_operations.py"
 WIDTH, DIM, HEADS, KV_HEADS, TOKENS = 48, 8, 6, 2, 5
 
 
 @pytest.fixture
-def few_operations():
-    found = importlib.util.spec_from_file_location("few_operations", FILE)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+def few_operations(of_shim):
+    return of_shim("sglang_on_cpu/few_operations.py")
 
 
 def a_norm(**its):

@@ -1,21 +1,13 @@
 """The CPU server's products of few rows: `F.linear`'s results, by the way that took less time."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn import functional as F
 
-FILE = Path(__file__).parents[3] / "images/server-cpu/shim/sglang_on_cpu/few_rows.py"
-
 
 @pytest.fixture
-def few_rows():
-    found = importlib.util.spec_from_file_location("few_rows", FILE)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+def few_rows(of_shim):
+    return of_shim("sglang_on_cpu/few_rows.py")
 
 
 @pytest.mark.parametrize("bias", [None, torch.randn(40)], ids=["no bias", "bias"])

@@ -1,22 +1,16 @@
 """The CPU server's paged attention: that of each request alone over its own keys, however many are computed at once."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
-FILE = Path(__file__).parents[3] / "images/server-cpu/shim/sgl_kernel/attention.py"
 HEADS, KV_HEADS, DIM, SLOTS = 6, 2, 8, 200
 
 
 @pytest.fixture
-def attention():
-    found = importlib.util.spec_from_file_location("attention", FILE)
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+def attention(of_shim):
+    return of_shim("sgl_kernel/attention.py")
 
 
 class Batch:
