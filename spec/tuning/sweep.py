@@ -84,8 +84,12 @@ class Sweep:
         return [count for count in drafts if not all(known[count])]
 
     def conclude(self) -> Marker:
-        """Write sweep.json and, into `draft.json`, how to serve the draft. The same again where nothing changed."""
+        """Write sweep.json and, into `draft.json`, how to serve the draft. The same again where nothing changed.
+
+        Raises `BadInput` where what is measured comes of different servers: they say nothing together.
+        """
         settings, inputs = self._identity()
+        self._check_alike()
         forwards = arithmetic.forward_ms(self.measured)
         for one in self.measured:
             one["verify_ms"] = arithmetic.verify_ms(one["drafts"], one["concurrency"], forwards)
@@ -102,6 +106,15 @@ class Sweep:
             self.draft.facts["serving"] = serving
             self.run.write(f"draft/{DRAFT_MARKER}", (self.draft.model_dump_json(indent=1) + "\n").encode())
         return there
+
+    def _check_alike(self) -> None:
+        servers = [one["server"] for one in self.measured]
+        seen = sorted({f"SGLang {server['version']} on {server['device']}" for server in servers})
+        if len(seen) > 1:
+            raise BadInput(
+                f"{self.report.url}/sweep: measured on {' and on '.join(seen)}, whose speeds do not compare; "
+                "--overwrite measures all of it again"
+            )
 
     def _known(self, drafts: Drafts, load: int, say: Callable[[str], None]) -> bool:
         """Whether a setting is measured already or cannot win; it is then counted as such."""
