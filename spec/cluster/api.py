@@ -85,6 +85,14 @@ class Cluster:
             answer = self._core.list_namespaced_resource_quota(self.namespace, _request_timeout=_SECONDS)
         return self._api.sanitize_for_serialization(answer)["items"] or []
 
+    def patch(self, kind: str, name: str, change: Json) -> Json:
+        """Merge `change` into an object, and give what it is then."""
+        group, version, plural = KINDS[kind]
+        with told(f"{kind}/{name}"):
+            return self._objects.patch_namespaced_custom_object(
+                group, version, self.namespace, plural, name, change, _request_timeout=_SECONDS
+            )
+
     def set_pod_status(self, name: str, status: Json) -> None:
         """Change these fields of a pod's status. A missing one is fine."""
         try:
@@ -107,8 +115,12 @@ class Cluster:
         since_seconds: int | None = None,
         tail_lines: int | None = None,
         before_restart: bool = False,
+        to_its_end: float = 0.0,
     ) -> str:
-        """What a container printed, each line behind its time stamp; "" while it has not started."""
+        """What a container printed, each line behind its time stamp; "" while it has not started.
+
+        With `to_its_end`, all that it prints until it ends, unless it is silent for so many seconds.
+        """
         with told(f"log of {pod}"):
             try:
                 return self._core.read_namespaced_pod_log(
@@ -119,7 +131,8 @@ class Cluster:
                     since_seconds=since_seconds,
                     tail_lines=tail_lines,
                     previous=before_restart,
-                    _request_timeout=_SECONDS,
+                    follow=bool(to_its_end),
+                    _request_timeout=(_SECONDS[0], to_its_end or _SECONDS[1]),
                 )
             except ApiException as error:
                 if error.status == 400:  # "container is waiting to start"

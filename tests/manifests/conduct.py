@@ -200,7 +200,7 @@ def training_job(world: World) -> Found:
                 elastic.get("minReplicas") == elastic.get("maxReplicas") == worker.get("replicas")
             ),
             "restarts of single ranks": worker.get("restartPolicy") != "Never" or elastic.get("maxRestarts") != 0,
-            "no cleanPodPolicy Running": (spec.get("runPolicy") or {}).get("cleanPodPolicy") != "Running",
+            "a cleanPodPolicy that takes logs along": (spec.get("runPolicy") or {}).get("cleanPodPolicy") != "None",
             "no nprocPerNode": not spec.get("nprocPerNode"),
         }
         for what, is_wrong in wrong.items():

@@ -33,11 +33,20 @@ class FakeCluster:
     def pods(self, selector: str) -> list[Json]:
         return self._pods
 
+    def patch(self, kind: str, name: str, change: Json) -> Json:
+        return _merge(self.get(kind, name), change)
+
     def set_pod_status(self, name: str, status: Json) -> None:
         self.statuses[name] = status
 
     def log(self, pod: str, container: str, **options: Any) -> str:
         return ""
+
+
+def _merge(item: Json, change: Json) -> Json:
+    for key, value in change.items():
+        item[key] = _merge(item.setdefault(key, {}), value) if isinstance(value, dict) else value
+    return item
 
 
 def made(name: str, workflow: str) -> Json:
