@@ -60,6 +60,16 @@ class Cluster:
             )
         return answer["items"] or []
 
+    def metadata(self, kind: str) -> list[Json]:
+        """Of every object of a kind, without what may be a megabyte each."""
+        group, version, plural = KINDS[kind]
+        accept = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
+        with told(f"{kind}s"):
+            answer = self._objects.list_namespaced_custom_object(
+                group, version, self.namespace, plural, _headers=accept, _request_timeout=_SECONDS
+            )
+        return [item["metadata"] for item in answer["items"] or []]
+
     def delete(self, kind: str, name: str) -> None:
         """Delete with all that it owns: it leaves the API only after its pods have. A missing one is fine."""
         options = client.V1DeleteOptions(propagation_policy="Foreground")

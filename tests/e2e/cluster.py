@@ -135,6 +135,31 @@ def submit(run: str, **parameters: str) -> Workflow:
     return Workflow(name.strip().removeprefix("workflow.argoproj.io/"), run)
 
 
+def start(template: str, **parameters: str) -> Workflow:
+    """Submit one step by itself, from its WorkflowTemplate."""
+    words = [
+        word for name, value in parameters.items() for word in ("--parameter", f"{name.replace('_', '-')}={value}")
+    ]
+    name = argo("submit", f"--from=workflowtemplate/{template}", "--output=name", "--labels=sgl-spec/e2e=true", *words)
+    return Workflow(name.strip().removeprefix("workflow.argoproj.io/"), template)
+
+
+@contextmanager
+def store_gone() -> Iterator[None]:
+    """The S3 Service points to pods that do not exist: connections are refused."""
+    selector = get("service", "s3", namespace="object-store")["spec"]["selector"]
+    select(dict.fromkeys(selector, "nobody"))
+    try:
+        yield
+    finally:
+        select(selector)
+
+
+def select(selector: dict[str, str]) -> None:
+    patch = json.dumps({"spec": {"selector": selector}})
+    kubectl("patch", "service", "s3", "--patch", patch, namespace="object-store")
+
+
 def url(run: str, part: str) -> str:
     return f"s3://{BUCKET}/{SESSION}/{run}/{part}"
 

@@ -8,7 +8,7 @@ import pytest
 from spec.conversations.shards import find_shards, folders_present, read_rows
 from spec.storage import Store
 from spec.storage.markers import read_marker
-from tests.e2e.cluster import Workflow, bucket, get, kubectl, submit, until
+from tests.e2e.cluster import Workflow, bucket, get, kubectl, store_gone, submit, until
 
 ROWS = 600
 
@@ -56,15 +56,11 @@ def test_the_controller_is_restarted(workflow: Workflow) -> None:
 
 
 def test_the_object_store_refuses_for_30_s(workflow: Workflow) -> None:
-    selector = get("service", "s3", namespace="object-store")["spec"]["selector"]
-    select(dict.fromkeys(selector, "nobody"))
-    try:
+    with store_gone():
         # Connections that are open may live on: what starts now is refused.
         for pod in workflow.pods("filter(").values():
             kubectl("delete", "pod", "--now", pod)
         time.sleep(30)
-    finally:
-        select(selector)
     assert workflow.phase == "Running"
 
 
@@ -106,9 +102,3 @@ def ready(selector: str, before: set[str]) -> bool:
 def jobs(workflow: Workflow) -> list[str]:
     found = get("pytorchjobs", f"--selector=sgl-spec/workflow={workflow.name}")["items"]
     return sorted(job["metadata"]["name"] for job in found)
-
-
-def select(selector: dict[str, str]) -> None:
-    """Point the S3 Service elsewhere: to pods that do not exist, connections are refused."""
-    labels = ", ".join(f'"{name}": "{value}"' for name, value in selector.items())
-    kubectl("patch", "service", "s3", "--patch", f'{{"spec": {{"selector": {{{labels}}}}}}}', namespace="object-store")

@@ -169,7 +169,13 @@ def owner(world: World) -> Found:
 
 
 def deadline(world: World) -> Found:
-    """Nothing waits for ever: jobs and servers have a longest time."""
+    """Nothing waits for ever: jobs, servers and what deletes artifacts have a longest time."""
+    for where, spec, _ in pods(world):
+        if where.endswith("/artifactGC") and not spec.get("activeDeadlineSeconds"):
+            yield where, "no activeDeadlineSeconds: a Workflow whose store is gone could not be deleted"
+    for item in world.of("WorkflowTemplate"):
+        if (item["spec"].get("artifactGC") or {}).get("forceFinalizerRemoval") is not True:
+            yield item["metadata"]["name"], "artifactGC without forceFinalizerRemoval: as above"
     for where, item in world.embedded:
         if item["kind"] == "PyTorchJob" and not (item["spec"].get("runPolicy") or {}).get("activeDeadlineSeconds"):
             yield where, "a training job without activeDeadlineSeconds"

@@ -12,13 +12,16 @@ from kubernetes.config import kube_config
 
 from spec.cluster.api import Cluster
 
-ASKED: list[tuple[str, str, str, Any]] = []  # method, path, content type, body
+ASKED: list[tuple[str, str, str, Any]] = []  # method, path, media type, body
 
 
 class Api(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        ASKED.append((self.command, self.path, "", None))
-        self._answer(b"2026-01-01T00:00:00Z a line\n", "text/plain")
+        ASKED.append((self.command, self.path, self.headers["Accept"], None))
+        if self.path.endswith("/workflows"):
+            self._answer(b'{"items": [{"metadata": {"name": "a"}}]}', "application/json")
+        else:
+            self._answer(b"2026-01-01T00:00:00Z a line\n", "text/plain")
 
     def do_PATCH(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -64,3 +67,8 @@ def test_a_kind_of_a_crd_takes_a_merge_and_no_strategic_one(cluster: Cluster):
 def test_a_log_until_now_or_to_its_end(cluster: Cluster, seconds: float):
     assert cluster.log("train-worker-0", "pytorch", to_its_end=seconds) == "2026-01-01T00:00:00Z a line\n"
     assert f"follow={str(bool(seconds)).lower()}" in ASKED[0][1]
+
+
+def test_of_many_workflows_only_the_metadata_is_asked_for(cluster: Cluster):
+    assert cluster.metadata("workflow") == [{"name": "a"}]
+    assert "as=PartialObjectMetadataList" in ASKED[0][2]
