@@ -15,14 +15,14 @@ from spec.export.verify import verify_files
 from spec.methods import method_of
 from spec.methods.files import MARKER as DRAFT_MARKER
 from spec.methods.files import exported
-from spec.methods.method import ADAPTIVE, Drafts
+from spec.methods.method import Drafts
 from spec.server.sglang import SglangServer
 from spec.storage import Store
 from spec.storage.markers import Marker, find_marker, read_marker, write_marker
 from spec.tuning import arithmetic
 from spec.tuning.arithmetic import a_round
 from spec.tuning.measure import measure
-from spec.tuning.settings import Settings
+from spec.tuning.settings import Settings, check_drafts
 
 STEP = "tune"
 FOLDER = "report"
@@ -41,11 +41,7 @@ class Sweep:
         self.draft = exported(run.at("draft"))
         self.method = method_of(self.draft.facts["config"])
         self.block = self.method.most_drafts(self.draft.facts["config"])  # None: a chain, of any length
-        for count in settings.drafts:
-            self.method.flags(count)  # refuses an adaptive number where there is none
-        longest = max((count for count in settings.drafts if count != ADAPTIVE), default=1)
-        if self.block is not None and longest > self.block:
-            raise BadInput(f"--drafts {longest}: the draft was trained for blocks of {self.block} drafts a round")
+        check_drafts("--drafts", settings.drafts, self.method, self.draft.facts["config"])
         self.asked = read_asked(run, target, count=settings.prompts, max_new_tokens=settings.max_new_tokens)
         if len(self.asked.prompts) < max(settings.loads):
             raise BadInput(
