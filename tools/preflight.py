@@ -19,6 +19,7 @@ from spec.cluster.notice import check_url
 from spec.cluster.queues import check_queue
 from spec.costs.budget import Budget, parse_prices, write_budget
 from spec.costs.estimate import GpuHours, check_cap, of_serving, of_training, tokens_of, tokens_trained, training_of
+from spec.costs.records import end_forgotten
 from spec.evaluation.gate import Bar
 from spec.publishing.drafts import place_of
 from spec.publishing.standing import NONE
@@ -135,6 +136,7 @@ def main(
         left += of_serving(ROOT / config, rows, gpus=server_gpus, max_tokens=max_tokens)
     if remaining["training"] == "missing":
         left += of_training(training, tokens_of(store, rows), tokens_trained(store))
+    end_forgotten(store)  # nothing else of this run goes on: a workflow has its lock
     print(check_cap(store, budget, left), flush=True)
     write_budget(store, budget)
     output.mkdir(parents=True, exist_ok=True)

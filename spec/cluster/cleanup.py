@@ -1,8 +1,8 @@
 """Ending what a workflow started besides its own pods: its servers and its training jobs.
 
 Used between the steps (to free the servers' GPUs for training), at the end of a workflow, and by a CronJob for
-workflows that ended without their exit handler (`argo terminate`, a deleted controller). Owner references do the rest
-when the Workflow itself is deleted.
+workflows that ended without their exit handler (`argo terminate`, a deleted Workflow or controller). Owner references do
+the rest when the Workflow itself is gone.
 """
 
 import time
@@ -97,7 +97,9 @@ def _keep_logs(cluster: Cluster, kind: str, item: Json) -> Keeper | None:
 
 
 def _is_over(cluster: Cluster, workflow: str) -> bool:
+    """A deleted one that Argo's finalizer still holds is: owner references would free its GPUs minutes later."""
     try:
-        return (cluster.get("workflow", workflow).get("status") or {}).get("phase") in OVER
+        found = cluster.get("workflow", workflow)
     except FileNotFoundError:
         return True
+    return "deletionTimestamp" in found["metadata"] or (found.get("status") or {}).get("phase") in OVER

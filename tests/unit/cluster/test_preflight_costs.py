@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from spec.costs.budget import read_budget
+from spec.costs.records import Record, read_all, write
 from spec.errors import BadInput
 from spec.storage import open_store
 from spec.storage.markers import Marker, write_marker
@@ -63,6 +64,15 @@ def test_it_says_what_the_run_will_take_and_leaves_prices_and_cap_in_the_run(pre
     budget = read_budget(open_store(f"s3://{bucket}/run"))
     assert (budget.per_gpu_hour, budget.currency, budget.max_gpu_hours) == ({"*": 2.5}, "EUR", 30)
     assert budget.training.epochs == 1 and budget.training.tokens_per_gpu_second > 1000
+
+
+def test_a_server_of_a_deleted_workflow_is_over_when_its_run_is_submitted_again(preflight, bucket: str, capsys):
+    run = open_store(f"s3://{bucket}/run")
+    write(run, Record(step="serve", pod="a-server", gpus=8, began=0, seen=60, lives_on=True))
+    write(run, Record(step="filter", pod="a-filter", began=60, seen=3600))
+    preflight()
+    assert "8 GPU-hours are used" in capsys.readouterr().out
+    assert [its.over for its in read_all(run) if its.lives_on] == [True]
 
 
 @pytest.mark.parametrize(
