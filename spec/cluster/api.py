@@ -133,7 +133,7 @@ class Cluster:
         """
         with told(f"log of {pod}"):
             try:
-                return self._core.read_namespaced_pod_log(
+                answer: Any = self._core.read_namespaced_pod_log(
                     pod,
                     self.namespace,
                     container=container,
@@ -142,8 +142,10 @@ class Cluster:
                     tail_lines=tail_lines,
                     previous=before_restart,
                     follow=bool(to_its_end),
+                    _preload_content=False,  # which would take it for clean UTF-8
                     _request_timeout=(_SECONDS[0], to_its_end or _SECONDS[1]),
                 )
+                return answer.data.decode(errors="replace")
             except ApiException as error:
                 if error.status == 400:  # "container is waiting to start"
                     return ""

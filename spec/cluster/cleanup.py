@@ -1,8 +1,8 @@
 """Ending what a workflow started besides its own pods: its servers and its training jobs.
 
 Used between the steps (to free the servers' GPUs for training), at the end of a workflow, and by a CronJob for
-workflows that ended without their exit handler (`argo terminate`, a deleted Workflow or controller). Owner references do
-the rest when the Workflow itself is gone.
+workflows that ended without their exit handler (`argo terminate`, a deleted controller or Workflow). Owner references
+do the rest once the Workflow itself is gone.
 """
 
 import time

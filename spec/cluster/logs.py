@@ -82,13 +82,13 @@ class Keeper:
     def _read_to_end(self, name: str, key: str, tries: int = 6, pause: float = 5.0) -> None:
         for left in reversed(range(tries)):  # half a minute for an API server or a store that comes back
             try:
-                return self._write(name, key, to_its_end=LONGEST)
+                self._write(name, key, to_its_end=LONGEST)
+                break
             except (SpecError, OSError) as error:
                 if left == 0 or isinstance(error, FileNotFoundError):
                     print(f"log of {name} is not kept to its end: {error}", flush=True)
-                    return None
+                    break
             time.sleep(pause)
-        return None
 
     def _write(self, pod: str, key: str, *, before_restart: bool = False, to_its_end: float = 0.0) -> None:
         text = self._cluster.log(

@@ -20,16 +20,20 @@ class Api(BaseHTTPRequestHandler):
         ASKED.append((self.command, self.path, self.headers["Accept"], None))
         if self.path.endswith("/workflows"):
             self._answer(b'{"items": [{"metadata": {"name": "a"}}]}', "application/json")
+        elif "nobody" in self.path:
+            self._answer(b"not found", "text/plain", 404)
+        elif "waiting" in self.path:
+            self._answer(b"container is waiting to start", "text/plain", 400)
         else:
-            self._answer(b"2026-01-01T00:00:00Z a line\n", "text/plain")
+            self._answer(b"2026-01-01T00:00:00Z a line \xff\n", "text/plain")
 
     def do_PATCH(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         ASKED.append((self.command, self.path, self.headers["Content-Type"], json.loads(body)))
         self._answer(body, "application/json")
 
-    def _answer(self, body: bytes, kind: str) -> None:
-        self.send_response(200)
+    def _answer(self, body: bytes, kind: str, status: int = 200) -> None:
+        self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -65,8 +69,14 @@ def test_a_kind_of_a_crd_takes_a_merge_and_no_strategic_one(cluster: Cluster):
 
 @pytest.mark.parametrize("seconds", [0.0, 5.0])
 def test_a_log_until_now_or_to_its_end(cluster: Cluster, seconds: float):
-    assert cluster.log("train-worker-0", "pytorch", to_its_end=seconds) == "2026-01-01T00:00:00Z a line\n"
+    assert cluster.log("train-worker-0", "pytorch", to_its_end=seconds) == "2026-01-01T00:00:00Z a line \ufffd\n"
     assert f"follow={str(bool(seconds)).lower()}" in ASKED[0][1]
+
+
+def test_no_log_yet_and_no_pod(cluster: Cluster):
+    assert cluster.log("waiting", "pytorch") == ""
+    with pytest.raises(FileNotFoundError, match="log of nobody"):
+        cluster.log("nobody", "pytorch")
 
 
 def test_of_many_workflows_only_the_metadata_is_asked_for(cluster: Cluster):
