@@ -1,6 +1,7 @@
 """End what a workflow started besides its own pods, and wait until it is gone; or sweep up after all that are over.
 
-The sweep also ends steps that have been pending for longer than --pending-seconds, with the scheduler's words.
+The sweep also ends steps that have been pending for longer than --pending-seconds, with the scheduler's words, and lets
+go of deleted workflows that Argo would keep for ever.
 With --verdict it then posts how the run ended to WEBHOOK_URL, if the environment has one, and ends as the run did.
 """
 
@@ -14,6 +15,7 @@ from spec import cli
 from spec.cluster.api import Cluster
 from spec.cluster.cleanup import ALL, SERVERS, end, sweep
 from spec.cluster.conclusion import conclude
+from spec.cluster.deletion import release
 from spec.cluster.pending import end_pending
 from spec.errors import BadInput
 
@@ -40,6 +42,8 @@ def main(
         print(f"swept: {', '.join(swept) or 'nothing was left'}", flush=True)
         for words in end_pending(cluster, seconds=pending_seconds, now=time.time()):
             print(f"ended: {words}", flush=True)
+        if released := release(cluster, now=time.time()):
+            print(f"let go: {', '.join(released)}", flush=True)
         return
     ended = end(cluster, workflow, SERVERS if servers_only else ALL, patience=seconds)
     print(f"ended: {', '.join(ended) or 'nothing was left'}", flush=True)

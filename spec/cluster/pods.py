@@ -51,6 +51,11 @@ def last_words(log: str) -> str:
     return told[-1] if told else ""
 
 
+def is_over(pod: Json) -> bool:
+    """Whether none of its containers will run again."""
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
 def name(pod: Json) -> str:
     return pod["metadata"]["name"]
 

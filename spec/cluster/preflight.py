@@ -31,6 +31,7 @@ from spec.publishing.standing import NONE, compared_with, to_compare_with
 from spec.storage import Store, open_store
 from spec.storage.markers import read_marker
 from spec.target.staging import STAGED
+from spec.tuning.settings import check_drafts, drafts_of, numbers
 
 TRAINED = "draft/draft.json"  # the exported draft's marker
 BEGUN = "start/start.json"  # what it began from
@@ -296,6 +297,23 @@ def check_settings(name: str, words: str, root: Path, method: Method) -> None:
         key, equals, _ = word.partition("=")
         if not equals or key.partition(".")[0] not in known:
             raise BadInput(f"parameter {name}: {word}: no setting of {method.title}, as key=value")
+
+
+def check_sweep(drafts: str, loads: str, method: Method, config: Json, *, most: int) -> None:
+    """sweep-drafts are numbers that a draft of that config has learnt, and the servers run `most` requests at once."""
+    try:
+        check_drafts("parameter sweep-drafts:", drafts_of("parameter sweep-drafts:", drafts), method, config)
+    except TypeError as error:
+        raise BadInput(f"parameter train-options: {error}: the draft's sizes are whole numbers") from error
+    check_number("sweep-loads", max(numbers("parameter sweep-loads:", loads)), least=1, most=most)
+
+
+def config_of_draft(run: Store, config: Path, words: str, method: Method) -> Json:
+    """What decides how the run's draft is served: its own config, or the settings that it is yet to be trained with."""
+    if trained := read_marker(run, TRAINED):
+        return trained.facts["config"]
+    settings = yaml.safe_load(method.defaults.read_text()) | yaml.safe_load(config.read_text())
+    return settings | {key: yaml.safe_load(value) for key, value in settings_of(words).items()}
 
 
 def check_nothing_to_redo(name: str, words: str, part: str, remaining: dict[str, str]) -> None:

@@ -64,6 +64,7 @@ def read_trace(row: Row, messages: list[Any]) -> Trace:
         if spelled in _RESULTS:
             sent.append(_result(message, said, waiting, sent[-1] if sent else {}))
             continue
+        _check_answered(sent, waiting)
         plain = _called(message, said) if spelled in _CALLS else _message(message, said)
         waiting = [call.get("id") for call in plain.get("tool_calls", ())]
         for call in plain.get("tool_calls", ()):
@@ -72,6 +73,7 @@ def read_trace(row: Row, messages: list[Any]) -> Trace:
                 raise Reject("unknown_tool", f"the row calls {call['function']['name']!r}; {offer}")
         if plain["role"] != "system" or plain["content"] != "":
             sent.append(plain)
+    _check_answered(sent, waiting)
     _dumped([offered, sent], "not_text")
     return Trace(offered, sent, _due(sent))
 
@@ -189,6 +191,18 @@ def _result(message: Any, said: Said, waiting: list[str | None], before: Message
     plain = {"role": "tool", "content": _text(said)}
     answered = {"tool_call_id": named or call, "name": message.get("name")}
     return plain | {name: value for name, value in answered.items() if _is_name(value)}
+
+
+def _check_answered(sent: list[Message], waiting: list[str | None]) -> None:
+    """`Reject` where some calls of a turn have a result and others have none.
+
+    A lone result that names no call, to calls without ids, may be that of all of them: some datasets join them.
+    """
+    if not waiting or not sent or sent[-1]["role"] != "tool":
+        return
+    joined = not any(waiting) and "tool_call_id" not in sent[-1] and sent[-2]["role"] != "tool"
+    if not joined:
+        raise Reject("call_without_result", f"{len(waiting)} of a turn's calls have no result, where others have one")
 
 
 def _text(said: Said, *, may_be_none: bool = False) -> Any:

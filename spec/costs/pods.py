@@ -10,7 +10,7 @@ from spec.storage import Store, open_store
 
 Json = dict[str, Any]
 
-RUN = "sgl-spec/run"  # annotation of a server: the URL of the run that it works for
+RUN = "sgl-spec/run"  # annotation of a server or a training job: the URL of the run that it works for
 EVERY = 60.0  # seconds between two records of a pod
 GPU = "nvidia.com/gpu"
 KINDS = ("nvidia.com/gpu.product", "cloud.google.com/gke-accelerator", "node.kubernetes.io/instance-type")

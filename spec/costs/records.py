@@ -56,6 +56,18 @@ def of_pod(run: Store, step: str, pod: str) -> Record | None:
     return max((its for its in _read(run, there) if its.pod == pod), key=lambda its: its.began, default=None)
 
 
+def end_forgotten(run: Store) -> None:
+    """End the records of servers that went unseen, with their deleted Workflow: when anything of the run was last seen.
+
+    For a run of which nothing goes on. A server that is there all the same is recorded once more when it goes.
+    """
+    records = read_all(run)
+    last = max((its.seen for its in records), default=0.0)
+    for record in records:
+        if record.lives_on and not record.over:
+            write(run, record.model_copy(update={"seen": last, "over": True}))
+
+
 def _read(run: Store, keys: Iterable[str]) -> Iterable[Record]:
     for key in keys:
         try:

@@ -20,7 +20,7 @@ from spec.conversations.lineage import read_run
 from spec.conversations.rows import conversation_in, said_by_users
 from spec.conversations.selection import prompt_hash
 from spec.conversations.shards import read_answers
-from spec.conversations.suites import Question, Suite, read_suite
+from spec.conversations.suites import Question, Suite, is_named, read_suite
 from spec.errors import BadInput
 from spec.evaluation import figures, offline, served
 from spec.evaluation.figures import Counted
@@ -66,6 +66,12 @@ class Suites:
     def __init__(self, evaluation: Evaluation, wanted: Sequence[str], settings: Settings, *, overwrite: bool = False):
         self._evaluation, self._settings, self._overwrite = evaluation, settings, overwrite
         self._suites = [read_suite(name) for name in wanted if name != OWN]
+        for name, its in zip((name for name in wanted if name != OWN), self._suites, strict=True):
+            if not is_named(name) and (its.name == OWN or is_named(its.name)):
+                raise BadInput(
+                    f"--suite {name}: it would be told as {its.name}, which is another; give the file another name"
+                    + (f", or ask {its.name}={name}" if its.name != OWN else "")
+                )
         names = Counter(suite.name for suite in self._suites)
         if twice := [name for name, count in names.items() if count > 1]:
             raise BadInput(f"--suite {twice[0]}: given twice")

@@ -11,7 +11,7 @@ import jinja2
 from spec.errors import BadInput
 from spec.methods import method_of
 from spec.report import suites, sweep, tables
-from spec.report.command import serving_command, target_of
+from spec.report.command import NUM_STEPS, serving_command, target_of
 from spec.report.evidence import Evidence, gather
 from spec.report.verdict import sentence, verdict
 from spec.storage import Store
@@ -39,7 +39,6 @@ def render(evidence: Evidence) -> str:
         raise BadInput("no draft to write a card for; run tools/extract_draft_model.py")
     target, dataset = target_of(draft), evidence.run.get("dataset", {})
     names = [its.get("name") for its in dataset.get("mix", [dataset])]
-    offline = evidence.measured("offline")
     return _TEMPLATES.get_template("card.md.j2").render(
         method=method_of(draft.facts["config"]),
         target=target,
@@ -47,7 +46,7 @@ def render(evidence: Evidence) -> str:
         base_model=target if _HUB_NAME.fullmatch(target) else None,
         dataset=dataset,
         hub_datasets=[name for name in names if name and _HUB_NAME.fullmatch(name)],
-        command=serving_command(draft, "DRAFT", num_steps=offline.get("num_steps", 3)),
+        command=serving_command(draft, "DRAFT", num_steps=evidence.num_steps or NUM_STEPS),
         gate=evidence.measured("gate"),
         temperature=evidence.measured("offline").get("temperature"),
         suites=suites.markdown(evidence),

@@ -13,9 +13,12 @@ def serving_command(marker: Marker, draft: str, *, target: str | None = None, nu
     """The shell command, a line for each option, that serves `target` with the draft at `draft`.
 
     `marker`: the draft's `draft.json`. `target`: by default the model that the draft was trained for. `num_steps`
-    drafts a round, unless a sweep found a better number.
+    drafts a round, or as many as a block has, unless a sweep found a better number.
     """
-    flags = method_of(marker.facts["config"]).flags(marker.facts.get("serving", {}).get("drafts") or num_steps)
+    config = marker.facts["config"]
+    method = method_of(config)
+    most = method.most_drafts(config) or num_steps
+    flags = method.flags(marker.facts.get("serving", {}).get("drafts") or min(num_steps, most))
     options = {
         "--model-path": target or target_of(marker),
         "--speculative-algorithm": flags.pop("--speculative-algorithm"),

@@ -48,6 +48,11 @@ class Evidence:
         return None
 
     @property
+    def num_steps(self) -> int | None:
+        """Drafts a round that it was measured with."""
+        return self.measured("offline").get("num_steps") or self.measured("speculative").get("num_steps")
+
+    @property
     def speed_up(self) -> float | None:
         """Tokens/s with the draft over tokens/s without, of the same prompts on the same server."""
         before, after = (self.measured(part) for part in ("baseline", "speculative"))

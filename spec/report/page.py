@@ -8,7 +8,7 @@ import jinja2
 from markupsafe import Markup
 
 from spec.conversations.shards import TOTALS
-from spec.evaluation.gate import at_once
+from spec.evaluation.gate import at_once, is_near_tie
 from spec.methods import method_of
 from spec.report import charts, lineage, suites, sweep, tables
 from spec.report.command import NUM_STEPS, serving_command, target_of
@@ -39,7 +39,7 @@ def write(run: Store) -> None:
 
 def render(evidence: Evidence) -> str:
     """The page, as one self-contained HTML document."""
-    draft, num_steps = evidence.draft, evidence.measured("offline").get("num_steps", NUM_STEPS)
+    draft, num_steps = evidence.draft, evidence.num_steps or NUM_STEPS
     return TEMPLATES.get_template("page.html.j2").render(
         method=method_of(draft.facts["config"]).title if draft else None,
         target=target_of(draft) if draft else evidence.run.get("target", {}).get("model", "an unnamed target"),
@@ -79,7 +79,7 @@ def _summary(evidence: Evidence) -> str:
         return ""
     known = {
         "{} held-out prompts": served.get("prompts", offline.get("prompts")),
-        "chains of {} drafts": offline.get("num_steps"),
+        "chains of {} drafts": evidence.num_steps,
         "SGLang {}": served.get("server", {}).get("version"),
         "{}": evidence.report.finished_at.replace("T", " ").replace("Z", " UTC"),
     }
@@ -115,7 +115,7 @@ def _headlines(evidence: Evidence) -> list[Json]:
         },
         {
             "name": "Same tokens",
-            "value": _same(told, evidence) if told else None,
+            "value": _same(told) if told else None,
             "note": f"answers are drawn, at temperature {told['temperature']:g}"
             if "temperature" in told
             else tables.same_tokens(told)
@@ -125,13 +125,13 @@ def _headlines(evidence: Evidence) -> list[Json]:
     ]
 
 
-def _same(told: Json, evidence: Evidence) -> str:
+def _same(told: Json) -> str:
     """Whether the draft changed a token; "nearly" where only ties between two tokens fell otherwise."""
     if "temperature" in told:
         return "not claimed"
     if not told.get("differ"):
         return "yes"
-    return "nearly" if evidence.measured("gate").get("passed") else "no"
+    return "nearly" if all(map(is_near_tie, told["differ"])) else "no"
 
 
 def _acceptance(evidence: Evidence) -> Json:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from spec.errors import BadInput
-from spec.methods.method import ADAPTIVE, Drafts
+from spec.methods.method import ADAPTIVE, Drafts, Json, Method
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Settings:
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:
-    """`1,4,16`, ascending. `BadInput` names `option`."""
+    """`1,4,16`, ascending. `BadInput` begins with `option`."""
     try:
         found = tuple(sorted({int(word) for word in text.split(",")}))
     except ValueError:
@@ -27,8 +27,21 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
 
 
 def drafts_of(option: str, text: str) -> tuple[Drafts, ...]:
-    """`1,3,adaptive`, the adaptive one last. `BadInput` names `option`."""
+    """`1,3,adaptive`, the adaptive one last. `BadInput` begins with `option`."""
     words = text.split(",")
     fixed = [word for word in words if word != ADAPTIVE]
     adaptive = (ADAPTIVE,) if len(fixed) < len(words) else ()
     return (*(numbers(option, ",".join(fixed)) if fixed else ()), *adaptive)
+
+
+def check_drafts(option: str, drafts: tuple[Drafts, ...], method: Method, config: Json) -> None:
+    """A draft of that config can be served with so many drafts a round. `BadInput` begins with `option`."""
+    for count in drafts:
+        try:
+            method.flags(count)  # refuses an adaptive number where there is none
+        except BadInput as error:
+            raise BadInput(f"{option} {error}") from error
+    longest = max((count for count in drafts if count != ADAPTIVE), default=1)
+    most = method.most_drafts(config)
+    if most is not None and longest > most:
+        raise BadInput(f"{option} {longest}: the draft is trained for blocks of {most} drafts a round")

@@ -15,14 +15,14 @@ from spec.export.verify import verify_files
 from spec.methods import method_of
 from spec.methods.files import MARKER as DRAFT_MARKER
 from spec.methods.files import exported
-from spec.methods.method import ADAPTIVE, Drafts
+from spec.methods.method import Drafts
 from spec.server.sglang import SglangServer
 from spec.storage import Store
 from spec.storage.markers import Marker, find_marker, read_marker, write_marker
 from spec.tuning import arithmetic
 from spec.tuning.arithmetic import a_round
 from spec.tuning.measure import measure
-from spec.tuning.settings import Settings
+from spec.tuning.settings import Settings, check_drafts
 
 STEP = "tune"
 FOLDER = "report"
@@ -41,11 +41,7 @@ class Sweep:
         self.draft = exported(run.at("draft"))
         self.method = method_of(self.draft.facts["config"])
         self.block = self.method.most_drafts(self.draft.facts["config"])  # None: a chain, of any length
-        for count in settings.drafts:
-            self.method.flags(count)  # refuses an adaptive number where there is none
-        longest = max((count for count in settings.drafts if count != ADAPTIVE), default=1)
-        if self.block is not None and longest > self.block:
-            raise BadInput(f"--drafts {longest}: the draft was trained for blocks of {self.block} drafts a round")
+        check_drafts("--drafts", settings.drafts, self.method, self.draft.facts["config"])
         self.asked = read_asked(run, target, count=settings.prompts, max_new_tokens=settings.max_new_tokens)
         if len(self.asked.prompts) < max(settings.loads):
             raise BadInput(
@@ -84,8 +80,12 @@ class Sweep:
         return [count for count in drafts if not all(known[count])]
 
     def conclude(self) -> Marker:
-        """Write sweep.json and, into `draft.json`, how to serve the draft. The same again where nothing changed."""
+        """Write sweep.json and, into `draft.json`, how to serve the draft. The same again where nothing changed.
+
+        Raises `BadInput` where what is measured comes of different servers: they say nothing together.
+        """
         settings, inputs = self._identity()
+        self._check_alike()
         forwards = arithmetic.forward_ms(self.measured)
         for one in self.measured:
             one["verify_ms"] = arithmetic.verify_ms(one["drafts"], one["concurrency"], forwards)
@@ -102,6 +102,15 @@ class Sweep:
             self.draft.facts["serving"] = serving
             self.run.write(f"draft/{DRAFT_MARKER}", (self.draft.model_dump_json(indent=1) + "\n").encode())
         return there
+
+    def _check_alike(self) -> None:
+        servers = [one["server"] for one in self.measured]
+        seen = sorted({f"SGLang {server['version']} on {server['device']}" for server in servers})
+        if len(seen) > 1:
+            raise BadInput(
+                f"{self.report.url}/sweep: measured on {' and on '.join(seen)}, whose speeds do not compare; "
+                "--overwrite measures all of it again"
+            )
 
     def _known(self, drafts: Drafts, load: int, say: Callable[[str], None]) -> bool:
         """Whether a setting is measured already or cannot win; it is then counted as such."""

@@ -22,6 +22,7 @@ NAMESPACE = "sgl-spec"
 BUCKET = "sgl-spec"
 SESSION = f"e2e/{int(time.time())}"  # the runs of these tests; what they begin with is in e2e/ itself
 OVER = ("Succeeded", "Failed", "Error")
+THERE = ("Pending", "Running")  # phases of a pod
 POLL = 2.0  # seconds; every look is a process, on the cores that the cluster may have too
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -109,17 +110,16 @@ class Workflow:
         kubectl("delete", "pod", "--now", *victims.values())
         until(f"another pod for {step}…)", lambda: self.pods(step).keys() - victims, seconds, of=self)
 
-    def kill(self, step: str, how: Callable[[str], object], seconds: float = 900) -> None:
-        """Do `how` to the step's pod as soon as it is there: a short step need not live until it runs."""
-        for pod in until(
-            f"{step}…) begins", lambda: self.pods(step, ("Pending", "Running")), seconds, of=self
-        ).values():
+    def kill(self, step: str, how: Callable[[str], object], seconds: float = 900) -> set[str]:
+        """Do `how` to the step's pod as soon as it is there: a short step need not live until it runs. Its uid."""
+        found = until(f"{step}…) begins", lambda: self.pods(step, THERE), seconds, of=self)
+        for pod in found.values():
             how(pod)
+        return set(found)
 
-    def attempts(self, step: str) -> int:
-        """How many pods a step of the pipeline had, one after another."""
-        prefix = f"{self.name}[0].pipeline.{step}("
-        return sum(node["type"] == "Pod" and node["name"].startswith(prefix) for node in self.nodes())
+    def ever(self, step: str) -> set[str]:
+        """The uids of the step's pods that are still known, ended ones too."""
+        return set(self.pods(step, (*THERE, "Succeeded", "Failed")))
 
     def made(self) -> list[str]:
         """Deployments, services and training jobs that it made and that are still there, and their pods."""

@@ -5,7 +5,7 @@ import json
 from tests.e2e.cluster import Workflow, bucket, submit, url
 from tests.e2e.conftest import GOOD
 
-UNTRAINED = "draft_vocab_size=128 epochs=1 optimizer.lr=1.0e-9 save_every=20"
+UNTRAINED = "draft_vocab_size=128 epochs=1 optimizer.lr=1.0e-9 lr_scheduler.num_warmup_steps=1 save_every=20"
 
 
 def test_a_draft_worse_than_the_published_one_is_not_published(good: Workflow) -> None:

@@ -12,6 +12,7 @@ from spec.publishing.drafts import fetch
 from spec.storage.markers import read_marker
 from tests.e2e.cluster import (
     NAMESPACE,
+    THERE,
     Workflow,
     argo,
     bucket,
@@ -19,7 +20,6 @@ from tests.e2e.cluster import (
     get,
     kubectl,
     setting,
-    start,
     store_gone,
     submit,
     sweep,
@@ -33,7 +33,7 @@ UNFINISHED = ("report", "published")  # a trained run without these is evaluated
 
 
 def delete(pod: str) -> None:
-    kubectl("delete", "pod", "--now", pod)
+    kubectl("delete", "pod", "--now", "--wait=false", pod)
 
 
 def evict(pod: str) -> None:
@@ -87,8 +87,6 @@ def test_it_ends_with_a_published_draft_and_nothing_lost_doubled_or_left(killed:
     assert len(ids) == len(set(ids)) == 80
     assert report is not None and report.facts["speculative"]["tokens_equal_baseline"]
     assert killed.made() == []
-    steps = ("prepare", "extract", "prove", "evaluate", "publish", "report")
-    assert {step: killed.attempts(step) for step in steps} == dict.fromkeys(steps, 2)
 
 
 @pytest.mark.parametrize("step", ["evaluate", "publish"])
@@ -110,7 +108,7 @@ def test_the_store_is_gone_for_60_s_in_publishing(good: Workflow, tmp_path: Path
     good.wait(1800)
     copy_run(GOOD, "store-gone", *UNFINISHED)
     workflow = submit("store-gone")
-    until("publish…) begins", lambda: workflow.pods("publish(", ("Pending", "Running")), 900, of=workflow)
+    until("publish…) begins", lambda: workflow.pods("publish(", THERE), 900, of=workflow)
     with store_gone():
         time.sleep(60)
     assert workflow.wait(900) == "Succeeded", workflow.message
@@ -159,17 +157,12 @@ def test_a_finished_run_is_submitted_again_after_its_workflow_and_artifacts_are_
     assert not third.ran() & {"serve", "train", "prove"}, third.ran()
 
 
-def test_a_workflow_can_be_deleted_while_the_store_is_gone(good: Workflow) -> None:
-    good.wait(1800)
-    workflow = start("report", run=url(GOOD, "run"))
-    assert workflow.wait(300) == "Succeeded", workflow.message
-    with store_gone():
-        kubectl("delete", "workflow", workflow.name, "--timeout=120s")
-
-
 def _kill_in_time(workflow: Workflow, *steps: str, how: Callable[[str], object]) -> None:
-    """Steps that run beside each other are all killed before their next attempts are waited for."""
-    for step in steps:
-        workflow.kill(f"{step}(", how)
-    for step in steps:
-        until(f"{step} begins again", lambda step=step: workflow.attempts(step) == 2, 180, of=workflow)
+    """Each step's pod as soon as it is there; another one takes its place.
+
+    Steps that run beside each other are all killed before their next pods are waited for. A pod that never ran is made
+    again by Argo as the same attempt, one that did as the next.
+    """
+    killed = {step: workflow.kill(f"{step}(", how) for step in steps}
+    for step, before in killed.items():
+        until(f"another pod of {step}", lambda step=step, before=before: workflow.ever(f"{step}(") - before, 180)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spec.server import start as serving
-from tests.e2e.cluster import BUCKET, OVER, Workflow, bucket, copy_run, get, kubectl, submit, until, url
+from tests.e2e.cluster import BUCKET, OVER, THERE, Workflow, bucket, copy_run, get, kubectl, submit, until, url
 from tests.e2e.conftest import GOOD, make_secret, open_host_path
 
 EXAMPLE = Path(__file__).with_name("serving")
@@ -43,7 +43,7 @@ def test_the_next_draft_is_served_and_every_answer_meanwhile_is_the_same(served:
     copy_run(GOOD, "served-next", "checkpoints", "start", "draft", "report", "published")
     following = submit("served-next", destination=url("served", "drafts"), train_options=OTHER, serves=f"{IN}/sglang")
     meanwhile = []
-    until("roll-out…) begins", lambda: following.pods("roll-out(", ("Pending", "Running")), 1200, of=following)
+    until("roll-out…) begins", lambda: following.pods("roll-out(", THERE), 1200, of=following)
     while following.phase not in OVER:
         meanwhile.append(ask())
     assert following.phase == "Succeeded", following.message

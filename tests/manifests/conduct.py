@@ -169,7 +169,13 @@ def owner(world: World) -> Found:
 
 
 def deadline(world: World) -> Found:
-    """Nothing waits for ever: jobs and servers have a longest time."""
+    """Nothing waits for ever: jobs, servers and what deletes artifacts have a longest time."""
+    for where, spec, _ in pods(world):
+        if where.endswith("/artifactGC") and not spec.get("activeDeadlineSeconds"):
+            yield where, "no activeDeadlineSeconds: a Workflow whose store is gone could not be deleted"
+    for item in world.of("WorkflowTemplate"):
+        if (item["spec"].get("artifactGC") or {}).get("forceFinalizerRemoval") is not True:
+            yield item["metadata"]["name"], "artifactGC without forceFinalizerRemoval: as above"
     for where, item in world.embedded:
         if item["kind"] == "PyTorchJob" and not (item["spec"].get("runPolicy") or {}).get("activeDeadlineSeconds"):
             yield where, "a training job without activeDeadlineSeconds"
@@ -200,7 +206,7 @@ def training_job(world: World) -> Found:
                 elastic.get("minReplicas") == elastic.get("maxReplicas") == worker.get("replicas")
             ),
             "restarts of single ranks": worker.get("restartPolicy") != "Never" or elastic.get("maxRestarts") != 0,
-            "no cleanPodPolicy Running": (spec.get("runPolicy") or {}).get("cleanPodPolicy") != "Running",
+            "a cleanPodPolicy that takes logs along": (spec.get("runPolicy") or {}).get("cleanPodPolicy") != "None",
             "no nprocPerNode": not spec.get("nprocPerNode"),
         }
         for what, is_wrong in wrong.items():

@@ -11,11 +11,15 @@ ARGO_OWN = ("init", "wait")  # Argo's containers in a workflow's pod; in a resou
 
 
 def pods(world: World) -> Iterator[tuple[str, Json, dict[str, str]]]:
-    """(where, pod spec, labels) of Deployments, CronJobs, training jobs and workflow templates."""
+    """(where, pod spec, labels) of Deployments, CronJobs, training jobs, steps, and what deletes artifacts."""
     for item in world.objects:
         yield from _of_object(item["metadata"].get("name", item["kind"]), item)
     for where, item in world.embedded:
         yield from _of_object(where, item)
+    for owner in world.objects:
+        if collector := workflow_spec(owner).get("artifactGC"):
+            labels = (collector.get("podMetadata") or {}).get("labels", {})
+            yield f"{owner['metadata'].get('name')}/artifactGC", _collector(collector), labels
     for owner, template in world.templates():
         if "container" in template or "resource" in template:
             where = f"{owner['metadata']['name']}/{template['name']}"
@@ -39,6 +43,21 @@ def _of_object(where: str, item: Json) -> Iterator[tuple[str, Json, dict[str, st
         templates = [replica["template"] for replica in spec["pytorchReplicaSpecs"].values()]
     for template in templates:
         yield where, template["spec"], (template.get("metadata") or {}).get("labels", {})
+
+
+def _collector(collector: Json) -> Json:
+    """The pod that deletes artifacts, as Argo builds it: of its own making, and locked down, but for `podSpecPatch`."""
+    context = {"readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    patch = yaml.safe_load(collector.get("podSpecPatch") or "{}")
+    patched = {item["name"]: item for item in patch.pop("containers", [])}
+    main = {"name": "main", "securityContext": context} | patched.pop("main", {})
+    return {
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 8737, "seccompProfile": {"type": "RuntimeDefault"}},
+        "serviceAccountName": collector.get("serviceAccountName"),
+        "containers": [main, *({"name": name, "unknown": True} for name in patched)],
+        "resource": False,
+        **patch,
+    }
 
 
 def _workflow_pod(spec: Json, template: Json) -> Json:

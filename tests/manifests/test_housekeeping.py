@@ -1,4 +1,4 @@
-"""What becomes of logs, and what must go on without a store."""
+"""What becomes of logs and artifacts, and what must go on without a store."""
 
 import copy
 from collections.abc import Callable
@@ -37,8 +37,12 @@ def test_every_step_s_log_is_archived_but_of_those_that_must_run_without_a_store
     ("name", "change", "rule"),
     [
         ("train", lambda spec: spec["templates"][1].pop("archiveLocation"), "security-context"),
+        ("report", lambda spec: spec["artifactGC"].pop("forceFinalizerRemoval"), "deadline"),
+        ("report", lambda spec: spec["artifactGC"].update(podSpecPatch="containers: []"), "deadline"),
+        ("report", lambda spec: spec["artifactGC"].update(serviceAccountName="nobody"), "service-account"),
+        ("report", lambda spec: spec["artifactGC"].pop("podMetadata"), "network"),
     ],
-    ids=["a log of a resource"],
+    ids=["a log of a resource", "a finalizer that stays", "no deadline", "no such account", "no way out"],
 )
 def test_is_refused(name: str, change: Callable[[Json], object], rule: str) -> None:
     assert rule in {finding.rule for finding in judge(changed(name, change))}
@@ -50,3 +54,4 @@ def test_a_semaphore_s_config_map_follows_a_prefix() -> None:
     assert pipeline
     reference = pipeline["spec"]["synchronization"]["semaphores"][0]["configMapKeyRef"]
     assert world.data(reference["name"], reference["key"]) == "2"
+    assert pipeline["spec"]["artifactGC"]["serviceAccountName"] == "team-a-artifact-collector"

@@ -113,6 +113,11 @@ def check_server(info: Json, drafts: Drafts, url: str) -> None:
             f"{url} does not adapt its drafts a round: serve with --speculative-adaptive; where that is given, its log "
             'says why it is off ("speculative_adaptive disabled")'
         )
+    if drafts == ADAPTIVE and info.get("speculative_adaptive_config"):
+        raise BadInput(
+            f"{url} adapts by {info['speculative_adaptive_config']}, a file that no recommended flags can bring along: "
+            "serve without --speculative-adaptive-config"
+        )
     chain = {} if drafts == ADAPTIVE else {"speculative_num_steps": drafts}
     wanted = {"speculative_eagle_topk": 1, **chain}
     for name, value in wanted.items():

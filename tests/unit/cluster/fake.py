@@ -26,6 +26,9 @@ class FakeCluster:
         labels = [(item, item["metadata"]["labels"].get(label)) for item in self.objects.get(kind, [])]
         return [item for item, found in labels if found is not None and value in ("", found)]
 
+    def metadata(self, kind: str) -> list[Json]:
+        return [item["metadata"] for item in self.objects.get(kind, [])]
+
     def delete(self, kind: str, name: str) -> None:
         self.deleted.append(f"{kind}/{name}")
         self.objects[kind] = [item for item in self.objects[kind] if item["metadata"]["name"] != name]

@@ -41,6 +41,7 @@ def test_an_api_server_that_is_away_for_a_moment_is_waited_for():
 def test_the_sweep_takes_what_workflows_left_that_are_over_or_gone():
     running = {"metadata": {"name": "running"}, "status": {"phase": "Running"}}
     over = {"metadata": {"name": "over"}, "status": {"phase": "Failed"}}
-    servers = [made(f"{name}-server", name) for name in ("running", "over", "gone")]
-    cluster = FakeCluster(workflow=[running, over], deployment=servers)
-    assert sweep(cluster) == ["deployment/over-server", "deployment/gone-server"]
+    deleted = {"metadata": {"name": "deleted", "deletionTimestamp": "now"}, "status": {"phase": "Running"}}
+    servers = [made(f"{name}-server", name) for name in ("running", "over", "gone", "deleted")]
+    cluster = FakeCluster(workflow=[running, over, deleted], deployment=servers)
+    assert sweep(cluster) == ["deployment/over-server", "deployment/gone-server", "deployment/deleted-server"]

@@ -1,4 +1,6 @@
-"""Preflight as it is called: says what a run will take, refuses a cap below that, leaves prices and cap in the run."""
+"""Preflight as it is called: says what a run will take, refuses a cap below that and a sweep that cannot be, leaves
+prices and cap in the run.
+"""
 
 import json
 import runpy
@@ -8,11 +10,14 @@ from typing import Any
 import pytest
 
 from spec.costs.budget import read_budget
+from spec.costs.records import Record, read_all, write
 from spec.errors import BadInput
 from spec.storage import open_store
+from spec.storage.markers import Marker, write_marker
 from tests.unit.cluster.fake import FakeCluster
 
 ROOT = Path(__file__).parents[3]
+TRAINED = {"training": {"settings": {}}}
 
 
 @pytest.fixture
@@ -62,6 +67,15 @@ def test_it_says_what_the_run_will_take_and_leaves_prices_and_cap_in_the_run(pre
     assert budget.training.epochs == 1 and budget.training.tokens_per_gpu_second > 1000
 
 
+def test_a_server_of_a_deleted_workflow_is_over_when_its_run_is_submitted_again(preflight, bucket: str, capsys):
+    run = open_store(f"s3://{bucket}/run")
+    write(run, Record(step="serve", pod="a-server", gpus=8, began=0, seen=60, lives_on=True))
+    write(run, Record(step="filter", pod="a-filter", began=60, seen=3600))
+    preflight()
+    assert "8 GPU-hours are used" in capsys.readouterr().out
+    assert [its.over for its in read_all(run) if its.lives_on] == [True]
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -78,3 +92,40 @@ def test_what_is_no_price_and_a_cap_that_cannot_do_are_refused_before_anything(
     with pytest.raises(BadInput, match=told):
         preflight(**given)
     assert not (tmp_path / "found").exists() and open_store(f"s3://{bucket}/run").list() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"sweep_drafts": "1,7", "train_options": "block_size=5"},
+            "parameter sweep-drafts: 7: the draft is trained for blocks of 5 drafts a round",
+        ),
+        (
+            {"sweep_drafts": "16", "config": "spec/configs/qwen3/8B_dflash.yaml"},
+            "parameter sweep-drafts: 16: .* blocks of 15 drafts",
+        ),
+        ({"sweep_drafts": "1,adaptive"}, "parameter sweep-drafts: adaptive drafts a round: SGLang adapts"),
+        ({"sweep_drafts": "1,x"}, "parameter sweep-drafts: 1,x: whole numbers"),
+        ({"sweep_loads": "0"}, "parameter sweep-loads: 0: whole numbers"),
+        ({"sweep_loads": "1,49"}, "parameter sweep-loads: 49, where 1 to 48"),
+        ({"train_options": "block_size=many"}, "parameter train-options: .*whole numbers"),
+    ],
+)
+def test_a_sweep_that_the_draft_or_the_servers_cannot_do_is_refused(preflight, tmp_path, given, told):
+    words = {"sweep_drafts": "1", "sweep_loads": "1", "config": "spec/configs/llama3/8B_dspark.yaml"}
+    with pytest.raises(BadInput, match=told):
+        preflight(**words | given)
+    assert not (tmp_path / "found").exists()
+
+
+def test_a_trained_draft_is_swept_as_far_as_it_has_learnt(preflight, bucket: str):
+    store, sweep = (
+        open_store(f"s3://{bucket}/run"),
+        {"sweep_loads": "1", "config": "spec/configs/llama3/8B_dspark.yaml"},
+    )
+    preflight(sweep_drafts="7", **sweep)  # as the config will train it
+    write_marker(store, "draft/draft.json", Marker.of("extract", {}, {}, facts={"config": {"block_size": 3}} | TRAINED))
+    with pytest.raises(BadInput, match="parameter sweep-drafts: 7: the draft is trained for blocks of 3 drafts"):
+        preflight(sweep_drafts="7", **sweep)
+    preflight(sweep_drafts="3", **sweep)

@@ -164,8 +164,10 @@ def test_a_server_that_is_gone_for_a_while_is_waited_for(filter_data, slow_stub,
 
 
 def test_as_many_requests_as_asked_for_are_in_flight(filter_data, jsonl, tmp_path):
-    rows = [{"prompt": f"question {number}"} for number in range(2560)]
-    with StubServer(delay=(0.2, 2.0)) as stub:
+    # At 110 requests a second a quiet machine keeps 255.8 of 256 in flight; the bound leaves room for a busy one, which
+    # adds its own tenth of a second to each request. A tool that asks in waves stays far below it.
+    rows = [{"prompt": f"question {number}"} for number in range(1536)]
+    with StubServer(delay=(0.5, 4.0)) as stub:
         process = filter_data(
             "--dataset-name", jsonl(rows), "--base-url", stub.url, "--output", "run", "--parallel", 256
         )
@@ -173,8 +175,8 @@ def test_as_many_requests_as_asked_for_are_in_flight(filter_data, jsonl, tmp_pat
         assert process.returncode == 0, said
         mean = stub.mean_in_flight(0.25, 0.75)
         print(f"mean in flight over the middle: {mean:.1f} of 256")
-        assert 0.95 * 256 <= mean <= 256
-        assert len(stub.asked) == 2560
+        assert 0.9 * 256 <= mean <= 256
+        assert len(stub.asked) == 1536
 
 
 def test_on_a_terminal_progress_is_a_bar(stub, jsonl, tmp_path):

@@ -34,6 +34,7 @@ def result(text="rain", **its):
 
 
 SAID = {"role": "assistant", "content": "It rains."}
+PAIR = calls(call(id="a"), call(id="b"))
 CHAT = [SYSTEM, USER, calls(call(id="a")), result(tool_call_id="a"), SAID]
 
 
@@ -133,6 +134,11 @@ def test_calls_in_parallel_are_answered_in_any_order():
     assert trace.messages == row["messages"] and trace.due == [1, 4]
 
 
+def test_calls_without_any_result_or_with_one_that_may_be_of_all_are_sent_as_they_stand():
+    for messages in ([USER, PAIR], [USER, PAIR, USER], [USER, calls(call(), call()), result("rain, rain"), SAID]):
+        assert read({"messages": messages, "tools": [WEATHER]}).messages == messages
+
+
 def test_a_result_without_an_id_goes_to_the_first_call_that_waits():
     both = calls(call(id="a"), call(id="b"))
     trace = read({"messages": [USER, both, result("rain"), result("sun")], "tools": [WEATHER]})
@@ -204,6 +210,10 @@ def test_a_row_whose_tools_are_none_is_an_ordinary_chat(nothing):
         ({"messages": [USER, calls(call(id="a")), result(tool_call_id="b")]}, "tool_without_call"),
         ({"messages": [USER, calls(call(id="a")), result(), result()]}, "tool_without_call"),
         ({"messages": [USER, calls(call()), USER, result()]}, "tool_without_call"),
+        ({"messages": [USER, PAIR, result(tool_call_id="b"), SAID]}, "call_without_result"),
+        ({"messages": [USER, PAIR, result(tool_call_id="b")]}, "call_without_result"),
+        ({"messages": [USER, PAIR, result(), USER]}, "call_without_result"),
+        ({"messages": [USER, calls(call(), call(), call()), result(), result(), SAID]}, "call_without_result"),
         ({"messages": [USER, calls(call()), result({"rain": 1})]}, "not_text"),
         ({"messages": [USER, calls(call()), result([{"type": "image_url", "image_url": "SECRET"}])]}, "image"),
         ({"messages": [USER, {"role": "assistant", "content": None}]}, "not_text"),

@@ -8,7 +8,7 @@ import pytest
 from spec.cluster.cleanup import end, sweep
 from spec.cluster.jobs import Patience, follow
 from spec.costs.pods import RUN, Sightings, of_a_pod, saw_server
-from spec.costs.records import read_all, seconds_of
+from spec.costs.records import Record, end_forgotten, read_all, seconds_of, write
 from spec.costs.sums import by_step
 from spec.errors import PassingFault
 from spec.storage import open_store
@@ -112,6 +112,17 @@ def test_another_server_of_the_same_name_is_another(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("time.time", lambda: AT + 7200 + 10)
     saw_server(later, over=True)
     assert by_step(read_all(run))["serve"].gpu_seconds == {"NVIDIA-H100": 20 * 8}
+
+
+def test_a_server_whose_end_nobody_saw_counts_to_the_last_of_the_run_and_no_longer(tmp_path: Path, monkeypatch):
+    run = open_store(tmp_path)
+    monkeypatch.setattr("time.time", lambda: AT + 40)
+    saw_server(server(run), [worker("a-server-x")])  # ready; then its Workflow is deleted, and it goes along
+    write(run, Record(step="filter", pod="a-filter", began=AT + 50, seen=AT + 100))
+    assert by_step(read_all(run), AT + 7200)["serve"].gpu_seconds == {"NVIDIA-H100": 7200 * 8}
+    end_forgotten(run)
+    assert by_step(read_all(run), AT + 7200)["serve"].gpu_seconds == {"NVIDIA-H100": 100 * 8}
+    assert [its.over for its in read_all(run) if its.step == "filter"] == [False]  # that one ends when it was last seen
 
 
 def test_a_run_that_cannot_be_written_to_is_said_and_nothing_else(capsys):

@@ -1,6 +1,7 @@
 """Suites are asked as they are published: turns in order, texts that stop, what was trained on left out and counted."""
 
 import json
+import shutil
 from contextlib import nullcontext
 
 import pytest
@@ -149,10 +150,13 @@ def test_humaneval_comes_from_its_package_and_figures_of_others_stand_beside_it(
 
 def test_names_are_refused_before_anything_is_asked(evaluation, tmp_path):
     asked = own(tmp_path, "x")
+    named_gsm8k, named_own = (str(shutil.copy(asked, tmp_path / name)) for name in ("gsm8k.jsonl", "own.jsonl"))
     for names, said in [
         ([asked, asked], "given twice"),
         (["gsm8k="], "which file"),
         (["nosuch.jsonl"], "no such file"),
+        ([named_gsm8k], "told as gsm8k, which is another.*or ask gsm8k=.*gsm8k.jsonl"),
+        ([named_own], "told as own, which is another; give the file another name$"),
     ]:
         with pytest.raises(BadInput, match=said):
             Suites(evaluation, names, Settings())

@@ -154,5 +154,12 @@ def test_the_context_is_in_the_command_only_where_the_draft_is_the_shorter(run):
     assert serving_command(marker, "DRAFT").endswith("--context-length 1024")
 
 
+def test_a_command_asks_a_block_for_no_more_drafts_than_it_has(run):
+    marker = read_marker(run.at("draft"), MARKER)
+    marker.facts["config"] = {"architectures": ["DSparkDraftModel"], "block_size": 2}
+    assert "--speculative-dspark-block-size 2" in serving_command(marker, "DRAFT")
+    assert "--speculative-dspark-block-size 1" in serving_command(marker, "DRAFT", num_steps=1)
+
+
 def test_the_draft_of_the_card_is_the_one_that_is_there(run):
     assert rows(written(run))["parameters"] == f"{gather(run).draft.counts['parameters']:,}"

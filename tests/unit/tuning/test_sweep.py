@@ -128,6 +128,27 @@ def test_the_flag_of_a_server_that_turned_it_off_counts_for_nothing(run):
             swept(run, lambda drafts: nullcontext(stub.url if drafts else plain.url), loads=(1,), drafts=("adaptive",))
 
 
+def test_a_table_of_steps_that_only_the_server_has_is_refused(run):
+    with GeneratingStub() as plain, GeneratingStub(drafts="adaptive", kept=1) as stub:
+        stub.info["speculative_adaptive_config"] = "/etc/steps.json"
+        with pytest.raises(BadInput, match="adapts by /etc/steps.json, a file that no recommended flags"):
+            swept(run, lambda drafts: nullcontext(stub.url if drafts else plain.url), loads=(1,), drafts=("adaptive",))
+
+
+def test_figures_of_different_servers_are_not_put_together(run):
+    @contextmanager
+    def on_a_gpu(drafts):
+        with GeneratingStub(drafts=drafts, kept=min(drafts, 1), round_seconds=FORWARD / 4) as stub:
+            stub.info["device"] = "cuda"
+            yield stub.url
+
+    swept(run, Servers({1: 1.0}), loads=(1,), drafts=(1,))
+    before = run.read("report/sweep.json")
+    with pytest.raises(BadInput, match=r"SGLang 0\.5\.23 on cpu and on SGLang 0\.5\.23 on cuda, whose speeds"):
+        swept(run, on_a_gpu, loads=(1, 4), drafts=(1,))
+    assert run.read("report/sweep.json") == before
+
+
 def test_where_no_load_gains_the_report_says_so_and_the_flags_stay(run):
     facts = swept(run, Servers({1: 3.0}), loads=(1,), drafts=(1,))
     assert facts["recommended"]["drafts"] is None and facts["recommended"]["flags"] == {}
