@@ -186,18 +186,25 @@ def setting(**changed: str) -> Iterator[None]:
 
 @contextmanager
 def store_gone() -> Iterator[None]:
-    """The S3 Service points to pods that do not exist: connections are refused."""
-    selector = get("service", "s3", namespace="object-store")["spec"]["selector"]
-    select(dict.fromkeys(selector, "nobody"))
+    """The store is down, its connections are cut and new ones refused; what it holds is there again afterwards.
+
+    Its pod gets an image that does not exist: a pod made anew would be an empty store.
+    """
+    (pod,) = get("pods", namespace="object-store")["items"]
+    (container,) = pod["spec"]["containers"]
+    _set_image(pod, container["name"], "localhost/none:1")
     try:
         yield
     finally:
-        select(selector)
+        _set_image(pod, container["name"], container["image"])
+        name = f"pod/{pod['metadata']['name']}"
+        kubectl("wait", "--for=condition=ready", name, "--timeout=120s", namespace="object-store")
 
 
-def select(selector: dict[str, str]) -> None:
-    patch = json.dumps({"spec": {"selector": selector}})
-    kubectl("patch", "service", "s3", "--patch", patch, namespace="object-store")
+def _set_image(pod: Json, container: str, image: str) -> None:
+    change = {"spec": {"containers": [{"name": container, "image": image}]}}
+    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+    kubectl("patch", "pod", name, "--patch", json.dumps(change), namespace=namespace)
 
 
 def url(run: str, part: str) -> str:

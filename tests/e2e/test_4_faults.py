@@ -57,9 +57,8 @@ def test_the_controller_is_restarted(workflow: Workflow) -> None:
 
 def test_the_object_store_refuses_for_30_s(workflow: Workflow) -> None:
     with store_gone():
-        # Connections that are open may live on: what starts now is refused.
         for pod in workflow.pods("filter(").values():
-            kubectl("delete", "pod", "--now", pod)
+            kubectl("delete", "pod", "--now", pod)  # the next one starts without it
         time.sleep(30)
     assert workflow.phase == "Running"
 
