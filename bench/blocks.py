@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from bench.contender import timed_steps
-from bench.memory import large_from_the_system
+from bench.memory import give_back_what_is_freed
 from bench.plain_blocks import plain_loss
 from bench.work import TURN, device_and_dtype
 from spec.methods.block.anchors import Blocks, draw
@@ -124,11 +124,13 @@ def prepare_step(
 
 
 def measure(contender: str, work: BlockWork, timed: int) -> dict[str, Any]:
-    """What `timed_steps` says of `contender`'s step."""
+    """What `timed_steps` says of `contender`'s step; its memory is that of one more step, see `bench.memory`."""
     device, dtype = device_and_dtype()
-    large_from_the_system()
     prepare_step(contender, replace(work, length=512, anchors=16, vocab=512), device, dtype)()
-    return timed_steps(prepare_step(contender, work, device, dtype), timed, device)
+    step = prepare_step(contender, work, device, dtype)
+    measured = timed_steps(step, timed, device)
+    give_back_what_is_freed()
+    return measured | {"memory": timed_steps(step, 0, device)["memory"]}
 
 
 if __name__ == "__main__":
