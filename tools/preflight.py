@@ -58,6 +58,7 @@ def main(
     gpu_hour_prices: Annotated[str, typer.Option(help="Prices of a GPU-hour by kind of GPU, as JSON")],
     currency: Annotated[str, typer.Option(help="Of these prices")],
     max_gpu_hours: Annotated[float, typer.Option(help="The cap of the run's GPU-hours; 0 is none")],
+    drafts: Annotated[int, typer.Option(help="Drafts a round that the draft is proven and served with")],
     sweep_drafts: Annotated[str, typer.Option(help="Drafts a round of the sweep; none for no sweep")],
     sweep_loads: Annotated[str, typer.Option(help="Requests at once of the sweep")],
     serves: Annotated[str, typer.Option(help="What serves the draft, as NAMESPACE/DEPLOYMENT; nothing if empty")],
@@ -122,9 +123,11 @@ def main(
     preflight.check_nothing_to_redo("train-options", train_options, "training", remaining)
     preflight.check_nothing_to_redo("evaluate-options", evaluate_options, "report", remaining)
     preflight.check_same_training("train-options", train_options, store)
+    draft = preflight.config_of_draft(store, ROOT / config, train_options, method)
+    preflight.check_learnt("drafts", str(drafts), method, draft)
     if sweep_drafts:
-        draft = preflight.config_of_draft(store, ROOT / config, train_options, method)
-        preflight.check_sweep(sweep_drafts, sweep_loads, method, draft, most=max_running_requests)
+        preflight.check_learnt("sweep-drafts", sweep_drafts, method, draft)
+        preflight.check_loads("sweep-loads", sweep_loads, most=max_running_requests)
     if remaining["training"] == "missing" and (
         told := preflight.check_start("train-options", train_options, method, store)
     ):

@@ -299,13 +299,17 @@ def check_settings(name: str, words: str, root: Path, method: Method) -> None:
             raise BadInput(f"parameter {name}: {word}: no setting of {method.title}, as key=value")
 
 
-def check_sweep(drafts: str, loads: str, method: Method, config: Json, *, most: int) -> None:
-    """sweep-drafts are numbers that a draft of that config has learnt, and the servers run `most` requests at once."""
+def check_learnt(name: str, drafts: str, method: Method, config: Json) -> None:
+    """The numbers of drafts a round are ones that a draft of that config has learnt."""
     try:
-        check_drafts("parameter sweep-drafts:", drafts_of("parameter sweep-drafts:", drafts), method, config)
+        check_drafts(f"parameter {name}:", drafts_of(f"parameter {name}:", drafts), method, config)
     except TypeError as error:
         raise BadInput(f"parameter train-options: {error}: the draft's sizes are whole numbers") from error
-    check_number("sweep-loads", max(numbers("parameter sweep-loads:", loads)), least=1, most=most)
+
+
+def check_loads(name: str, loads: str, *, most: int) -> None:
+    """The servers run `most` requests at once."""
+    check_number(name, max(numbers(f"parameter {name}:", loads)), least=1, most=most)
 
 
 def config_of_draft(run: Store, config: Path, words: str, method: Method) -> Json:

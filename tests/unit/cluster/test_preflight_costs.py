@@ -50,7 +50,7 @@ def preflight(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     words |= {"filter_options": "--limit 100000"}
     numbers: dict[str, Any] = {"parallel": 8, "temperature": 0, "max_tokens": 512, "min_accept_length": 2, "shards": 2}
     numbers |= {"min_speed_up": 0, "at_concurrency": 0, "max_regression": 1, "max_running_requests": 48, "nodes": 1}
-    numbers |= {"gpus_per_node": 8, "server_gpus": 1, "max_gpu_hours": 0}
+    numbers |= {"gpus_per_node": 8, "server_gpus": 1, "max_gpu_hours": 0, "drafts": 3}
     paths = {"models": tmp_path, "output": tmp_path / "found"}
 
     def run(**given: Any) -> None:
@@ -105,6 +105,11 @@ def test_what_is_no_price_and_a_cap_that_cannot_do_are_refused_before_anything(
             {"sweep_drafts": "16", "config": "spec/configs/qwen3/8B_dflash.yaml"},
             "parameter sweep-drafts: 16: .* blocks of 15 drafts",
         ),
+        (
+            {"drafts": 7, "train_options": "block_size=5"},
+            "parameter drafts: 7: the draft is trained for blocks of 5 drafts",
+        ),
+        ({"drafts": 0}, "parameter drafts: 0: whole numbers"),
         ({"sweep_drafts": "1,adaptive"}, "parameter sweep-drafts: adaptive drafts a round: SGLang adapts"),
         ({"sweep_drafts": "1,x"}, "parameter sweep-drafts: 1,x: whole numbers"),
         ({"sweep_loads": "0"}, "parameter sweep-loads: 0: whole numbers"),
@@ -112,7 +117,7 @@ def test_what_is_no_price_and_a_cap_that_cannot_do_are_refused_before_anything(
         ({"train_options": "block_size=many"}, "parameter train-options: .*whole numbers"),
     ],
 )
-def test_a_sweep_that_the_draft_or_the_servers_cannot_do_is_refused(preflight, tmp_path, given, told):
+def test_drafts_that_the_draft_or_loads_that_the_servers_cannot_do_are_refused(preflight, tmp_path, given, told):
     words = {"sweep_drafts": "1", "sweep_loads": "1", "config": "spec/configs/llama3/8B_dspark.yaml"}
     with pytest.raises(BadInput, match=told):
         preflight(**words | given)
