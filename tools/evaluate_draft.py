@@ -15,7 +15,6 @@ says whether the draft reaches the bar; this ends with 3 if it does not.
 from pathlib import Path
 from typing import Annotated
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from typer import Argument, Option
@@ -23,19 +22,24 @@ from typer import Argument, Option
 from spec import cli
 from spec.costs.meter import Meter, gpus_of
 from spec.errors import BadInput, BelowBar
-from spec.evaluation.gate import Bar, gate
-from spec.evaluation.parts import NAMES
-from spec.evaluation.regression import is_same
-from spec.evaluation.step import Evaluation, Settings
-from spec.evaluation.suites import Settings as SuiteSettings
-from spec.evaluation.suites import Suites
-from spec.publishing.adopt import bring
-from spec.publishing.standing import NONE, standing
+from spec.progress import Wait
 from spec.report import card
 from spec.report import page as report
 from spec.report.evidence import gather
 from spec.report.verdict import verdict
 from spec.storage import open_store
+
+with Wait("importing torch and transformers"):
+    import torch
+
+    from spec.evaluation.gate import Bar, gate
+    from spec.evaluation.parts import NAMES
+    from spec.evaluation.regression import is_same
+    from spec.evaluation.step import Evaluation, Settings
+    from spec.evaluation.suites import Settings as SuiteSettings
+    from spec.evaluation.suites import Suites
+    from spec.publishing.adopt import bring
+    from spec.publishing.standing import NONE, standing
 
 _HOW = {"offline": "without a URL", "baseline": "with --baseline-url", "speculative": "with --base-url"}
 

@@ -12,8 +12,11 @@ from typer import Option
 
 from spec import cli
 from spec.costs.meter import Meter
-from spec.export.extract import extract, find_checkpoint, why_this
+from spec.progress import Wait
 from spec.storage import open_store
+
+with Wait("importing torch and transformers"):
+    from spec.export.extract import extract, find_checkpoint, why_this
 
 
 def main(

@@ -12,8 +12,11 @@ from typer import Argument, Option
 
 from spec import cli
 from spec.errors import BadInput
-from spec.planning.plan import Machines, measure, plan, read_plan_config
-from spec.planning.show import show, table
+from spec.progress import Wait
+
+with Wait("importing torch and torchtune"):
+    from spec.planning.plan import Machines, measure, plan, read_plan_config
+    from spec.planning.show import show, table
 
 CONSUMER = Machines(nodes=1, gpus=1, gpu_memory=24.0, tflops=140.0, memory_bandwidth=0.8)  # of the RTX 4090's kind
 CONFIGS = Path(__file__).parents[1] / "spec" / "configs"

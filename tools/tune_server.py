@@ -21,10 +21,9 @@ from typer import Argument, Option
 from spec import cli
 from spec.costs.meter import Meter
 from spec.errors import BadInput
-from spec.evaluation.drafts import verified_draft
-from spec.methods import method_of
 from spec.methods.files import exported
 from spec.methods.method import ADAPTIVE, Drafts
+from spec.progress import Wait
 from spec.report import card
 from spec.report import page as report
 from spec.report import sweep as picture
@@ -34,7 +33,11 @@ from spec.storage import Store, open_store
 from spec.storage.markers import Json
 from spec.tuning.arithmetic import a_round, words
 from spec.tuning.settings import Settings, drafts_of, numbers
-from spec.tuning.sweep import Open, Sweep
+
+with Wait("importing torch and transformers"):
+    from spec.evaluation.drafts import verified_draft
+    from spec.methods import method_of
+    from spec.tuning.sweep import Open, Sweep
 
 DRAFTS = (1, 3, 5, 7)
 PARTS = (None, "left", "measure", "join")  # of a sweep that several processes share

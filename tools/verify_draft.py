@@ -14,12 +14,15 @@ from typer import Argument, Option
 
 from spec import cli
 from spec.errors import BadInput
-from spec.export.verify import verify
-from spec.methods import method_of
 from spec.methods.files import CONFIG, MARKER
-from spec.publishing import existing
-from spec.publishing.adopt import verify_published
+from spec.progress import Wait
 from spec.storage import open_store
+
+with Wait("importing torch and transformers"):
+    from spec.export.verify import verify
+    from spec.methods import method_of
+    from spec.publishing import existing
+    from spec.publishing.adopt import verify_published
 
 
 def main(

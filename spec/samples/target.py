@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spec.errors import BadInput
+from spec.progress import Wait
 
 _FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
@@ -46,7 +47,8 @@ def vocabulary_size(folder: Path) -> int:
 
 def load_tokenizer(folder: Path) -> Any:
     """The fast tokenizer in a directory, as the server loads it. Raises `BadInput`."""
-    from transformers import AutoTokenizer  # where torch is installed too, this takes 10 s
+    with Wait("importing transformers"):  # where torch is installed too, this takes 10 s
+        from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)

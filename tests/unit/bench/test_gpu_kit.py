@@ -1,6 +1,7 @@
 """The kit for CUDA where there is no GPU: it says so in one line, and its parts run at tiny sizes on the CPU."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.gpu.__main__ import PARTS, bounds, run_part
+from bench.gpu.__main__ import PARTS, bounds, main, run_part
+from spec import cli
 
 ROOT = Path(__file__).parents[3]
 
@@ -18,18 +20,30 @@ def kit(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500)
 
 
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """What the kit says as it ends with 2, and nothing on stdout."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["bench.gpu", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.run(main)
+        captured = capsys.readouterr()
+        assert ended.value.code == 2 and captured.out == ""
+        return captured.err
+
+    stops = signal.getsignal(signal.SIGTERM)
+    yield call
+    signal.signal(signal.SIGTERM, stops)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so_in_one_line():
-    done = kit()
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.splitlines() == [
-        "error: there is no CUDA GPU on this machine; --device cpu --small rehearses the parts"
-    ]
+def test_without_a_gpu_it_says_so_in_one_line(refused):
+    assert refused() == "error: there is no CUDA GPU on this machine; --device cpu --small rehearses the parts\n"
 
 
-def test_an_unknown_part_is_named():
-    done = kit("--only", "atention")
-    assert done.returncode == 2 and "--only atention: the parts are machine, attention" in done.stderr
+def test_an_unknown_part_is_named(refused):
+    assert "--only atention: the parts are machine, attention" in refused("--only", "atention")
 
 
 def test_the_parts_run_on_a_cpu_at_tiny_sizes(tmp_path):

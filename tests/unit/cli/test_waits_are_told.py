@@ -5,10 +5,13 @@ import logging
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from spec import progress
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -45,3 +48,22 @@ def test_what_torchao_says_of_kernels_that_nobody_uses_is_not_printed():
         [sys.executable, "-c", "import spec, torchao"], capture_output=True, text=True, timeout=120, check=True
     )
     assert "Skipping import" not in done.stderr + done.stdout
+
+
+def test_tools_import_torch_and_transformers_only_while_they_say_so():
+    code = """
+import runpy, sys
+from spec import progress
+class Wait:
+    def __init__(self, what): assert what.startswith("importing ")
+    def __enter__(self): raise SystemExit(0)
+    def __exit__(self, *_): pass
+progress.Wait = Wait
+for name in ("evaluate_draft", "extract_draft_model", "plan", "tune_server", "verify_draft"):
+    try:
+        runpy.run_path(f"tools/{name}.py")
+    except SystemExit:
+        print(name, *sys.modules.keys() & {"torch", "transformers", "torchtune", "datasets", "sglang"})
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["evaluate_draft", "extract_draft_model", "plan", "tune_server", "verify_draft"]

@@ -1,9 +1,13 @@
 """How a run over several nodes is started: what would run alone without a word meets, or is stopped."""
 
+import multiprocessing
 import os
+import runpy
 import socket
 import subprocess
 import sys
+import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
@@ -15,11 +19,11 @@ from spec.launch import meet
 from tests.prepared import prepared_run
 from tests.tiny_models import save_tiny_target
 from tests.training_runs import TINY
-from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[3]
 TUNE = str(Path(sys.executable).with_name("tune"))
 RECIPE = "spec/eagle_full_finetune_distributed.py"
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 OWN = [RECIPE, "--config", "c.yaml", "run_dir=RUN", "target=DIR"]
 
 
@@ -95,25 +99,23 @@ def test_a_lone_process_among_pet_variables_is_refused(monkeypatch):
 @pytest.mark.parametrize(
     "flags", ["--nproc_per_node x", "--nproc_per_node 1 --rdzv_backend none-such --rdzv_endpoint localhost:1"]
 )
-def test_a_flag_that_makes_no_sense_is_told_in_one_line(flags):
-    node = launch(TUNE, "run", *flags.split(), *OWN)
-    _, said = node.communicate(timeout=300)
-    assert node.returncode == 2
+def test_a_flag_that_makes_no_sense_is_told_in_one_line(flags, tmp_path):
+    code, said = ended(*begun(tmp_path, *flags.split(), *OWN))
+    assert code == 2
     assert said.count("error: ") == 1 and "the launcher's flags" in said and "Traceback" not in said
 
 
-def test_nodes_that_do_not_meet_are_told_in_one_line():
+def test_nodes_that_do_not_meet_are_told_in_one_line(tmp_path):
     meeting = "--rdzv_backend c10d --rdzv_id draft --rdzv_conf is_host=0,read_timeout=2 --rdzv_endpoint localhost:1"
-    node = launch(TUNE, "run", "--nnodes", "2", "--nproc_per_node", "1", *meeting.split(), *OWN)
-    _, said = node.communicate(timeout=300)
-    assert node.returncode == 75
+    code, said = ended(*begun(tmp_path, "--nnodes", "2", "--nproc_per_node", "1", *meeting.split(), *OWN))
+    assert code == 75
     assert said.count("error: ") == 1 and "--rdzv-endpoint" in said and "Traceback" not in said
 
 
-def test_a_mistake_of_all_ranks_is_told_once_before_they_have_met():
-    node = launch(TUNE, "run", "--nproc_per_node", "2", RECIPE, "--config", "nowhere.yaml", "run_dir=RUN", "target=DIR")
-    _, said = node.communicate(timeout=300)
-    assert node.returncode == 2
+def test_a_mistake_of_all_ranks_is_told_once_before_they_have_met(tmp_path):
+    words = ["--nproc_per_node", "2", RECIPE, "--config", "nowhere.yaml", "run_dir=RUN", "target=DIR"]
+    code, said = ended(*begun(tmp_path, *words))
+    assert code == 2
     assert said.count("error: ") == 1 and "no such file" in said and "Traceback" not in said
 
 
@@ -125,7 +127,10 @@ def test_two_launchers_meet_and_train_together(tmp_path):
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     meeting = ["--rdzv_backend", "c10d", "--rdzv_id", "draft", "--rdzv_endpoint", f"localhost:{port}"]
-    nodes = [launch(TUNE, "run", "--nnodes", "2", "--nproc_per_node", "1", *meeting, *recipe) for _ in range(2)]
+    words = [TUNE, "run", "--nnodes", "2", "--nproc_per_node", "1", *meeting, *recipe]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PET_")} | ENVIRONMENT
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    nodes = [subprocess.Popen(words, cwd=ROOT, env=environment, **pipes) for _ in range(2)]
     try:
         said = [node.communicate(timeout=500) for node in nodes]
     finally:
@@ -139,9 +144,11 @@ def test_two_launchers_meet_and_train_together(tmp_path):
 def test_ranks_whose_launcher_is_killed_save_and_end(tmp_path):
     """They must not train beside those of the same command started again."""
     run, recipe = tiny_run(tmp_path, "epochs=10000", "save_every=1000000")
-    node = launch(TUNE, "run", "--nproc_per_node", "2", *recipe)
+    node, said = begun(tmp_path, "--nproc_per_node", "2", *recipe)
     try:
-        wait_for(lambda: (run / "checkpoints/metrics.jsonl").is_file(), node, 300)
+        while node.is_alive() and not (run / "checkpoints/metrics.jsonl").is_file():
+            time.sleep(0.05)
+        assert node.is_alive(), said.read_text()
         ranks_of_it = psutil.Process(node.pid).children()
         assert len(ranks_of_it) == 2
         assert not list(run.glob("checkpoints/step-*"))
@@ -164,9 +171,34 @@ def tiny_run(folder: Path, *settings: str) -> tuple[Path, list[str]]:
     return run, [RECIPE, "--config", str(config), f"run_dir={run}", f"target={target}", *settings]
 
 
-def launch(*command: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PET_")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def begun(folder: Path, *words: str) -> tuple[BaseProcess, Path]:
+    """`tune run WORDS` in a fork, without the seconds of its imports; and the file of what it says on stderr."""
+    said = folder / "said"
+    node = multiprocessing.get_context("fork").Process(target=_tune, args=(words, said))
+    node.start()
+    return node, said
+
+
+def ended(node: BaseProcess, said: Path) -> tuple[int | None, str]:
+    """Its exit code, and what it has said."""
+    node.join(300)
+    node.kill()
+    return node.exitcode, said.read_text()
+
+
+def _tune(words: tuple[str, ...], said: Path) -> None:
+    """As the interpreter: torch's launcher is imported anew, which loads what watches it, and its hook is asked."""
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    for name in [its for its in sys.modules if its.startswith(("torch.distributed.elastic", "torch.distributed.run"))]:
+        del sys.modules[name]
+    for name in [its for its in os.environ if its.startswith("PET_")]:
+        del os.environ[name]
+    os.environ.update(ENVIRONMENT)
+    os.chdir(ROOT)
+    sys.argv = [TUNE, "run", *words]
+    try:
+        runpy.run_path(TUNE, run_name="__main__")
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        os._exit(1)
