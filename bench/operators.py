@@ -1,12 +1,14 @@
 """The profile before and after: a plain step's time and ours, by kind of operator.
 
     OMP_NUM_THREADS=1 python3 -m bench.operators
+    OMP_NUM_THREADS=1 python3 -m bench.operators --method dflash --length 2048
 
 As torch.profiler sees it on the CPU, in fp32: each operator's time without that of the operators it calls.
 """
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -15,9 +17,11 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 from typer import Option
 
-from bench.contender import prepare_step
+from bench import blocks, contender
+from bench.sections import MARKOV_RANKS
 from bench.work import Work
 from spec import cli
+from spec.errors import BadInput
 
 KINDS = {  # the first whose pattern an operator's name holds
     "attention": "attention|TttAttention",
@@ -29,9 +33,12 @@ KINDS = {  # the first whose pattern an operator's name holds
 REST = "the rest, by element"
 
 
-def main(length: Annotated[int, Option(min=64, help="Tokens a row.")] = 1024) -> None:
+def main(
+    method: Annotated[str, Option(help="eagle3, dflash or dspark.")] = "eagle3",
+    length: Annotated[int, Option(min=64, help="Tokens a row.")] = 1024,
+) -> None:
     """Print seconds and shares of both steps by kind of operator."""
-    steps = {name: _spent(name, Work(length=length)) for name in ("plain", "fast")}
+    steps = {name: _spent(_prepared(method, name, length)) for name in ("plain", "fast")}
     table = Table("kind", title=f"seconds, threads: {torch.get_num_threads()}")
     for name in steps:
         table.add_column(name, justify="right")
@@ -41,9 +48,18 @@ def main(length: Annotated[int, Option(min=64, help="Tokens a row.")] = 1024) ->
     Console().print(table)
 
 
-def _spent(contender: str, work: Work) -> Counter[str]:
-    """Seconds of a step by kind, after a first step."""
-    step = prepare_step(contender, work, torch.device("cpu"), torch.float32)
+def _prepared(method: str, name: str, length: int) -> Callable[[], object]:
+    where = torch.device("cpu"), torch.float32
+    if method == "eagle3":
+        return contender.prepare_step(name, Work(length=length), *where)
+    ranks = {name.lower(): rank for name, rank in MARKOV_RANKS.items()}
+    if method not in ranks:
+        raise BadInput(f"method {method}: one of eagle3, {', '.join(ranks)}")
+    return blocks.prepare_step(name, blocks.BlockWork(length=length, markov_rank=ranks[method]), *where)
+
+
+def _spent(step: Callable[[], object]) -> Counter[str]:
+    """Seconds of a step by kind, after a first one."""
     step()
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         step()
