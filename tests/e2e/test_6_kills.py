@@ -117,7 +117,7 @@ def test_the_store_is_gone_for_60_s_in_publishing(good: Workflow, tmp_path: Path
 
 
 def test_two_runs_of_one_destination_publish_at_once(good: Workflow, killed: Workflow, tmp_path: Path) -> None:
-    """Two drafts: both versions are whole, and `latest` is one of them. One node has no room for two pairs of servers."""
+    """Two drafts: both versions are whole, and `latest` is one of them. Two pairs of servers have no room here."""
     killed.wait(1800)
     for source in (GOOD, killed.run):
         copy_run(source, f"both-{source}", "published")
