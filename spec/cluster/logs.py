@@ -94,8 +94,7 @@ class Keeper:
         text = self._cluster.log(
             pod, self._container, tail_lines=LINES, before_restart=before_restart, to_its_end=to_its_end
         )
-        if text:
-            self._store.write(f"{FOLDER}/{key}.log", text.encode())
+        self._store.write(f"{FOLDER}/{key}.log", text.encode())  # an empty one too: it said nothing
 
 
 def _uid(pod: Json) -> str:

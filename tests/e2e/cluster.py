@@ -28,8 +28,9 @@ Json = dict[str, Any]
 T = TypeVar("T")
 
 
-def kubectl(*words: str, namespace: str = NAMESPACE, given: str | None = None) -> str:
-    return _run(["kubectl", "--namespace", namespace, *words], given)
+def kubectl(*words: str, namespace: str | None = NAMESPACE, given: str | None = None) -> str:
+    """With `namespace=None` what is applied names its own."""
+    return _run(["kubectl", *(("--namespace", namespace) if namespace else ()), *words], given)
 
 
 def argo(*words: str) -> str:
@@ -99,7 +100,7 @@ class Workflow:
         return {
             pod["metadata"]["uid"]: pod["metadata"]["name"]
             for pod in found
-            if f".{step}" in pod["metadata"]["annotations"]["workflows.argoproj.io/node-name"]
+            if not step or f".{step}" in pod["metadata"]["annotations"]["workflows.argoproj.io/node-name"]
             and pod["status"]["phase"] in phases
             and "deletionTimestamp" not in pod["metadata"]
         }

@@ -24,10 +24,10 @@ def served(good: Workflow) -> Iterator[str]:
     copy_run(GOOD, "served-first", "report", "published")
     first = submit("served-first", destination=url("served", "drafts"))
     assert first.wait(900) == "Succeeded", first.message
-    manifests = kubectl("kustomize", str(EXAMPLE)).replace(
+    manifests = kubectl("kustomize", str(EXAMPLE), namespace=None).replace(
         f"s3://{BUCKET}/drafts/llama-3.1-8b", url("served", "drafts")
     )
-    kubectl("apply", "--filename=-", given=manifests, namespace=IN)
+    kubectl("apply", "--filename=-", given=manifests, namespace=None)
     try:
         make_secret(IN)
         until("its volume", lambda: "volumeName" in get("pvc", "models", namespace=IN)["spec"], 120)
