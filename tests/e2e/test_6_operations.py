@@ -14,8 +14,9 @@ def test_a_step_that_no_node_takes_ends_and_says_what_lacks(good: Workflow) -> N
         until("it is older than a second", lambda: workflow.pods("", pending), 10, of=workflow)
         sweep()
     assert workflow.wait(120) == "Failed"
-    assert "Insufficient cpu" in workflow.message and "exit code 2" in workflow.message, workflow.message
-    assert len([node for node in workflow.nodes() if node["type"] == "Pod"]) == 1, "it was tried again"
+    messages = [node.get("message", "") for node in workflow.nodes() if node["type"] == "Pod"]
+    assert len(messages) == 1, f"it was tried again: {messages}"
+    assert "Insufficient cpu" in messages[0] and "exit code 2" in messages[0], messages
 
 
 def test_logs_of_every_step_of_the_servers_and_of_the_trainers_are_kept(good: Workflow) -> None:

@@ -69,7 +69,7 @@ def test_every_figure_is_what_the_servers_do():
     assert facts["drafted"]["round_ms"][0] == pytest.approx(2e3 * FORWARD, rel=0.3)
     assert facts["drafted"]["gap_ms"][0] == pytest.approx(2e3 * FORWARD, rel=0.3)
     assert facts["drafted"]["per_token_ms"][0] == pytest.approx(2e3 * FORWARD * 4 / 12, rel=0.3)
-    assert facts["drafted"]["first_token_ms"][0] == pytest.approx(2e3 * FORWARD, rel=0.4)
+    assert 2e3 * FORWARD <= facts["drafted"]["first_token_ms"][0] < 4e3 * FORWARD  # a busy machine adds to the first one
     assert facts["costs"][0] == pytest.approx(2, rel=0.3)
     assert facts["speed_up"][0] == pytest.approx(13 / (5 * 2), rel=0.3)
     assert facts["speed_up"][1] <= facts["speed_up"][0] <= facts["speed_up"][2]
@@ -214,7 +214,7 @@ def test_what_was_measured_otherwise_is_named_and_not_mixed_in(run):
 
 def test_overwriting_measures_again(run):
     swept(run, Servers({1: 1.0}), loads=(1,), drafts=(1,))
-    again = Servers({1: 3.0})
+    again = Servers({1: 6.0})  # far below the bar, whatever else the machine does
     found = Sweep(run, None, Settings((1,), (1,), rounds=1), overwrite=True)
     found.measure(again, None)
     assert again.opened == [0, 1] and found.conclude().facts["recommended"]["drafts"] is None
