@@ -58,7 +58,8 @@ def open_host_path(namespace: str = NAMESPACE) -> None:
 
 def make_secret(namespace: str = NAMESPACE) -> None:
     words = [f"--from-literal={name}={value}" for name, value in credentials().items()]
-    manifest = kubectl("create", "secret", "generic", SECRET, "--dry-run=client", "--output=yaml", *words)
+    dry = ("--dry-run=client", "--output=yaml")
+    manifest = kubectl("create", "secret", "generic", SECRET, *dry, *words, namespace=namespace)
     kubectl("apply", "--filename=-", given=manifest, namespace=namespace)
 
 
