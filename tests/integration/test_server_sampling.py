@@ -54,7 +54,7 @@ def evaluation(made, temperature):
 def test_suites_are_counted_exactly_and_sampled_answers_within_chance(made, tmp_path):
     store, path = made
     greedy, drawn = evaluation(made, 0.0), evaluation(made, TEMPERATURE)
-    own = tmp_path / "own.jsonl"
+    own = tmp_path / "talks.jsonl"
     talks = [{"messages": [{"role": "user", "content": said} for said in (f"Tell {at}", "And?")]} for at in range(4)]
     own.write_text("".join(json.dumps(talk) + "\n" for talk in talks))
     rows = tmp_path / "gsm8k.jsonl"
