@@ -70,9 +70,10 @@ def _preparation(found: Json) -> None:
     table = Table("", "seconds", "", title="Preparation")
     held = f"{its['memory'] / 2**20:.0f} MiB held"
     table.add_row("prepared", _spread(its["seconds_prepared"]), f"{its['ratio']} times bare tokenisation, {held}")
-    faster = f"{its['speed_ratio_exact']} times as fast as prepared, {its['cpu_ratio_exact']} in CPU seconds"
-    faster += f", {its['memory_exact'] / 2**20:.0f} MiB held"
-    table.add_row("exact tokens", _spread(its["seconds_exact"]), faster)
+    if "speed_ratio_exact" in its:  # results.json may be of a time before it was measured
+        faster = f"{its['speed_ratio_exact']} times as fast as prepared, {its['cpu_ratio_exact']} in CPU seconds"
+        faster += f", {its['memory_exact'] / 2**20:.0f} MiB held"
+        table.add_row("exact tokens", _spread(its["seconds_exact"]), faster)
     table.add_row("tokenised", _spread(its["seconds_bare"]), f"{its['conversations']} conversations")
     table.add_row("vocabulary map", _spread(vocabulary["seconds"]), f"{vocabulary['tokens']:,} tokens")
     table.add_row(
