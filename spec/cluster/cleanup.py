@@ -30,8 +30,8 @@ def end(cluster: Cluster, workflow: str, kinds: tuple[str, ...], *, patience: fl
     """
     selector = f"{WORKFLOW_LABEL}={workflow}"
     ended: set[str] = set()
-    seen: dict[str, Json] = {}
-    keepers: dict[str, Keeper | None] = {}
+    seen: list[Json] = []  # the servers, recorded once more when they are gone, unless this is killed before
+    keepers: list[Keeper] = []
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -39,13 +39,12 @@ def end(cluster: Cluster, workflow: str, kinds: tuple[str, ...], *, patience: fl
             left = [(kind, item["metadata"]) for kind, item in found]
             for kind, item in found:
                 name = f"{kind}/{item['metadata']['name']}"
-                if kind == "deployment" and name not in seen:
-                    saw_server(item, over=True)  # and once more when it is gone, unless this is killed before
-                    seen[name] = item
-                if kind in PODS and name not in keepers:
-                    keepers[name] = _keep_logs(cluster, kind, item)
+                if name not in ended:
+                    keepers += _take_leave(cluster, kind, item)
+                    if kind == "deployment":
+                        seen.append(item)
+                    ended.add(name)
             for kind, metadata in left:
-                ended.add(f"{kind}/{metadata['name']}")
                 if "deletionTimestamp" not in metadata:
                     cluster.delete(kind, metadata["name"])
         except PassingFault:  # the last step of a workflow: an API server that is away for a moment must not fail it
@@ -53,9 +52,9 @@ def end(cluster: Cluster, workflow: str, kinds: tuple[str, ...], *, patience: fl
                 raise
         else:
             if not left:
-                for server in seen.values():
+                for server in seen:
                     saw_server(server, over=True)
-                for keeper in filter(None, keepers.values()):
+                for keeper in keepers:
                     keeper.wait(LAST_WORDS)
                 return sorted(ended)
             if time.monotonic() >= deadline:
@@ -73,27 +72,27 @@ def sweep(cluster: Cluster) -> list[str]:
         for item in cluster.find(kind, WORKFLOW_LABEL):
             metadata = item["metadata"]
             if "deletionTimestamp" not in metadata and _is_over(cluster, metadata["labels"][WORKFLOW_LABEL]):
-                if kind == "deployment":
-                    saw_server(item, over=True)
-                if kind in PODS:
-                    _keep_logs(cluster, kind, item)
+                _take_leave(cluster, kind, item)
                 cluster.delete(kind, metadata["name"])
                 swept.append(f"{kind}/{metadata['name']}")
     return swept
 
 
-def _keep_logs(cluster: Cluster, kind: str, item: Json) -> Keeper | None:
-    """What its pods say goes with them: before that, into the run that it names."""
-    url, (label, container) = (item["metadata"].get("annotations") or {}).get(RUN), PODS[kind]
-    if not url:
-        return None
+def _take_leave(cluster: Cluster, kind: str, item: Json) -> list[Keeper]:
+    """What goes with it is kept before that, in the run that it names: a server's time, and what its pods say."""
+    if kind == "deployment":
+        saw_server(item, over=True)
+    url = (item["metadata"].get("annotations") or {}).get(RUN)
+    if not url or kind not in PODS:
+        return []
+    label, container = PODS[kind]
     try:
         keeper = Keeper(cluster, url, f"{label}={item['metadata']['name']}", container)
         keeper.end()
     except SpecError as error:
         print(f"logs of {kind}/{item['metadata']['name']} are not kept: {error}", flush=True)
-        return None
-    return keeper
+        return []
+    return [keeper]
 
 
 def _is_over(cluster: Cluster, workflow: str) -> bool:

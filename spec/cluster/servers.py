@@ -11,13 +11,21 @@ CONTAINER = "server"
 _CRASHES = 3  # a server that died this often at its start will not come up
 
 
+def is_available(deployment: Json) -> bool:
+    status = deployment.get("status") or {}
+    current = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+    return current and any(
+        found["type"] == "Available" and found["status"] == "True" for found in status.get("conditions") or []
+    )
+
+
 def wait_until_ready(
     cluster: Cluster,
     name: str,
     *,
     patience: float,
     poll: float = 3.0,
-    ready: Callable[[Json], bool] = lambda deployment: is_available(deployment),
+    ready: Callable[[Json], bool] = is_available,
 ) -> float:
     """Block until `deployment/name` is available, or what `ready` wants; returns the seconds it took.
 
@@ -41,14 +49,6 @@ def wait_until_ready(
             said = waited
             print(f"waiting for deployment/{name} ({waited:.0f} s): {state}", flush=True)
         time.sleep(poll)
-
-
-def is_available(deployment: Json) -> bool:
-    status = deployment.get("status") or {}
-    current = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
-    return current and any(
-        found["type"] == "Available" and found["status"] == "True" for found in status.get("conditions") or []
-    )
 
 
 def _refused(deployment: Json) -> str:

@@ -65,8 +65,9 @@ class Suites:
 
     def __init__(self, evaluation: Evaluation, wanted: Sequence[str], settings: Settings, *, overwrite: bool = False):
         self._evaluation, self._settings, self._overwrite = evaluation, settings, overwrite
-        self._suites = [read_suite(name) for name in wanted if name != OWN]
-        for name, its in zip((name for name in wanted if name != OWN), self._suites, strict=True):
+        given = [name for name in wanted if name != OWN]
+        self._suites = [read_suite(name) for name in given]
+        for name, its in zip(given, self._suites, strict=True):
             if not is_named(name) and (its.name == OWN or is_named(its.name)):
                 raise BadInput(
                     f"--suite {name}: it would be told as {its.name}, which is another; give the file another name"
