@@ -40,8 +40,10 @@ _PASSING_FAULTS = (
 )
 _RIGHTS = "use credentials that may, or another bucket"
 _KEYS = "check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE or the role)"
-_ADVICE = {"NoSuchBucket": "create it, or correct its name", "AccessDenied": _RIGHTS, "403": _RIGHTS} | dict.fromkeys(
-    ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"), _KEYS
+_ADVICE = (
+    {"NoSuchBucket": "create it, or correct its name", "AccessDenied": _RIGHTS, "403": _RIGHTS}
+    | dict.fromkeys(("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"), _KEYS)
+    | dict.fromkeys(("XMinioStorageFull", "QuotaExceeded"), "make room in it")
 )
 # What stores answer that do not know the newer checksums.
 _CHECKSUM_CODES = {"NotImplemented", "InvalidRequest", "InvalidArgument", "InvalidDigest", "XAmzContentSHA256Mismatch"}
@@ -196,11 +198,13 @@ def _answered(where: str, error: boto.ClientError) -> SpecError | FileNotFoundEr
         return FileNotFoundError(where)
     passing = code in _PASSING_CODES or status in _PASSING_STATUS or status >= 500
     message = f"{where}: the store answers {code}: {_line(error)}"
+    if code in _ADVICE:
+        message += f"; {_ADVICE[code]}"
     if passing and code not in _LASTING_CODES:
         return PassingFault(message)
     if code in _CHECKSUM_CODES and "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ:
         message += "; if it knows no CRC checksums, set AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
-    return BadInput(f"{message}; {_ADVICE[code]}" if code in _ADVICE else message)
+    return BadInput(message)
 
 
 def _line(error: Exception) -> str:

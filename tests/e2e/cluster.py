@@ -186,29 +186,6 @@ def setting(**changed: str) -> Iterator[None]:
         kubectl("patch", "configmap", "settings", "--patch", json.dumps({"data": before}))
 
 
-@contextmanager
-def store_gone() -> Iterator[None]:
-    """The store is down, its connections are cut and new ones refused; what it holds is there again afterwards.
-
-    Its pod gets an image that does not exist: a pod made anew would be an empty store.
-    """
-    (pod,) = get("pods", namespace="object-store")["items"]
-    (container,) = pod["spec"]["containers"]
-    _set_image(pod, container["name"], "localhost/none:1")
-    try:
-        yield
-    finally:
-        _set_image(pod, container["name"], container["image"])
-        name = f"pod/{pod['metadata']['name']}"
-        kubectl("wait", "--for=condition=ready", name, "--timeout=120s", namespace="object-store")
-
-
-def _set_image(pod: Json, container: str, image: str) -> None:
-    change = {"spec": {"containers": [{"name": container, "image": image}]}}
-    name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-    kubectl("patch", "pod", name, "--patch", json.dumps(change), namespace=namespace)
-
-
 def url(run: str, part: str) -> str:
     return f"s3://{BUCKET}/{SESSION}/{run}/{part}"
 

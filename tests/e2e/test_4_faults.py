@@ -8,7 +8,8 @@ import pytest
 from spec.conversations.shards import find_shards, folders_present, read_rows
 from spec.storage import Store
 from spec.storage.markers import read_marker
-from tests.e2e.cluster import Workflow, bucket, get, kubectl, store_gone, submit, until
+from tests.e2e.cluster import Workflow, bucket, get, kubectl, submit, until
+from tests.e2e.harm import store_gone
 
 ROWS = 600
 

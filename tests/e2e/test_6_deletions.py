@@ -1,7 +1,8 @@
 """A deleted workflow takes its artifacts and logs along, and goes whatever becomes of them."""
 
-from tests.e2e.cluster import Workflow, bucket, kubectl, start, store_gone, until, url
+from tests.e2e.cluster import Workflow, bucket, kubectl, start, until, url
 from tests.e2e.conftest import GOOD
+from tests.e2e.harm import store_gone
 
 
 def reported(good: Workflow) -> Workflow:

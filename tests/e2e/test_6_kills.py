@@ -1,8 +1,10 @@
 """A run whose every step is killed once, and runs that end in their last steps; each ends as if nothing had been."""
 
 import json
+import os
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,6 @@ from spec.conversations.shards import find_shards, read_rows
 from spec.publishing.drafts import fetch
 from spec.storage.markers import read_marker
 from tests.e2e.cluster import (
-    NAMESPACE,
     THERE,
     Workflow,
     argo,
@@ -20,32 +21,34 @@ from tests.e2e.cluster import (
     get,
     kubectl,
     setting,
-    store_gone,
     submit,
     sweep,
     until,
     url,
 )
 from tests.e2e.conftest import GOOD
+from tests.e2e.harm import (
+    cpus,
+    delete,
+    evict,
+    free_cpu,
+    pod_of_priority,
+    priority_classes,
+    store_gone,
+    store_that_fills,
+)
 
 OPTIONS = "draft_vocab_size=128 epochs=20 optimizer.lr=3.0e-3 lr_scheduler.num_warmup_steps=5 save_every=20 seed=7"
 UNFINISHED = ("report", "published")  # a trained run without these is evaluated and published again
-
-
-def delete(pod: str) -> None:
-    kubectl("delete", "pod", "--now", "--wait=false", pod)
-
-
-def evict(pod: str) -> None:
-    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": NAMESPACE}}
-    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
-    kubectl("create", "--raw", path, "--filename=-", given=json.dumps(body))
+LOW, HIGHER = ("e2e-low", -10), ("e2e-higher", -5)  # priority classes; all else has 0
 
 
 @pytest.fixture(scope="module")
-def killed(good: Workflow) -> Workflow:
+def killed(good: Workflow) -> Iterator[Workflow]:
+    """Its trainers and servers have a priority that others may be above."""
     good.wait(1800)
-    return submit("killed", train_options=OPTIONS)
+    with priority_classes(LOW, HIGHER), setting(gpu_priority_class=LOW[0]):
+        yield submit("killed", train_options=OPTIONS)
 
 
 def test_the_server_s_pod_is_deleted_while_it_starts(killed: Workflow) -> None:
@@ -55,16 +58,30 @@ def test_the_server_s_pod_is_deleted_while_it_starts(killed: Workflow) -> None:
     delete(pods[0]["metadata"]["name"])
 
 
-def test_the_store_is_gone_for_60_s_in_training(killed: Workflow) -> None:
-    def has_checkpoint() -> bool:
-        with bucket() as store:
-            found = store.at(f"{killed.run}/run").list("checkpoints")
-        return any(entry.key.endswith("/checkpoint.json") for entry in found)
-
+def test_a_trainer_is_preempted(killed: Workflow) -> None:
     _kill_in_time(killed, "prepare", how=delete)
-    until("a checkpoint", has_checkpoint, 900, of=killed)
+    trainer = cpus(get("configmap", "settings")["data"]["trainer-cpu"])
+    first = f"--selector=training.kubeflow.org/job-name={killed.name}-train-1"
+    until("both trainers run", lambda: _running(first) == 2, 900, of=killed)
+    with pod_of_priority(HIGHER[0], cpu=free_cpu() + trainer / 2) as name:
+        until("it has a trainer's place", lambda: get("pod", name, namespace="default")["spec"].get("nodeName"), 180)
+    second = f"--selector=training.kubeflow.org/job-name={killed.name}-train-2"
+    until("both train again", lambda: _running(second) == 2, 600, of=killed)
+
+
+def test_the_store_is_gone_for_60_s_in_training(killed: Workflow) -> None:
+    until("a checkpoint", lambda: _has_checkpoint(killed), 900, of=killed)
     with store_gone():
         time.sleep(60)  # the next checkpoint falls due meanwhile
+    assert killed.phase == "Running"
+
+
+def test_the_api_server_is_restarted(killed: Workflow) -> None:
+    restart = os.environ.get("E2E_RESTART_API_SERVER")
+    if not restart:
+        pytest.skip("E2E_RESTART_API_SERVER names no command that does it, see docs/kubernetes.md")
+    subprocess.run(restart, shell=True, check=True, timeout=300)
+    until("the API server answers", _api_server_answers, 300)
     assert killed.phase == "Running"
 
 
@@ -144,6 +161,32 @@ def test_a_trainer_past_its_memory_limit_ends_with_its_reason(good: Workflow) ->
     assert workflow.made() == []
 
 
+def test_a_server_past_its_memory_limit_ends_with_its_reason(good: Workflow) -> None:
+    good.wait(1800)
+    with setting(server_memory="300Mi"):
+        workflow = submit("server-memory")
+        assert workflow.wait(900) == "Failed"
+    assert "OOMKilled" in workflow.message, workflow.message
+    assert workflow.made() == []
+
+
+def test_the_store_is_full_in_training_and_has_room_again(killed: Workflow, tmp_path: Path) -> None:
+    killed.wait(1800)
+    copy_run(killed.run, "full", "checkpoints", "start", "draft", *UNFINISHED)
+    with store_that_fills() as full:
+        first = submit("full", train_options=OPTIONS, attempts="1")
+        until("a checkpoint", lambda: _has_checkpoint(first), 900, of=first)
+        with full():
+            assert first.wait(900) == "Failed"
+        assert "XMinioStorageFull" in first.message, first.message
+        sweep()
+        assert first.made() == []
+        again = submit("full", train_options=OPTIONS)
+        assert again.wait(900) == "Succeeded", again.message
+    with bucket():
+        fetch(url(again.run, "drafts"), tmp_path / "draft", say=lambda line: None)
+
+
 def test_a_finished_run_is_submitted_again_after_its_workflow_and_artifacts_are_gone(good: Workflow) -> None:
     good.wait(1800)
     again = submit(GOOD)
@@ -166,3 +209,17 @@ def _kill_in_time(workflow: Workflow, *steps: str, how: Callable[[str], object])
     killed = {step: workflow.kill(f"{step}(", how) for step in steps}
     for step, before in killed.items():
         until(f"another pod of {step}", lambda step=step, before=before: workflow.ever(f"{step}(") - before, 180)
+
+
+def _running(selector: str) -> int:
+    return sum(pod["status"]["phase"] == "Running" for pod in get("pods", selector)["items"])
+
+
+def _has_checkpoint(workflow: Workflow) -> bool:
+    with bucket() as store:
+        found = store.at(f"{workflow.run}/run").list("checkpoints")
+    return any(entry.key.endswith("/checkpoint.json") for entry in found)
+
+
+def _api_server_answers() -> bool:
+    return not subprocess.run(["kubectl", "get", "--raw", "/readyz"], capture_output=True, check=False).returncode

@@ -28,6 +28,17 @@ def test_a_server_that_keeps_crashing_is_final():
         wait([], crashed(1))
 
 
+def test_one_past_its_memory_limit_has_no_words_so_the_kernel_s_are_told():
+    container = {
+        "name": "server",
+        "restartCount": 3,
+        "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+    }
+    pod = {"metadata": {"name": "server-x"}, "status": {"containerStatuses": [container]}}
+    with pytest.raises(BadInput, match="OOMKilled, past its memory limit; raise server-memory"):
+        wait([], [pod])
+
+
 def test_a_store_that_is_away_is_waited_for():
     with pytest.raises(PassingFault, match="not ready"):
         wait([], crashed(75))

@@ -14,7 +14,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from spec.errors import BadInput, PassingFault
+from spec.errors import BadInput, PassingFault, SpecError
 from spec.storage import Store, file_sha256, open_store
 from spec.storage import s3 as s3_module
 
@@ -274,6 +274,7 @@ def test_wrong_settings_of_the_chain_are_bad_input(
         ("AccessDenied", 403, BadInput),
         ("ExpiredToken", 400, BadInput),
         ("QuotaExceeded", 403, BadInput),
+        ("XMinioStorageFull", 507, PassingFault),
         ("NoSuchKey", 404, FileNotFoundError),
     ],
 )
@@ -289,21 +290,23 @@ def test_a_stores_answers_are_told_apart(bucket: str, code: str, status: int, se
 
 
 @pytest.mark.parametrize(
-    ("code", "advice"),
+    ("code", "status", "advice"),
     [
-        ("AccessDenied", "use credentials that may, or another bucket"),
-        ("NoSuchBucket", "create it, or correct its name"),
-        ("ExpiredToken", "check the credentials"),
+        ("AccessDenied", 403, "use credentials that may, or another bucket"),
+        ("NoSuchBucket", 404, "create it, or correct its name"),
+        ("ExpiredToken", 400, "check the credentials"),
+        ("QuotaExceeded", 403, "make room in it"),
+        ("XMinioStorageFull", 507, "make room in it"),
     ],
 )
-def test_what_lasts_comes_with_what_to_do(bucket: str, code: str, advice: str):
+def test_an_answer_that_somebody_can_mend_comes_with_what_to_do(bucket: str, code: str, status: int, advice: str):
     store = open_store(f"s3://{bucket}/run")
 
     def refuse(**_):
-        raise ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 403}}, "PutObject")
+        raise ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")
 
     store._client.meta.events.register("before-call.s3", refuse)
-    with pytest.raises(BadInput, match=f"{code}.*; {advice}"):
+    with pytest.raises(SpecError, match=f"{code}.*; {advice}"):
         store.write("a", b"1")
 
 
