@@ -79,16 +79,30 @@ class Mlp(nn.Module):
 
 
 class LeanMlp(Mlp):
-    """The same, keeping no more than its input and both projections of it: the product is made again for the backward.
+    """The same, keeping no more than its input and both projections of it.
 
-    Recomputation stops before `down_proj`, of which the backward needs the input alone.
+    The backward makes their product again, and writes its gradients over what it has done with.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return recomputed(self._down, self.gate_proj(x), self.up_proj(x))
+        return _LeanDown.apply(self.gate_proj(x), self.up_proj(x), self.down_proj.weight)
 
-    def _down(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(F.silu(gate) * up)
+
+class _LeanDown(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, gate, up, weight):
+        ctx.save_for_backward(gate, up, weight)
+        return F.linear(F.silu(gate).mul_(up), weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        gate, up, weight = ctx.saved_tensors
+        silu = F.silu(gate)
+        grad_weight = grad.flatten(0, -2).T @ (silu * up).flatten(0, -2)
+        grad_product = grad @ weight
+        grad_up = silu.mul_(grad_product)
+        return torch.ops.aten.silu_backward(grad_product.mul_(up), gate), grad_up, grad_weight
 
 
 class LeanNorm(nn.RMSNorm):

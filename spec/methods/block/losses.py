@@ -20,7 +20,8 @@ from spec.methods.logits import gpu_chunks, softmax, wide, wide_type
 Weighting = Literal["decay", "dpace"]
 TERMS = ("ce", "l1", "confidence")
 
-# Logits in a chunk, of the draft and of the target each; where no number is given, as many as keep a GPU busy.
+# Logits of the draft in a chunk; where no number is given, as many as keep a GPU busy. Twice as many where the target's
+# distribution is asked for: more of a chunk's blocks then share a place of it, and fewer places are computed twice.
 CHUNK = {"cpu": 4_000_000}
 LOGIT_BYTES = 14  # on a GPU: in fp32 a logit, the target's and its probability; in bf16 the gradient
 # Logits of both that are compared at once: on a CPU no more than its cache holds.
@@ -125,7 +126,8 @@ class _BlockLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, wanted, target_head, weights, objective, eps, with_gradient, hidden, *own):
         sums = _Sums(weights, (hidden, *own), with_gradient)
-        for chunk in wanted.blocks.chunks(_most(len(wanted.rows), len(target_head), len(weights), hidden.device)):
+        most = _most(len(wanted.rows), len(target_head), len(weights), objective, hidden.device)
+        for chunk in wanted.blocks.chunks(most):
             _add_chunk(sums, chunk, wanted, target_head, weights, objective, eps, hidden, Head(*own))
         ctx.grads = sums.grads
         ctx.kinds = [None if x is None else x.dtype for x in (hidden, *own)]
@@ -143,10 +145,10 @@ class _BlockLoss(torch.autograd.Function):
         return *[None] * 6, *scaled
 
 
-def _most(total: int, vocabulary: int, drafts: int, device: torch.device) -> int:
+def _most(total: int, vocabulary: int, drafts: int, objective: Objective, device: torch.device) -> int:
     """How many of `total` drafts a chunk holds at most."""
     if device.type in CHUNK:
-        return max(1, CHUNK[device.type] // vocabulary)
+        return max(1, CHUNK[device.type] * (2 if objective.compares else 1) // vocabulary)
     # A block is never cut: with one block's drafts more they come to no more chunks than these, and none is narrow.
     return -(-total // gpu_chunks(total, vocabulary, device, size=LOGIT_BYTES)) + drafts - 1
 
