@@ -13,7 +13,7 @@ import typer
 from filter_data import main as filter_data  # the tool beside this one
 
 from spec import cli
-from spec.cluster import preflight
+from spec.cluster import preflight, preflight_training
 from spec.cluster.api import Cluster
 from spec.cluster.notice import check_url
 from spec.cluster.queues import check_queue
@@ -91,10 +91,10 @@ def main(
             named(serves)
     preflight.check_shared("run", run, ("s3://",))
     preflight.check_shared("destination", destination, ("s3://", "hf://"))
-    preflight.check_config("config", config, ROOT)
+    preflight_training.check_config("config", config, ROOT)
     with preflight.parameter("train-options"):
-        method = preflight.method_of_training(ROOT / config, train_options)
-    preflight.check_settings("train-options", train_options, ROOT, method)
+        method = preflight_training.method_of_training(ROOT / config, train_options)
+    preflight_training.check_settings("train-options", train_options, ROOT, method)
     servers = 3 if max_regression < 1 and min_speed_up else 2  # that the draft is proven on
     needed = {"nvidia.com/gpu": max(nodes * gpus_per_node, servers * server_gpus)}
     names = "nodes, gpus-per-node and server-gpus"
@@ -122,20 +122,21 @@ def main(
     preflight.check_nothing_to_redo("filter-options", filter_options, "answers", remaining)
     preflight.check_nothing_to_redo("train-options", train_options, "training", remaining)
     preflight.check_nothing_to_redo("evaluate-options", evaluate_options, "report", remaining)
-    preflight.check_same_training("train-options", train_options, store)
-    draft = preflight.config_of_draft(store, ROOT / config, train_options, method)
-    preflight.check_learnt("drafts", str(drafts), method, draft)
+    preflight_training.check_same_training("train-options", train_options, store)
+    settings = preflight_training.settings_of_training(ROOT / config, train_options, method, ROOT)
+    draft = preflight_training.config_of_draft(store, settings)
+    preflight_training.check_learnt("drafts", str(drafts), method, draft)
     if sweep_drafts:
-        preflight.check_learnt("sweep-drafts", sweep_drafts, method, draft)
-        preflight.check_loads("sweep-loads", sweep_loads, most=max_running_requests)
+        preflight_training.check_learnt("sweep-drafts", sweep_drafts, method, draft)
+        preflight_training.check_loads("sweep-loads", sweep_loads, most=max_running_requests)
     if remaining["training"] == "missing" and (
-        told := preflight.check_start("train-options", train_options, method, store)
+        told := preflight_training.check_start("train-options", train_options, method, store)
     ):
         print(told, flush=True)
     if remaining["answers"] == "missing":
         preflight.check_datasets(dataset_name, weights, dataset_split, pattern=filtering["glob"])
         preflight.check_suites(list(filtering["leave_out"] or ()))
-    training = training_of(ROOT / config, preflight.settings_of(train_options), ROOT, nodes * gpus_per_node)
+    training = training_of(ROOT / config, settings, nodes * gpus_per_node)
     budget = Budget(per_gpu_hour=prices, currency=currency, max_gpu_hours=max_gpu_hours, training=training)
     left = GpuHours()
     rows: tuple[float, float | None] = (0, None)

@@ -13,28 +13,18 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from spec.cli import parsed
 from spec.cluster.api import Json
 from spec.conversations.ids import Shard
 from spec.conversations.patterns import is_pattern, stored_files
 from spec.conversations.shards import MARKER, folder_of
 from spec.errors import BadInput, PassingFault
-from spec.export.verify import read_config
-from spec.methods import FIRST, method_named, method_of_published
-from spec.methods.checks import WORDS
-from spec.methods.files import CONFIG
 from spec.methods.method import Method
-from spec.publishing import existing
 from spec.publishing.standing import NONE, compared_with, to_compare_with
 from spec.storage import Store, open_store
-from spec.storage.markers import read_marker
 from spec.target.staging import STAGED
-from spec.tuning.settings import check_drafts, drafts_of, numbers
 
 TRAINED = "draft/draft.json"  # the exported draft's marker
-BEGUN = "start/start.json"  # what it began from
 LONGEST_NAME = 40  # of a workflow: `-draft-server` and a Deployment's suffixes must fit into a label's 63 characters
 _UNITS: dict[str, float] = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "m": 1e-3}
@@ -241,113 +231,11 @@ def check_family(name: str, method: Method, config: Json) -> None:
         method.check_family(str(config.get("model_type")))
 
 
-def method_of_training(config: Path, words: str) -> Method:
-    """The method that training will take, by the recipe's config and the settings that change it."""
-    there = yaml.safe_load(config.read_text())
-    return method_named(settings_of(words).get("method", there.get("method", FIRST)))
-
-
-def check_start(name: str, words: str, method: Method, run: Store) -> str:
-    """There is a draft to begin from where `initialise` says so, one that this method can begin from.
-
-    Returns what there is to tell: where there is none yet, that training begins otherwise.
-    """
-    settings = settings_of(words)
-    place, otherwise = settings.get("initialise", WORDS[0]), settings.get("initialise_else")
-    if place in WORDS or run.exists(BEGUN):  # a run that has begun has its start
-        return ""
-    if not place.startswith("s3://"):
-        raise BadInput(
-            f"parameter {name}: initialise={place}: trainers ask no hub and share no directory; copy the draft to s3://…"
-        )
-    with parameter(name), tempfile.TemporaryDirectory() as scratch:
-        source = existing.resolve(place, method)
-        if source is not None:
-            existing.fetch(source, CONFIG, Path(scratch))
-            its = method_of_published(read_config(Path(scratch) / CONFIG))
-            if its.name in method.begins_from:
-                return ""
-            if not otherwise:
-                raise BadInput(f"{place} holds a draft of {its.title}, which none of {method.title} begins from")
-        if not otherwise:
-            raise BadInput(f"{place}: no draft is there; initialise_else=random begins without one")
-    return f"{place} has no {method.title} draft to begin from yet: training begins as {otherwise}"
-
-
-def settings_of(words: str) -> dict[str, str]:
-    """`key=value` words by their keys."""
-    pairs = (word.partition("=") for word in words.split())
-    return {key: value for key, _, value in pairs}
-
-
-def check_config(name: str, config: str, root: Path) -> None:
-    """The recipe's config exists in this image."""
-    known = sorted(path.relative_to(root).as_posix() for path in (root / "spec" / "configs").rglob("*.yaml"))
-    if config not in known:
-        raise BadInput(f"parameter {name}: {config}: no such file; there are {', '.join(known) or 'none'}")
-
-
-def check_settings(name: str, words: str, root: Path, method: Method) -> None:
-    """Every word is `key=value`, and the key a setting of the recipe or of its method: else training would refuse it,
-    hours later.
-    """
-    known = yaml.safe_load((root / "spec" / "configs" / "defaults.yaml").read_text())
-    known |= yaml.safe_load(method.defaults.read_text())
-    for word in words.split():
-        key, equals, _ = word.partition("=")
-        if not equals or key.partition(".")[0] not in known:
-            raise BadInput(f"parameter {name}: {word}: no setting of {method.title}, as key=value")
-
-
-def check_learnt(name: str, drafts: str, method: Method, config: Json) -> None:
-    """The numbers of drafts a round are ones that a draft of that config has learnt."""
-    try:
-        check_drafts(f"parameter {name}:", drafts_of(f"parameter {name}:", drafts), method, config)
-    except TypeError as error:
-        raise BadInput(f"parameter train-options: {error}: the draft's sizes are whole numbers") from error
-
-
-def check_loads(name: str, loads: str, *, most: int) -> None:
-    """The servers run `most` requests at once."""
-    check_number(name, max(numbers(f"parameter {name}:", loads)), least=1, most=most)
-
-
-def config_of_draft(run: Store, config: Path, words: str, method: Method) -> Json:
-    """What decides how the run's draft is served: its own config, or the settings that it is yet to be trained with."""
-    if trained := read_marker(run, TRAINED):
-        return trained.facts["config"]
-    settings = yaml.safe_load(method.defaults.read_text()) | yaml.safe_load(config.read_text())
-    return settings | {key: yaml.safe_load(value) for key, value in settings_of(words).items()}
-
-
 def check_nothing_to_redo(name: str, words: str, part: str, remaining: dict[str, str]) -> None:
     """Asked to replace what is done, a step would wait for a server that is not started for it."""
     for word in {"--overwrite", "overwrite=true"} & set(words.split()):
         if remaining[part] == "done":
             raise BadInput(f"parameter {name}: {word}: this run has its {part} already; give another run")
-
-
-def check_same_training(name: str, words: str, store: Store) -> None:
-    """A run that is trained is not trained again: other settings than its draft's are another run's."""
-    trained = read_marker(store, TRAINED)
-    settings = trained.facts["training"]["settings"] if trained else {}
-    for word in words.split():
-        key, _, asked = word.partition("=")
-        there: Any = settings
-        for part in key.split("."):
-            there = there.get(part, _FREE) if isinstance(there, dict) else _FREE
-        if there is not _FREE and not _same(there, asked):
-            raise BadInput(f"parameter {name}: {word}: this run was trained with {key}={there}; give another run")
-
-
-_FREE = object()  # a setting that may differ: it decides nothing, and no marker records it
-
-
-def _same(there: Any, asked: str) -> bool:
-    try:
-        return there == yaml.safe_load(asked) or float(there) == float(asked)  # 1e-4 is text to YAML
-    except (TypeError, ValueError, yaml.YAMLError):
-        return False
 
 
 def check_quota(quotas: list[Json], needed: dict[str, float], *, names: str) -> None:

@@ -102,6 +102,5 @@ def _phase(pod: Json) -> str:
 
 
 def _last_words(cluster: Cluster, pod: str, container: str) -> str:
-    lines = [line.partition(" ")[2] for line in cluster.log(pod, container, tail_lines=20).splitlines()]
-    told = [line for line in lines if line.strip()]
-    return told[-1] if told else "none"
+    lines = (line.partition(" ")[2] for line in cluster.log(pod, container, tail_lines=20).splitlines())
+    return pods.last_words("\n".join(lines)) or "none"

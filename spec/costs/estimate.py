@@ -37,11 +37,8 @@ class GpuHours:
         return f"from {self.low:.3g}" + ("; its end is not known" if self.high is None else f" to {self.high:.3g}")
 
 
-def training_of(config: Path, words: dict[str, str], root: Path, world: int) -> Training:
-    """What a config, with settings over it, trains for on so many GPUs, at the speed that the planner gives it."""
-    settings: dict[str, Any] = yaml.safe_load((root / "spec" / "configs" / "defaults.yaml").read_text())
-    settings |= yaml.safe_load(config.read_text())
-    settings |= {name: yaml.safe_load(value) for name, value in words.items()}
+def training_of(config: Path, settings: dict[str, Any], world: int) -> Training:
+    """What a config, with complete settings, trains for on so many GPUs, at the speed that the planner gives it."""
     step = settings["max_length"] * settings["batch_size"] * settings["gradient_accumulation_steps"] * world
     return Training(
         tokens_per_gpu_second=_speed(config, "tokens_per_gpu_second") if world else 0,

@@ -12,7 +12,6 @@ from spec.errors import BadInput
 from spec.methods import METHODS
 from spec.publishing.drafts import publish
 from spec.storage import open_store
-from spec.storage.markers import Marker, digest_of, write_marker
 from tests.hub import Hub
 from tests.runs import add_draft, add_report, make_run
 
@@ -156,31 +155,6 @@ def test_suites_to_leave_out_must_be_there(bucket: str):
         preflight.check_suites([f"s3://{bucket}/none.jsonl"])
 
 
-@pytest.mark.parametrize("words", ["epoch=2", "--epochs=2", "epochs 2", "optimiser.lr=1"])
-def test_a_setting_that_the_recipe_does_not_have_is_named(words: str):
-    known = "epochs=2 optimizer.lr=1e-4 metric_logger.log_dir=/tmp/x draft_vocab_size=128 initialise_else=random"
-    preflight.check_settings("train-options", known, ROOT, METHODS["eagle3"])
-    with pytest.raises(BadInput, match=f"parameter train-options: {words.split()[0]}: no setting"):
-        preflight.check_settings("train-options", words, ROOT, METHODS["eagle3"])
-
-
-def test_another_methods_setting_is_named():
-    with pytest.raises(BadInput, match="parameter train-options: markov_rank=8: no setting of DFlash"):
-        preflight.check_settings("train-options", "markov_rank=8", ROOT, METHODS["dflash"])
-
-
-@pytest.mark.parametrize(
-    ("config", "words", "method"),
-    [
-        ("smollm2/135M_eagle", "", "eagle3"),
-        ("smollm2/135M_dspark", "epochs=2", "dspark"),
-        ("smollm2/135M_eagle", "method=dflash mask_token_id=7", "dflash"),
-    ],
-)
-def test_the_method_is_the_configs_or_the_options(config: str, words: str, method: str):
-    assert preflight.method_of_training(ROOT / f"spec/configs/{config}.yaml", words).name == method
-
-
 @pytest.mark.parametrize("where", ["staged", "s3", "hub"])
 def test_a_llama_4_target_is_refused_for_block_drafts_alone(where: str, tmp_path: Path, bucket: str, hub: Hub):
     written, staged, model = b'{"model_type": "llama4"}', tmp_path / "staged", "ORG/NAME"
@@ -200,31 +174,8 @@ def test_a_llama_4_target_is_refused_for_block_drafts_alone(where: str, tmp_path
             preflight.check_family("config", METHODS[method], config)
 
 
-def test_what_training_is_to_begin_from_is_looked_for(tmp_path: Path, bucket: str):
-    run, place, dspark = open_store(tmp_path), f"s3://{bucket}/drafts", METHODS["dspark"]
-    asked = f"initialise={place} epochs=2"
-
-    def told(words: str) -> str:
-        return preflight.check_start("train-options", words, dspark, run)
-
-    with pytest.raises(BadInput, match="parameter train-options: .*no draft is there; initialise_else=random"):
-        told(asked)
-    assert "has no DSpark draft to begin from yet" in told(f"{asked} initialise_else=random")
-    open_store(place).write("config.json", b'{"architectures": ["LlamaForCausalLMEagle3"]}')
-    with pytest.raises(BadInput, match="holds a draft of EAGLE-3, which none of DSpark begins from"):
-        told(asked)
-    assert "begins as random" in told(f"{asked} initialise_else=random")
-    open_store(place).write("config.json", b'{"architectures": ["DFlashDraftModel"]}')
-    assert told(asked) == told("initialise=target") == told("") == ""
-    for elsewhere in ("./draft", "hf://ORG/NAME"):
-        with pytest.raises(BadInput, match="trainers ask no hub and share no directory"):
-            told(f"initialise={elsewhere}")
-    run.write("start/start.json", b"{}")  # this run has begun
-    assert told("initialise=s3://nowhere/at-all") == ""
-
-
 def test_nothing_of_it_needs_torch():
-    code = "import sys; sys.modules['torch'] = None; import spec.cluster.preflight"
+    code = "import sys; sys.modules['torch'] = None; import spec.cluster.preflight, spec.cluster.preflight_training"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -234,20 +185,6 @@ def test_nothing_that_is_done_is_done_again():
     preflight.check_nothing_to_redo("filter-options", "--limit 3", "answers", remaining)
     with pytest.raises(BadInput, match="parameter filter-options: --overwrite: this run has its answers already"):
         preflight.check_nothing_to_redo("filter-options", "--limit 3 --overwrite", "answers", remaining)
-
-
-def test_a_trained_run_refuses_other_settings(tmp_path: Path):
-    store = open_store(tmp_path)
-    preflight.check_same_training("train-options", "epochs=3", store)
-    settings = {"epochs": 2, "optimizer": {"lr": 1e-4}, "max_steps": None}
-    facts = {"training": {"settings": settings}}
-    marker = Marker(step="extract", digest=digest_of("extract", {}, {}), settings={}, inputs={}, facts=facts)
-    write_marker(store, "draft/draft.json", marker)
-    same = "epochs=2 optimizer.lr=1e-4 max_steps=null save_every=7 optimizer.lr=0.0001"
-    preflight.check_same_training("train-options", same, store)
-    for word, there in (("epochs=3", "epochs=2"), ("optimizer.lr=1e-3", "optimizer.lr=0.0001")):
-        with pytest.raises(BadInput, match=f"parameter train-options: {word}: .* trained with {there}"):
-            preflight.check_same_training("train-options", word, store)
 
 
 def test_a_report_that_compares_with_another_draft_than_the_published_one_is_still_to_be_made(tmp_path: Path):

@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import DatasetCardData
 
 from spec.cluster import preflight
+from spec.cluster.preflight_training import settings_of_training
 from spec.costs.budget import Budget, Training
 from spec.costs.estimate import (
     SPEEDS,
@@ -23,12 +24,17 @@ from spec.costs.estimate import (
 )
 from spec.costs.records import Record, write
 from spec.errors import BadInput
+from spec.methods import METHODS
 from spec.storage import open_store
 from spec.storage.markers import Marker, write_marker
 from tests.runs import make_run
 
 ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "spec/configs/llama3/8B_eagle.yaml"
+
+
+def trained(words: str = "", *, config: Path = CONFIG, world: int = 8) -> Training:
+    return training_of(config, settings_of_training(config, words, METHODS["eagle3"], ROOT), world)
 
 
 def test_every_config_has_its_speed_and_the_planner_says_the_same():
@@ -46,7 +52,7 @@ def test_every_config_has_its_speed_and_the_planner_says_the_same():
 
 
 def test_training_takes_its_tokens_at_the_planner_s_speed_halved_to_threefold():
-    training = training_of(CONFIG, {"epochs": "2"}, ROOT, 8)
+    training = trained("epochs=2")
     assert (training.epochs, training.most_tokens) == (2, 0)
     hour = training.tokens_per_gpu_second * 3600
     assert of_training(training, (hour, 10 * hour)) == GpuHours(1, 60)
@@ -55,19 +61,19 @@ def test_training_takes_its_tokens_at_the_planner_s_speed_halved_to_threefold():
 
 
 def test_no_more_than_the_steps_that_are_set_and_nothing_on_cpus():
-    training = training_of(CONFIG, {"max_steps": "100", "batch_size": "2"}, ROOT, 8)
+    training = trained("max_steps=100 batch_size=2")
     assert training.most_tokens == 100 * 2048 * 2 * 8
     assert of_training(training, (1e12, 1e12)) == of_training(training, (1e12, None))
-    assert of_training(training_of(CONFIG, {}, ROOT, 0), (1e12, None)) == GpuHours()
+    assert of_training(trained(world=0), (1e12, None)) == GpuHours()
     assert of_serving(CONFIG, (1e9, None), gpus=0, max_tokens=64) == GpuHours()
 
 
 def test_of_a_config_of_one_s_own_the_end_is_not_known(tmp_path: Path):
     own = tmp_path / "8B_mine.yaml"
     own.write_text(CONFIG.read_text())
-    assert of_training(training_of(own, {}, ROOT, 8), (1e9, 1e9)) == GpuHours(0, None)
+    assert of_training(trained(config=own), (1e9, 1e9)) == GpuHours(0, None)
     assert of_serving(own, (1e9, 1e9), gpus=1, max_tokens=64) == GpuHours(0, None)
-    assert of_training(training_of(own, {}, ROOT, 0), (1e9, 1e9)) == GpuHours()
+    assert of_training(trained(config=own, world=0), (1e9, 1e9)) == GpuHours()
 
 
 def test_rows_are_those_of_the_limit_or_a_range_where_they_are_not_known():
