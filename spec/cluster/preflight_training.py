@@ -1,5 +1,7 @@
 """The training that is asked for, judged before anything starts: its method, its settings, what it begins from."""
 
+import json
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -50,9 +52,22 @@ def check_settings(name: str, words: str, root: Path, method: Method) -> None:
     """
     known = _defaults(method, root)
     for word in words.split():
-        key, equals, _ = word.partition("=")
+        key, equals, value = word.partition("=")
         if not equals or key.partition(".")[0] not in known:
             raise BadInput(f"parameter {name}: {word}: no setting of {method.title}, as key=value")
+        if not _may_be(value, known.get(key)):
+            raise BadInput(
+                f"parameter {name}: {word}: {key} is {json.dumps(known.get(key))} by default, and no such value"
+            )
+
+
+def _may_be(value: str, default: Any) -> bool:
+    """Whether `value` is YAML, and a number of its kind where the default is one."""
+    try:
+        yaml.safe_load(value)
+        return type(default) not in (int, float) or math.isfinite(type(default)(value))  # 1e-4 is text to YAML
+    except (yaml.YAMLError, ValueError):
+        return False
 
 
 def check_same_training(name: str, words: str, store: Store) -> None:
@@ -86,10 +101,7 @@ def config_of_draft(run: Store, settings: Json) -> Json:
 
 def check_learnt(name: str, drafts: str, method: Method, config: Json) -> None:
     """The numbers of drafts a round are ones that a draft of that config has learnt."""
-    try:
-        check_drafts(f"parameter {name}:", drafts_of(f"parameter {name}:", drafts), method, config)
-    except TypeError as error:
-        raise BadInput(f"parameter train-options: {error}: the draft's sizes are whole numbers") from error
+    check_drafts(f"parameter {name}:", drafts_of(f"parameter {name}:", drafts), method, config)
 
 
 def check_loads(name: str, loads: str, *, most: int) -> None:

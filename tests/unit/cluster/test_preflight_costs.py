@@ -114,7 +114,6 @@ def test_what_is_no_price_and_a_cap_that_cannot_do_are_refused_before_anything(
         ({"sweep_drafts": "1,x"}, "parameter sweep-drafts: 1,x: whole numbers"),
         ({"sweep_loads": "0"}, "parameter sweep-loads: 0: whole numbers"),
         ({"sweep_loads": "1,49"}, "parameter sweep-loads: 49, where 1 to 48"),
-        ({"train_options": "block_size=many"}, "parameter train-options: .*whole numbers"),
     ],
 )
 def test_drafts_that_the_draft_or_loads_that_the_servers_cannot_do_are_refused(preflight, tmp_path, given, told):

@@ -1,5 +1,6 @@
 """A training that cannot be is refused by name before anything starts."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ def test_a_setting_that_the_recipe_does_not_have_is_named(words: str):
     preflight_training.check_settings("train-options", known, ROOT, METHODS["eagle3"])
     with pytest.raises(BadInput, match=f"parameter train-options: {words.split()[0]}: no setting"):
         preflight_training.check_settings("train-options", words, ROOT, METHODS["eagle3"])
+
+
+@pytest.mark.parametrize("word", ["epochs=two", "max_length=null", "seed=[", "batch_size=1.5", "clip_grad_norm=inf"])
+def test_a_value_that_is_none_of_the_setting_s_is_named(word: str):
+    with pytest.raises(BadInput, match=f"parameter train-options: {re.escape(word)}: .* by default"):
+        preflight_training.check_settings("train-options", f"lr_scheduler={{}} {word}", ROOT, METHODS["eagle3"])
 
 
 def test_another_methods_setting_is_named():
