@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from spec import launch
@@ -111,6 +112,8 @@ def _rank(environ: dict[str, Any], file: Path, settings: dict[str, Any], interru
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     if interruption and interruption.rank == environ["RANK"]:
         _interrupt(interruption)
+    # torch makes a fork's pool of threads anew when first asked, and not by several threads at once.
+    torch.set_num_threads(torch.get_num_threads())
     launch.run(lambda: recipe_main(OmegaConf.create(settings)))
 
 

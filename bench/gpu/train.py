@@ -161,6 +161,7 @@ def _fork(its: Part, target: Path, run: str, **others: Any) -> Any:
 
 def _run(words: list[str]) -> None:
     os.chdir(ROOT)
+    torch.set_num_threads(1)  # torch makes a fork's pool anew when first asked, and not by several threads at once
     sys.argv = [RECIPE, *words]
     launch.run(lambda: recipe_main(settings.from_command_line()))
 
