@@ -164,9 +164,10 @@ def test_what_is_no_address_is_refused_without_being_shown(url):
 
 HOOK = """
 import json, sys
-from spec.cluster import api
+from spec.cluster import api, notice
 from tests.unit.cluster.fake import FakeCluster
 
+notice.tell.__kwdefaults__["wait"] = 0.01
 workflow = json.loads(sys.argv.pop())
 api.Cluster = lambda namespace: FakeCluster(workflow=[workflow])
 sys.argv[0] = "clean_up.py"

@@ -2,9 +2,11 @@
 
 import json
 import sys
+from inspect import unwrap
 from subprocess import run
 
 import pytest
+from huggingface_hub.utils._http import http_backoff, http_stream_backoff
 
 from spec.errors import BadInput, PassingFault
 from spec.storage import open_store
@@ -21,6 +23,13 @@ FILES = {
     **SHARDS,
 }
 OTHER_FORMS = {"original/consolidated.00.pth": b"1", "pytorch_model.bin": b"2", ".gitattributes": b"3"}
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch):
+    """The hub's library asks six times, and waits 23 s between them."""
+    for ask in (http_backoff, http_stream_backoff):
+        monkeypatch.setitem(unwrap(ask).__kwdefaults__, "base_wait_time", 0)
 
 
 @pytest.fixture
