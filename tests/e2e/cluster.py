@@ -100,8 +100,7 @@ class Workflow:
         return {
             pod["metadata"]["uid"]: pod["metadata"]["name"]
             for pod in found
-            if not step
-            or f".{step}" in pod["metadata"]["annotations"]["workflows.argoproj.io/node-name"]
+            if (not step or f".{step}" in pod["metadata"]["annotations"]["workflows.argoproj.io/node-name"])
             and pod["status"]["phase"] in phases
             and "deletionTimestamp" not in pod["metadata"]
         }
