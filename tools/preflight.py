@@ -136,12 +136,13 @@ def main(
     if remaining["answers"] == "missing":
         preflight.check_datasets(dataset_name, weights, dataset_split, pattern=filtering["glob"])
         preflight.check_suites(list(filtering["leave_out"] or ()))
-    training = training_of(ROOT / config, settings, nodes * gpus_per_node)
+    with preflight.parameter("train-options"):
+        training = training_of(ROOT / config, settings, nodes * gpus_per_node)
     budget = Budget(per_gpu_hour=prices, currency=currency, max_gpu_hours=max_gpu_hours, training=training)
     left = GpuHours()
     rows: tuple[float, float | None] = (0, None)
     if remaining["answers"] == "missing":
-        rows = preflight.rows_of(dataset_name, dataset_split, filtering)
+        rows = preflight.rows_of(dataset_name, weights, dataset_split, filtering)
         left += of_serving(ROOT / config, rows, gpus=server_gpus, max_tokens=max_tokens)
     if remaining["training"] == "missing":
         left += of_training(training, tokens_of(store, rows), tokens_trained(store))

@@ -180,13 +180,16 @@ def _check_dataset(name: str, pattern: bool) -> None:
             raise BadInput(f"{name}: no such object")
 
 
-def rows_of(names: str, split: str, filtering: dict[str, Any]) -> tuple[float, float | None]:
-    """Rows that will be answered, from least to most (None: not known): by `--limit`, or what a hub says of a dataset.
+def rows_of(names: str, weights: str, split: str, filtering: dict[str, Any]) -> tuple[float, float | None]:
+    """Rows that will be answered, from least to most (None: not known): by `--limit`, and what a hub says of datasets.
 
     What will be left out, rejected and held out is not: half of the rows are taken for the least.
     """
-    known = [filtering["limit"]] if filtering["limit"] else [_rows_on_hub(name, split) for name in names.split()]
-    rows = None if None in known else sum(count or 0 for count in known)
+    from spec.conversations.mixes import named, rows_that_fit
+
+    datasets = named([names], weights, splits=[split])
+    there = rows_that_fit([_rows_on_hub(its.name, its.split) for its in datasets], [its.weight for its in datasets])
+    rows = min((count for count in (there, filtering["limit"]) if count is not None), default=None)
     asked = (rows or 0) * filtering["samples"] * filtering["fraction"]
     return 0.5 * asked, None if rows is None else asked
 

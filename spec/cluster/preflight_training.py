@@ -55,10 +55,11 @@ def check_settings(name: str, words: str, root: Path, method: Method) -> None:
         key, equals, value = word.partition("=")
         if not equals or key.partition(".")[0] not in known:
             raise BadInput(f"parameter {name}: {word}: no setting of {method.title}, as key=value")
-        if not _may_be(value, known.get(key)):
-            raise BadInput(
-                f"parameter {name}: {word}: {key} is {json.dumps(known.get(key))} by default, and no such value"
-            )
+        default: Any = known
+        for part in key.split("."):
+            default = default.get(part) if isinstance(default, dict) else None
+        if not _may_be(value, default):
+            raise BadInput(f"parameter {name}: {word}: {key} is {json.dumps(default)} by default, and no such value")
 
 
 def _may_be(value: str, default: Any) -> bool:

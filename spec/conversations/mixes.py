@@ -47,12 +47,8 @@ class Mix:
     @property
     def total(self) -> int | None:
         """About how many rows it has: as many as fit the shares; None where nobody knows beforehand."""
-        totals = [source.total for source in self.sources]
-        if None in totals:
-            return self.limit
-        known = zip(totals, self.weights, strict=True)
-        rows = int(min(total * sum(self.weights) / weight for total, weight in known if total is not None))
-        return rows if self.limit is None else min(self.limit, rows)
+        rows = rows_that_fit([source.total for source in self.sources], self.weights)
+        return min((count for count in (rows, self.limit) if count is not None), default=None)
 
     @property
     def holds_requests(self) -> bool:
@@ -72,6 +68,13 @@ class Mix:
                 return
             taken[turn] += 1
             yield row
+
+
+def rows_that_fit(totals: Sequence[int | None], weights: Sequence[float]) -> int | None:
+    """How many rows datasets of so many come to by their shares; None where nobody knows one's."""
+    if None in totals:
+        return None
+    return int(min((total or 0) * sum(weights) / weight for total, weight in zip(totals, weights, strict=True)))
 
 
 def named(

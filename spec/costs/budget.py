@@ -40,15 +40,22 @@ class Budget(BaseModel):
 
     def money(self, spent: Spent) -> float | None:
         """What that costs; None where a kind of GPU has no price."""
-        prices = {kind: self.per_gpu_hour.get(kind, self.per_gpu_hour.get(ANY)) for kind in spent.gpu_seconds}
-        if not self.per_gpu_hour or None in prices.values():
+        if not self.per_gpu_hour or self._unpriced(spent):
             return None
-        return sum(seconds / 3600 * (prices[kind] or 0) for kind, seconds in spent.gpu_seconds.items())
+        price = self.per_gpu_hour.get
+        return sum(seconds / 3600 * price(kind, price(ANY, 0.0)) for kind, seconds in spent.gpu_seconds.items())
+
+    def _unpriced(self, spent: Spent) -> list[str]:
+        return [kind for kind in spent.gpu_seconds if kind not in self.per_gpu_hour and ANY not in self.per_gpu_hour]
 
     def told(self, spent: Spent) -> str:
-        """As `12.3 GPU-hours, 30.75 EUR`."""
+        """As `12.3 GPU-hours, 30.75 EUR`; where prices are given and one lacks, for which kind of GPU."""
         money = self.money(spent)
         price = f", {money:,.2f} {self.currency}".rstrip() if money is not None else ""
+        if self.per_gpu_hour and (kinds := self._unpriced(spent)):
+            price = (
+                f", no price for {' and '.join(kind or 'GPUs of a kind that no node selector names' for kind in kinds)}"
+            )
         return f"{spent.gpu_hours:,.{_digits(spent.gpu_hours)}f} GPU-hours{price}"
 
 

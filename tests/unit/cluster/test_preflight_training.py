@@ -22,7 +22,9 @@ def test_a_setting_that_the_recipe_does_not_have_is_named(words: str):
         preflight_training.check_settings("train-options", words, ROOT, METHODS["eagle3"])
 
 
-@pytest.mark.parametrize("word", ["epochs=two", "max_length=null", "seed=[", "batch_size=1.5", "clip_grad_norm=inf"])
+@pytest.mark.parametrize(
+    "word", ["epochs=two", "max_length=null", "seed=[", "batch_size=1.5", "clip_grad_norm=inf", "optimizer.lr=abc"]
+)
 def test_a_value_that_is_none_of_the_setting_s_is_named(word: str):
     with pytest.raises(BadInput, match=f"parameter train-options: {re.escape(word)}: .* by default"):
         preflight_training.check_settings("train-options", f"lr_scheduler={{}} {word}", ROOT, METHODS["eagle3"])

@@ -20,6 +20,7 @@ def test_money_is_by_kind_of_gpu_and_none_where_a_kind_has_no_price():
     assert Budget().money(SPENT) is None
     assert Budget(per_gpu_hour={"*": 2}, currency="EUR").told(SPENT) == "3.00 GPU-hours, 6.00 EUR"
     assert Budget().told(SPENT) == "3.00 GPU-hours"
+    assert Budget(per_gpu_hour={"H100": 2.5}).told(SPENT) == "3.00 GPU-hours, no price for A100"
 
 
 @pytest.mark.parametrize("text", ["two", "[2]", "2.5", '{"*": "2.5"}', '{"*": -1}', '{"*": true}', '{"*": NaN}'])

@@ -1,9 +1,11 @@
 """What a run will take, before it takes it; a cap below the least of that is refused."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -78,8 +80,25 @@ def test_of_a_config_of_one_s_own_the_end_is_not_known(tmp_path: Path):
 
 def test_rows_are_those_of_the_limit_or_a_range_where_they_are_not_known():
     asked = {"limit": 1000, "samples": 2, "fraction": 1.0}
-    assert preflight.rows_of("s3://b/prompts.jsonl", "train", asked) == (1000, 2000)
-    assert preflight.rows_of("s3://b/prompts.jsonl", "train", asked | {"limit": None}) == (0, None)
+    assert preflight.rows_of("s3://b/prompts.jsonl", "", "train", asked) == (1000, 2000)
+    assert preflight.rows_of("s3://b/prompts.jsonl", "", "train", asked | {"limit": None}) == (0, None)
+
+
+def test_rows_of_a_mix_are_those_that_fit_its_shares(monkeypatch: pytest.MonkeyPatch):
+    rows = {"A": {"train": 1000, "x": 50}, "B": {"train": 1_000_000, "y": 900}}
+    monkeypatch.setattr(preflight, "_rows_on_hub", lambda name, split: rows[name][split])
+    asked: dict[str, Any] = {"limit": None, "samples": 1, "fraction": 1.0}
+    assert preflight.rows_of("A B", "1 1", "train", asked) == (1000, 2000)
+    assert preflight.rows_of("A B", "1 3", "train", asked) == (2000, 4000)
+    assert preflight.rows_of("A B", "1 1", "x y", asked) == (50, 100)
+    assert preflight.rows_of("A B", "1 1", "train", asked | {"limit": 500}) == (250, 500)
+    assert preflight.rows_of("A", "", "train", asked | {"limit": 1_000_000}) == (500, 1000)
+
+
+@pytest.mark.parametrize("word", ["epochs=-1", "max_steps=-1", "max_steps=abc", "batch_size=0"])
+def test_a_training_of_no_length_is_refused(word: str):
+    with pytest.raises(BadInput, match=f"^{re.escape(word)}: a whole number of at least"):
+        trained(word)
 
 
 def test_tokens_are_counted_once_the_samples_are_made(tmp_path: Path):
@@ -131,4 +150,4 @@ def test_a_hub_says_its_rows_in_the_dataset_s_card(monkeypatch: pytest.MonkeyPat
     info = SimpleNamespace(card_data=DatasetCardData(**card) if card else None)
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda self, name: info)
     asked = {"limit": None, "samples": 1, "fraction": 1.0}
-    assert preflight.rows_of("ORG/prompts", "train", asked) == rows
+    assert preflight.rows_of("ORG/prompts", "", "train", asked) == rows
