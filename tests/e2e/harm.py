@@ -30,12 +30,13 @@ def store_gone() -> Iterator[None]:
     """
     pod = _store_pod()
     (container,) = pod["spec"]["containers"]
+    name = f"pod/{pod['metadata']['name']}"
     _set_image(pod, container["name"], "localhost/none:1")
     try:
+        kubectl("wait", "--for=condition=ready=false", name, "--timeout=60s", namespace=STORE)
         yield
     finally:
         _set_image(pod, container["name"], container["image"])
-        name = f"pod/{pod['metadata']['name']}"
         kubectl("wait", "--for=condition=ready", name, "--timeout=120s", namespace=STORE)
 
 
@@ -55,7 +56,7 @@ def store_that_fills() -> Iterator[Callable[[], AbstractContextManager[None]]]:
         "metadata": {"name": "full-store", "labels": {"app": "full-store"}},
         "spec": {
             "restartPolicy": "Never",
-            "containers": [_tools() | {"command": ["python", "-c", script, _store_pod()["status"]["podIP"]]}],
+            "containers": [tools_container("python", "-c", script, _store_pod()["status"]["podIP"])],
         },
     }
     before = get("service", "s3", namespace=STORE)["spec"]["selector"]
@@ -87,10 +88,10 @@ def _store_pod() -> Json:
     return pod
 
 
-def _tools() -> Json:
-    """A container of the image of the pipeline's small steps."""
+def tools_container(*command: str) -> Json:
+    """Of the image of the pipeline's small steps."""
     image = get("workflowtemplate", "preflight")["spec"]["templates"][0]["container"]["image"]
-    return {"name": "main", "image": image, "imagePullPolicy": "IfNotPresent"}
+    return {"name": "main", "image": image, "imagePullPolicy": "IfNotPresent", "command": list(command)}
 
 
 @contextmanager
@@ -107,7 +108,7 @@ def priority_classes(*wanted: tuple[str, int]) -> Iterator[None]:
 @contextmanager
 def pod_of_priority(priority_class: str, cpu: float) -> Iterator[str]:
     """A pod of namespace `default` that asks for so many CPUs and does nothing with them; its name."""
-    container = _tools() | {"command": ["sleep", "600"], "resources": {"requests": {"cpu": f"{cpu * 1000:.0f}m"}}}
+    container = tools_container("sleep", "600") | {"resources": {"requests": {"cpu": f"{cpu * 1000:.0f}m"}}}
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",

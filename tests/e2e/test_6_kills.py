@@ -117,6 +117,7 @@ def test_terminated_there_and_submitted_again_it_publishes(good: Workflow, step:
     until("nothing of it is left", lambda: not terminated.made() and not terminated.pods(), 180)
     again = submit(f"terminated-{step}")
     assert again.wait(900) == "Succeeded", again.message
+    assert again.made() == []
     with bucket():
         fetch(url(again.run, "drafts"), tmp_path / "draft", say=lambda line: None)
 
@@ -129,6 +130,8 @@ def test_the_store_is_gone_for_60_s_in_publishing(good: Workflow, tmp_path: Path
     with store_gone():
         time.sleep(60)
     assert workflow.wait(900) == "Succeeded", workflow.message
+    assert workflow.made() == []
+    assert workflow.seconds()["publish"] > 30, "it had published before the store was gone"
     with bucket():
         fetch(url(workflow.run, "drafts"), tmp_path / "draft", say=lambda line: None)
 

@@ -27,8 +27,8 @@ def served(good: Workflow) -> Iterator[str]:
     manifests = kubectl("kustomize", str(EXAMPLE), namespace=None).replace(
         f"s3://{BUCKET}/drafts/llama-3.1-8b", url("served", "drafts")
     )
-    kubectl("apply", "--filename=-", given=manifests, namespace=None)
     try:
+        kubectl("apply", "--filename=-", given=manifests, namespace=None)
         make_secret(IN)
         until("its volume", lambda: "volumeName" in get("pvc", "models", namespace=IN)["spec"], 120)
         open_host_path(IN)
@@ -51,6 +51,9 @@ def test_the_next_draft_is_served_and_every_answer_meanwhile_is_the_same(served:
     assert latest() != served
     pods = get("pods", "--selector=sgl-spec/server=sglang", namespace=IN)["items"]
     assert [pod["metadata"]["annotations"]["sgl-spec/draft"] for pod in pods] == [latest()]
+    held = kubectl("exec", pods[0]["metadata"]["name"], "--", "cat", "/draft/latest/manifest.json", namespace=IN)
+    with bucket() as store:
+        assert json.loads(held) == json.loads(store.read(f"served/drafts/versions/{latest()}/manifest.json"))
 
 
 def latest() -> str:
