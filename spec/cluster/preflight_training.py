@@ -63,10 +63,11 @@ def check_settings(name: str, words: str, root: Path, method: Method) -> None:
 
 
 def _may_be(value: str, default: Any) -> bool:
-    """Whether `value` is YAML, and a number of its kind where the default is one."""
+    """Whether `value` is YAML, and a number of its kind, or null, where the default is one."""
     try:
-        yaml.safe_load(value)
-        return type(default) not in (int, float) or math.isfinite(type(default)(value))  # 1e-4 is text to YAML
+        if yaml.safe_load(value) is None or type(default) not in (int, float):
+            return True
+        return math.isfinite(type(default)(value))  # 1e-4 is text to YAML
     except (yaml.YAMLError, ValueError):
         return False
 

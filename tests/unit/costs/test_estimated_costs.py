@@ -95,9 +95,9 @@ def test_rows_of_a_mix_are_those_that_fit_its_shares(monkeypatch: pytest.MonkeyP
     assert preflight.rows_of("A", "", "train", asked | {"limit": 1_000_000}) == (500, 1000)
 
 
-@pytest.mark.parametrize("word", ["epochs=-1", "max_steps=-1", "max_steps=abc", "batch_size=0"])
+@pytest.mark.parametrize("word", ["epochs=-1", "max_steps=-1", "max_steps=abc", "batch_size=0", "max_length=null"])
 def test_a_training_of_no_length_is_refused(word: str):
-    with pytest.raises(BadInput, match=f"^{re.escape(word)}: a whole number of at least"):
+    with pytest.raises(BadInput, match=f"^{re.escape(word.replace('null', 'None'))}: a whole number of at least"):
         trained(word)
 
 
