@@ -13,6 +13,7 @@ from spec.methods.block.draft import BlockDraft
 from spec.methods.block.losses import DFLASH, DSPARK, decay_weights
 from spec.methods.block.step import Observation, step_loss
 from spec.planning.live import LiveBytes
+from spec.planning.roofline import Watch
 from tests.forked import forked
 from tests.tiny_blocks import some_blocks, tiny_config
 from tests.tiny_steps import tiny_batch
@@ -48,13 +49,24 @@ def test_the_step_runs_in_bf16_on_cuda_by_its_flash_calls_and_asks_the_device_fo
     assert result.correct.shape == result.loss_sum.shape == (config.drafts,)
 
 
-def peak(length: int, anchors: int, block_size: int) -> int:
-    """Bytes of all tensors alive at once in a forward and a backward."""
+def run_on_meta(length: int, anchors: int, block_size: int) -> None:
+    """A forward and a backward."""
     config = replace(tiny_config(block_size=block_size), hidden_size=128, head_dim=32, intermediate_size=256)
     blocks = some_blocks(BlockDraft(config), tiny_batch([[length]], bearing=1.0), most=anchors)
+    loss_on("meta", config, blocks.to("meta"), length, DFLASH).loss.backward()
+
+
+def peak(*sizes: int) -> int:
+    """Bytes of all tensors alive at once."""
     with LiveBytes() as memory:
-        loss_on("meta", config, blocks.to("meta"), length, DFLASH).loss.backward()
+        run_on_meta(*sizes)
     return memory.peak
+
+
+def flops(*sizes: int) -> int:
+    with Watch() as watch:
+        run_on_meta(*sizes)
+    return watch.rest.flops
 
 
 def test_memory_is_linear_in_the_length_in_the_anchors_and_in_the_block(monkeypatch):
@@ -63,3 +75,10 @@ def test_memory_is_linear_in_the_length_in_the_anchors_and_in_the_block(monkeypa
     base = peak(2048, 128, 8)
     for its in ((4096, 128, 8), (2048, 256, 8), (2048, 128, 16), (4096, 256, 8)):
         assert math.log2(peak(*its) / base) < 1.1, its
+
+
+def test_work_is_linear_in_each_of_them():
+    base = flops(2048, 128, 8)
+    for its in ((4096, 128, 8), (2048, 256, 8), (2048, 128, 16)):
+        assert math.log2(flops(*its) / base) < 1.1, its
+    assert base < flops(4096, 128, 8)
