@@ -151,13 +151,27 @@ def test_a_bug_of_the_notice_is_not_the_runs(server, monkeypatch):
     assert notice.tell(ended(), url_of(server)) == "no notice was sent: ZeroDivisionError"
 
 
-@pytest.mark.parametrize("url", ["hooks.example.com/s3cret", "s3://bucket/s3cret", "https:///s3cret", "http://[s3cret"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("hooks.example.com/s3cret", "s3://bucket/s3cret", "https:///s3cret", "http://[s3cret"),
+        *("http://host:port/s3cret", "https://host:99999/s3cret", "https://host:0/s3cret", "https://.../s3cret"),
+        *("https://-bad-/s3cret", "https://a..b/s3cret", "https://a_b/s3cret", "https://10.0.0.256/s3cret"),
+    ],
+)
 def test_what_is_no_address_is_refused_without_being_shown(url):
     with pytest.raises(BadInput, match=r"^secret webhook: WEBHOOK_URL: not a URL that") as error:
         notice.check_url("secret webhook: WEBHOOK_URL", url)
     assert "s3cret" not in str(error.value)
     assert notice.tell(ended(), url).startswith("no notice was sent: the webhook's address: not a URL")
     assert "s3cret" not in notice.tell(ended(), url)
+
+
+@pytest.mark.parametrize(
+    "host", ["hooks.Example.com", "hooks.example.com.", "relay", "1.2.3.4:8080", "[::1]:8080", "münchen.example:"]
+)
+def test_an_address_passes_whatever_names_its_host(host):
+    notice.check_url("WEBHOOK_URL", f"https://{host}/services/s3cret\n")
 
 
 # -- the exit hook -----------------------------------------------------------------------------------------------------
