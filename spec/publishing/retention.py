@@ -4,6 +4,7 @@ A plan first, then the deletion: markers and manifests go before the data that t
 meanwhile, or finds what a killed deletion has left, sees nothing in place of half.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from spec.training import estimate
 
 VERSIONS, CHECKPOINTS, CHECKPOINT = "versions", "checkpoints", "checkpoint.json"
 _YOUNG = 7 * 86400  # seconds since its export in which a version that never was the latest may be about to be published
+
+_STEP = re.compile(r"step-\d{6,}")  # as training names its checkpoints; other folders are not its
 
 InFlight = Callable[[str], str]  # the name of a workflow that is not over and names this text, or ""
 
@@ -46,6 +49,8 @@ def of_versions(place: Store, keep: int, in_flight: InFlight) -> list[Item]:
 
 def of_runs(place: Store, keep: int, in_flight: InFlight) -> list[Item]:
     """Runs in the folders of `place`, newest first by their last marker: the newest `keep` and those in flight stay."""
+    if (folder := place.local_path()) and not folder.is_dir():
+        raise BadInput(f"{place.url}: no such directory; name the folder that holds the runs")
     if place.exists(LATEST):
         raise BadInput(f"{place.url}: versions are published here, no runs; name the folder that holds the runs")
     if _is_run(place):
@@ -69,7 +74,7 @@ def of_checkpoints(run: Store, keep: int, in_flight: InFlight) -> list[Item]:
     if used := _used(in_flight, run.url):
         raise BadInput(f"{run.url}: {used}; its training keeps keep_checkpoints of them by itself")
     sizes = _sizes(run, CHECKPOINTS)
-    names = sorted((name for name in sizes if name.startswith("step-")), key=lambda name: int(name[5:]), reverse=True)
+    names = sorted(filter(_STEP.fullmatch, sizes), key=lambda name: int(name[5:]), reverse=True)
     if not names:
         raise BadInput(f"{run.url}: no checkpoints here")
     draft = read_marker(run, f"draft/{DRAFT}")

@@ -186,6 +186,13 @@ def test_a_place_that_holds_no_runs_is_refused(store: Store, tmp_path: Path):
         retention.of_runs(store, 1, nobody)
 
 
+def test_a_directory_that_is_not_there_is_refused(tmp_path: Path):
+    done = tool("tools/retain.py", "runs", tmp_path / "none", "--keep", 1, "--no-cluster")
+    assert (done.returncode, done.stdout) == (2, "") and f"{tmp_path}/none: no such directory" in done.stderr
+    (tmp_path / "none").mkdir()
+    assert retention.of_runs(open_store(tmp_path / "none"), 1, nobody) == []
+
+
 def test_the_newest_whole_checkpoints_the_best_and_the_drafts_stay(store: Store):
     estimates = {50: 1.2, 100: 1.1, 200: 1.6, 300: 1.5}
     for step in (*estimates, 400):
@@ -195,6 +202,8 @@ def test_the_newest_whole_checkpoints_the_best_and_the_drafts_stay(store: Store)
             write_marker(store.at(f"checkpoints/step-{step:06d}"), "checkpoint.json", marker)
     write_marker(store.at("draft"), "draft.json", Marker.of("extract", {}, {"checkpoint": "step-000100"}))
     store.write("checkpoints/metrics.jsonl", b"")
+    store.write("checkpoints/step-abc/part", b"of somebody else")
+    store.write("checkpoints/step-1_0/part", b"of somebody else")
     items = retention.of_checkpoints(store, 1, nobody)
     expected = {"step-000400": "", "step-000300": "one of the newest 1", "step-000200": "the best by its estimate"}
     assert reasons(items) == expected | {"step-000100": "the draft is of it", "step-000050": ""}
