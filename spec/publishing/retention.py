@@ -4,9 +4,12 @@ A plan first, then the deletion: markers and manifests go before the data that t
 meanwhile, or finds what a killed deletion has left, sees nothing in place of half.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from spec.errors import BadInput
@@ -99,6 +102,15 @@ def delete(place: Store, items: Iterable[Item]) -> None:
         folder = place.at(item.folder)
         for entry in sorted(folder.list(), key=lambda entry: not entry.key.endswith(".json")):
             folder.delete(entry.key)
+        if root := folder.local_path():
+            _remove_empty(root)
+
+
+def _remove_empty(root: Path) -> None:
+    """Remove a directory and those in it, but none that holds a file: somebody may be writing it just now."""
+    for path, _, _ in os.walk(root, topdown=False):
+        with suppress(OSError):
+            os.rmdir(path)
 
 
 def _sizes(place: Store, prefix: str) -> dict[str, int]:

@@ -78,8 +78,29 @@ def test_back_to_a_version_that_is_not_whole_is_refused(store: Store, tmp_path: 
         StorePlace(store).roll_back(two)
     store.delete(f"versions/{one}/config.json")
     with pytest.raises(BadInput, match=f"version {one} has lost files"):
-        StorePlace(store).roll_back(None)
+        StorePlace(store).roll_back(one)
     assert StorePlace(store).latest() == two
+
+
+def test_back_skips_what_is_gone_or_not_whole(store: Store, tmp_path: Path):
+    one, two, three, four, five = versions(store, tmp_path, "one", "two", "three", "four", "five")
+    store.delete(f"versions/{four}/manifest.json")
+    store.delete(f"versions/{three}/config.json")
+    store.write(f"versions/{two}/manifest.json", b"{")
+    said: list[str] = []
+    place = StorePlace(store)
+    assert place.roll_back(None, said.append) == (five, one) and place.order() == [one]
+    faults = {four: "is gone", three: "has lost files", two: "is damaged"}
+    assert said == [f"skipped: version {name} {fault}" for name, fault in faults.items()]
+
+
+def test_back_where_none_before_is_left_names_the_option(store: Store, tmp_path: Path):
+    one, two = versions(store, tmp_path, "one", "two")
+    retention.delete(store, retention.of_versions(store, 1, nobody))
+    said: list[str] = []
+    with pytest.raises(BadInput, match=f"no version before {two} that is there and whole; say which with --to"):
+        StorePlace(store).roll_back(None, said.append)
+    assert said == [f"skipped: version {one} is gone"] and StorePlace(store).latest() == two
 
 
 def test_back_while_somebody_publishes_is_tried_again_by_who_asked(store: Store, tmp_path: Path, monkeypatch):
@@ -239,7 +260,8 @@ def test_the_command_says_first_and_deletes_when_told(tmp_path: Path):
     assert done.returncode == 0 and f"versions/{one}  0.00 GiB  goes" in done.stdout and "1 of 2" in done.stdout
     assert StorePlace(store).resolve(one)
     assert "deleted" in tool(*words, "--delete").stdout
-    assert not store.list(f"versions/{one}") and StorePlace(store).resolve(two)
+    assert {path.name for path in (tmp_path / "published/versions").iterdir()} == {two}
+    assert StorePlace(store).resolve(two)
 
 
 @pytest.mark.parametrize(
