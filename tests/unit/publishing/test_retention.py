@@ -249,6 +249,17 @@ def test_a_workflow_that_is_not_over_names_what_it_was_given_or_found():
     assert find("s3://b/runs/c") == find("s3://b/run") == ""
 
 
+@pytest.mark.parametrize("stored", ["storedWorkflowTemplateSpec", "storedTemplates"])
+def test_a_workflow_that_waits_for_its_turn_names_what_its_template_gives_it(stored: str):
+    given = {"arguments": {"parameters": [{"name": "run", "value": "s3://b/runs/a"}]}}
+    status = {"phase": "Pending", stored: given if stored.endswith("Spec") else {"namespaced/pipeline/run": given}}
+    waiting = {"spec": {"workflowTemplateRef": {"name": "pipeline"}}, "status": status}
+    over = {"metadata": {"name": "over"}, **waiting, "status": status | {"phase": "Failed"}}
+    find = naming(FakeCluster(workflow=[over, {"metadata": {"name": "waiting"}, **waiting}]))  # type: ignore[arg-type]
+    assert find("s3://b/runs/a") == "waiting" and find("s3://b/runs/b") == ""
+    assert not naming(FakeCluster(workflow=[over]))("s3://b/runs/a")  # type: ignore[arg-type]
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
