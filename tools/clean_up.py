@@ -2,7 +2,8 @@
 
 The sweep also ends steps that have been pending for longer than --pending-seconds, with the scheduler's words, and lets
 go of deleted workflows that Argo would keep for ever.
-With --verdict it then posts how the run ended to WEBHOOK_URL, if the environment has one, and ends as the run did.
+With --verdict it then posts how the run ended to WEBHOOK_URL, if the environment has one, and ends as the run did, also
+where something could not be ended; of a run that succeeded, that is then the error.
 """
 
 import os
@@ -12,7 +13,7 @@ from typing import Annotated
 import typer
 
 from spec import cli
-from spec.cluster.api import Cluster
+from spec.cluster.api import Cluster, Json
 from spec.cluster.cleanup import ALL, SERVERS, end, sweep
 from spec.cluster.conclusion import conclude
 from spec.cluster.deletion import release
@@ -45,15 +46,28 @@ def main(
         if released := release(cluster, now=time.time()):
             print(f"let go: {', '.join(released)}", flush=True)
         return
-    ended = end(cluster, workflow, SERVERS if servers_only else ALL, patience=seconds)
-    print(f"ended: {', '.join(ended) or 'nothing was left'}", flush=True)
+    left: Exception | None = None
+    try:
+        ended = end(cluster, workflow, SERVERS if servers_only else ALL, patience=seconds)
+        print(f"ended: {', '.join(ended) or 'nothing was left'}", flush=True)
+    except Exception as error:
+        if not verdict:
+            raise
+        left = error  # told last: how the run ended matters more, and somebody waits for it
+        print(f"not ended: {error}", flush=True)
     if verdict:
-        ended_as = cluster.get("workflow", workflow)
-        if url := os.environ.get("WEBHOOK_URL"):
-            from spec.cluster.notice import tell  # brings what reads a run, which the sweep does without
+        print(_verdict(cluster.get("workflow", workflow)), flush=True)
+    if left:
+        raise left
 
-            print(tell(ended_as, url, os.environ.get("WEBHOOK_KEY", "")), flush=True)
-        print(conclude(ended_as), flush=True)
+
+def _verdict(workflow: Json) -> str:
+    """How its pipeline ended, once whoever waits for it is told. Raises the failed step's error."""
+    if url := os.environ.get("WEBHOOK_URL"):
+        from spec.cluster.notice import tell  # brings what reads a run, which the sweep does without
+
+        print(tell(workflow, url, os.environ.get("WEBHOOK_KEY", "")), flush=True)
+    return conclude(workflow)
 
 
 if __name__ == "__main__":

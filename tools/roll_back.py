@@ -1,6 +1,6 @@
 """Makes an earlier version the latest again: readers get it from then on, and nothing is copied or deleted.
 
-python3 tools/roll_back.py s3://BUCKET/PREFIX                    # to the one before
+python3 tools/roll_back.py s3://BUCKET/PREFIX                    # to the one before that is there and whole
 python3 tools/roll_back.py s3://BUCKET/PREFIX --to VERSION
 """
 
@@ -16,7 +16,7 @@ from spec.storage import open_store
 
 def main(
     place: Annotated[str, Argument(help="Where versions are published: s3://BUCKET/PREFIX or a directory")],
-    to: Annotated[str, Option(help="The version; default: the one that was the latest before")] = "",
+    to: Annotated[str, Option(help="The version; default: the last that was the latest and is still whole")] = "",
 ) -> None:
     """Point PLACE's `latest` to an earlier version, whose files are all there."""
     if place.startswith("hf://"):

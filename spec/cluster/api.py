@@ -162,7 +162,8 @@ def told(what: str) -> Iterator[None]:
             raise FileNotFoundError(what) from error
         if error.status in (401, 403):
             raise BadInput(
-                f"{what}: the API server refuses ({error.reason}): this service account lacks a Role of manifests/base"
+                f"{what}: the API server refuses ({error.reason}): this service account lacks a Role of manifests/base "
+                "or, to roll out, that of workflows/examples/serving; apply it in the namespace asked"
             ) from error
         raise PassingFault(f"{what}: the API server answers {error.status} {error.reason}") from error
     except (HTTPError, OSError) as error:

@@ -16,6 +16,7 @@ import httpx
 
 from spec.cluster.api import Json
 from spec.cluster.conclusion import conclude, nodes_of
+from spec.cluster.names import is_host
 from spec.costs.budget import Budget, used_by
 from spec.costs.sums import Spent
 from spec.errors import BadInput, BelowBar, SpecError, Stopped
@@ -34,8 +35,9 @@ def check_url(name: str, url: str) -> None:
     """`BadInput` that does not show it, for what is no address of a webhook."""
     try:
         parsed = urlsplit(url.strip())
-        wrong = parsed.scheme not in ("http", "https") or not parsed.hostname or len(url.split()) != 1
-    except ValueError:
+        host = (parsed.hostname or "").encode("idna").decode()  # as it is looked up
+        wrong = parsed.scheme not in ("http", "https") or not is_host(host) or parsed.port == 0 or len(url.split()) != 1
+    except ValueError:  # of a port that is none, too
         wrong = True
     if wrong:
         raise BadInput(f"{name}: not a URL that a message can be posted to; it reads https://HOST/PATH")

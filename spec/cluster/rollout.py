@@ -5,6 +5,7 @@ alone, so Argo CD and Flux do too; how old and new servers change places is the 
 """
 
 from spec.cluster.api import Cluster, Json
+from spec.cluster.names import is_label, is_subdomain
 from spec.cluster.servers import is_available, wait_until_ready
 from spec.errors import BadInput
 
@@ -13,9 +14,11 @@ VERSION = "sgl-spec/draft"  # annotation of the pods: the published version that
 
 def named(serves: str) -> tuple[str, str]:
     """`NAMESPACE/DEPLOYMENT` as the two of them."""
-    namespace, slash, name = serves.partition("/")
-    if not (namespace and slash and name) or "/" in name:
-        raise BadInput(f"{serves}: what serves the draft reads NAMESPACE/DEPLOYMENT")
+    namespace, _, name = serves.partition("/")
+    if not (is_label(namespace) and is_subdomain(name)):
+        raise BadInput(
+            f"{serves}: what serves the draft reads NAMESPACE/DEPLOYMENT, in small letters, digits and dashes"
+        )
     return namespace, name
 
 

@@ -4,8 +4,12 @@ A plan first, then the deletion: markers and manifests go before the data that t
 meanwhile, or finds what a killed deletion has left, sees nothing in place of half.
 """
 
+import os
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from spec.errors import BadInput
@@ -17,6 +21,8 @@ from spec.training import estimate
 
 VERSIONS, CHECKPOINTS, CHECKPOINT = "versions", "checkpoints", "checkpoint.json"
 _YOUNG = 7 * 86400  # seconds since its export in which a version that never was the latest may be about to be published
+
+_STEP = re.compile(r"step-\d{6,}")  # as training names its checkpoints; other folders are not its
 
 InFlight = Callable[[str], str]  # the name of a workflow that is not over and names this text, or ""
 
@@ -46,6 +52,8 @@ def of_versions(place: Store, keep: int, in_flight: InFlight) -> list[Item]:
 
 def of_runs(place: Store, keep: int, in_flight: InFlight) -> list[Item]:
     """Runs in the folders of `place`, newest first by their last marker: the newest `keep` and those in flight stay."""
+    if (folder := place.local_path()) and not folder.is_dir():
+        raise BadInput(f"{place.url}: no such directory; name the folder that holds the runs")
     if place.exists(LATEST):
         raise BadInput(f"{place.url}: versions are published here, no runs; name the folder that holds the runs")
     if _is_run(place):
@@ -69,7 +77,7 @@ def of_checkpoints(run: Store, keep: int, in_flight: InFlight) -> list[Item]:
     if used := _used(in_flight, run.url):
         raise BadInput(f"{run.url}: {used}; its training keeps keep_checkpoints of them by itself")
     sizes = _sizes(run, CHECKPOINTS)
-    names = sorted((name for name in sizes if name.startswith("step-")), key=lambda name: int(name[5:]), reverse=True)
+    names = sorted(filter(_STEP.fullmatch, sizes), key=lambda name: int(name[5:]), reverse=True)
     if not names:
         raise BadInput(f"{run.url}: no checkpoints here")
     draft = read_marker(run, f"draft/{DRAFT}")
@@ -94,6 +102,15 @@ def delete(place: Store, items: Iterable[Item]) -> None:
         folder = place.at(item.folder)
         for entry in sorted(folder.list(), key=lambda entry: not entry.key.endswith(".json")):
             folder.delete(entry.key)
+        if root := folder.local_path():
+            _remove_empty(root)
+
+
+def _remove_empty(root: Path) -> None:
+    """Remove a directory and those in it, but none that holds a file: somebody may be writing it just now."""
+    for path, _, _ in os.walk(root, topdown=False):
+        with suppress(OSError):
+            os.rmdir(path)
 
 
 def _sizes(place: Store, prefix: str) -> dict[str, int]:

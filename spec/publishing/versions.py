@@ -114,21 +114,20 @@ class StorePlace:
             raise Overtaken(self._store.url, self.latest(), replaces)
         return True
 
-    def roll_back(self, to: str | None) -> tuple[str, str]:
+    def roll_back(self, to: str | None, say: Callable[[str], None] = print) -> tuple[str, str]:
         """Make `to`, or what was the latest before, the latest again; returns the names of the one until now and of it.
 
-        `BadInput` where there is none, or its files are not all there; `PassingFault` if somebody publishes meanwhile.
+        Of those before, what is gone or not whole is skipped, and said. `BadInput` where none is left, or `to` is not
+        whole; `PassingFault` if somebody publishes meanwhile.
         """
         order, seen = self._order()
         if not order:
             raise BadInput(f"{self._store.url}: nothing is published here (there is no {LATEST})")
-        if to is None and len(order) < 2:
-            raise BadInput(f"{self._store.url}/{LATEST}: names no version before {order[0]}; say which with --to")
-        name = to or order[1]
-        if name == order[0]:
-            raise BadInput(f"{self._store.url}: --to {name}: it is the latest already")
-        if not self._holds(self._store.at(f"versions/{name}"), self.resolve(name).manifest):
-            raise BadInput(f"{self._store.url}: version {name} has lost files; publish it again")
+        if to == order[0]:
+            raise BadInput(f"{self._store.url}: --to {to}: it is the latest already")
+        name = to or self._before(order, say)
+        if to and not self._holds(self._store.at(f"versions/{to}"), self.resolve(to).manifest):
+            raise BadInput(f"{self._store.url}: version {to} has lost files; publish it again")
         # What is rolled back from is not among those before: once more goes one further.
         rest = order[order.index(name) + 1 :] if name in order else order[1:]
         if not self._store.replace(LATEST, _pointer([name, *rest]), seen):
@@ -167,6 +166,26 @@ class StorePlace:
             return [], None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(f"{self._store.url}/{LATEST}: damaged ({error}); delete it and publish again") from error
+
+    def _before(self, order: list[str], say: Callable[[str], None]) -> str:
+        """The newest version before the latest that is there and whole: retention may have deleted any of them."""
+        for name in order[1:]:
+            fault = self._fault(name)
+            if not fault:
+                return name
+            say(f"skipped: version {name} {fault}")
+        whole = " that is there and whole" if order[1:] else ""
+        raise BadInput(f"{self._store.url}/{LATEST}: names no version before {order[0]}{whole}; say which with --to")
+
+    def _fault(self, name: str) -> str:
+        """Why nobody can go back to a version; "" if one can."""
+        stored = self._store.at(f"versions/{name}")
+        if not stored.exists(MANIFEST):
+            return "is gone"
+        try:
+            return "" if self._holds(stored, self.resolve(name).manifest) else "has lost files"
+        except BadInput:
+            return "is damaged"
 
     @staticmethod
     def _holds(stored: Store, manifest: Manifest) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from kubernetes.config import kube_config
 
 from spec.cluster.api import Cluster
+from spec.errors import BadInput
 
 ASKED: list[tuple[str, str, str, Any]] = []  # method, path, media type, body
 
@@ -20,6 +21,8 @@ class Api(BaseHTTPRequestHandler):
         ASKED.append((self.command, self.path, self.headers["Accept"], None))
         if self.path.endswith("/workflows"):
             self._answer(b'{"items": [{"metadata": {"name": "a"}}]}', "application/json")
+        elif "forbidden" in self.path:
+            self._answer(b"{}", "application/json", 403)
         elif "nobody" in self.path:
             self._answer(b"not found", "text/plain", 404)
         elif "waiting" in self.path:
@@ -77,6 +80,11 @@ def test_no_log_yet_and_no_pod(cluster: Cluster):
     assert cluster.log("waiting", "pytorch") == ""
     with pytest.raises(FileNotFoundError, match="log of nobody"):
         cluster.log("nobody", "pytorch")
+
+
+def test_a_missing_right_is_said_with_both_places_that_give_one(cluster: Cluster):
+    with pytest.raises(BadInput, match=r"^deployment/forbidden: .*manifests/base.*workflows/examples/serving"):
+        cluster.get("deployment", "forbidden")
 
 
 def test_of_many_workflows_only_the_metadata_is_asked_for(cluster: Cluster):

@@ -18,6 +18,7 @@ from spec.cluster import notice
 from spec.errors import BadInput
 from spec.publishing.drafts import publish
 from tests.runs import add_draft, add_report, make_run
+from tests.unit.cluster.fake import made
 
 ROOT = Path(__file__).parents[3]
 KEY = "k3y-of-the-webhook"
@@ -151,13 +152,27 @@ def test_a_bug_of_the_notice_is_not_the_runs(server, monkeypatch):
     assert notice.tell(ended(), url_of(server)) == "no notice was sent: ZeroDivisionError"
 
 
-@pytest.mark.parametrize("url", ["hooks.example.com/s3cret", "s3://bucket/s3cret", "https:///s3cret", "http://[s3cret"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("hooks.example.com/s3cret", "s3://bucket/s3cret", "https:///s3cret", "http://[s3cret"),
+        *("http://host:port/s3cret", "https://host:99999/s3cret", "https://host:0/s3cret", "https://.../s3cret"),
+        *("https://-bad-/s3cret", "https://a..b/s3cret", "https://a_b/s3cret", "https://10.0.0.256/s3cret"),
+    ],
+)
 def test_what_is_no_address_is_refused_without_being_shown(url):
     with pytest.raises(BadInput, match=r"^secret webhook: WEBHOOK_URL: not a URL that") as error:
         notice.check_url("secret webhook: WEBHOOK_URL", url)
     assert "s3cret" not in str(error.value)
     assert notice.tell(ended(), url).startswith("no notice was sent: the webhook's address: not a URL")
     assert "s3cret" not in notice.tell(ended(), url)
+
+
+@pytest.mark.parametrize(
+    "host", ["hooks.Example.com", "hooks.example.com.", "relay", "1.2.3.4:8080", "[::1]:8080", "münchen.example:"]
+)
+def test_an_address_passes_whatever_names_its_host(host):
+    notice.check_url("WEBHOOK_URL", f"https://{host}/services/s3cret\n")
 
 
 # -- the exit hook -----------------------------------------------------------------------------------------------------
@@ -168,26 +183,46 @@ from spec.cluster import api, notice
 from tests.unit.cluster.fake import FakeCluster
 
 notice.tell.__kwdefaults__["wait"] = 0.01
-workflow = json.loads(sys.argv.pop())
-api.Cluster = lambda namespace: FakeCluster(workflow=[workflow])
+objects = json.loads(sys.argv.pop())
+api.Cluster = lambda namespace: FakeCluster(**objects)
 sys.argv[0] = "clean_up.py"
 exec(compile(open("tools/clean_up.py").read(), "clean_up.py", "exec"))
 """
 
 
+def exit_hook(environment: dict[str, str], *words: str, **objects: list[Any]) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", HOOK, "--workflow=run", *words, json.dumps(objects)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "WEBHOOK_KEY": KEY} | environment
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+
+
 @pytest.mark.parametrize("state", ["up", "down", "none"])
 @pytest.mark.parametrize(("failed", "code"), [("", 0), ("Error (exit code 3): error: weak", 3)])
 def test_the_exit_hook_ends_as_the_run_did_whatever_becomes_of_the_notice(server, state, failed, code):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "WEBHOOK_KEY": KEY}
-    environment |= {"WEBHOOK_URL": url_of(server)} if state != "none" else {}
+    environment = {"WEBHOOK_URL": url_of(server)} if state != "none" else {}
     if state == "down":
         server.shutdown()
         server.server_close()
-    words = ["--workflow=run", "--verdict", json.dumps(ended(failed=failed))]
-    command = [sys.executable, "-c", HOOK, *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
+    done = exit_hook(environment, "--verdict", workflow=[ended(failed=failed)])
     assert done.returncode == code, done.stderr
     assert ("notice sent" in done.stdout, len(Receiver.got)) == (state == "up", int(state == "up"))
     assert ("no notice was sent: the webhook cannot be reached" in done.stdout) == (state == "down")
     assert "s3cret" not in done.stdout + done.stderr and KEY not in done.stdout + done.stderr
     assert not failed or done.stderr == "error: evaluate: weak\n"
+
+
+@pytest.mark.parametrize(
+    ("failed", "code", "error"),
+    [
+        ("", 75, "deployment/run-server: still there 0 s after being deleted; look at their pods' events"),
+        ("Error (exit code 3): error: weak", 3, "evaluate: weak"),
+    ],
+)
+def test_what_does_not_end_takes_neither_the_notice_nor_the_verdict(server, failed, code, error):
+    stuck = made("run-server", "run")
+    stuck["metadata"]["deletionTimestamp"] = "now"
+    words = ("--verdict", "--seconds=0")
+    done = exit_hook({"WEBHOOK_URL": url_of(server)}, *words, workflow=[ended(failed=failed)], deployment=[stuck])
+    assert (done.returncode, done.stderr) == (code, f"error: {error}\n")
+    assert "not ended: deployment/run-server: still there" in done.stdout
+    assert told()["outcome"] == ("refused" if failed else "succeeded") and len(Receiver.got) == 1

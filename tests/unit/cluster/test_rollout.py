@@ -52,7 +52,18 @@ def test_a_deployment_that_is_not_there_is_final():
         roll_out(cluster, "sglang", "0123", patience=0)
 
 
-@pytest.mark.parametrize("serves", ["sglang", "/sglang", "serving/", "a/b/c"])
+@pytest.mark.parametrize(
+    "serves",
+    [
+        *("sglang", "/sglang", "serving/", "a/b/c", "serving /sglang", "Serving/sglang", "serving/SG_lang", "../x"),
+        *("a.b/sglang", "serving/-sglang", "serving/sglang\n", f"{'n' * 64}/sglang", f"serving/{'n' * 254}"),
+    ],
+)
 def test_what_names_no_deployment_is_refused(serves: str):
     with pytest.raises(BadInput, match="NAMESPACE/DEPLOYMENT"):
         named(serves)
+
+
+@pytest.mark.parametrize("name", ["sglang", "sglang-0.5", "n" * 253])
+def test_a_namespace_is_a_label_and_a_deployment_a_subdomain(name: str):
+    assert named(f"serving-2/{name}") == ("serving-2", name)

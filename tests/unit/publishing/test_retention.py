@@ -78,8 +78,29 @@ def test_back_to_a_version_that_is_not_whole_is_refused(store: Store, tmp_path: 
         StorePlace(store).roll_back(two)
     store.delete(f"versions/{one}/config.json")
     with pytest.raises(BadInput, match=f"version {one} has lost files"):
-        StorePlace(store).roll_back(None)
+        StorePlace(store).roll_back(one)
     assert StorePlace(store).latest() == two
+
+
+def test_back_skips_what_is_gone_or_not_whole(store: Store, tmp_path: Path):
+    one, two, three, four, five = versions(store, tmp_path, "one", "two", "three", "four", "five")
+    store.delete(f"versions/{four}/manifest.json")
+    store.delete(f"versions/{three}/config.json")
+    store.write(f"versions/{two}/manifest.json", b"{")
+    said: list[str] = []
+    place = StorePlace(store)
+    assert place.roll_back(None, said.append) == (five, one) and place.order() == [one]
+    faults = {four: "is gone", three: "has lost files", two: "is damaged"}
+    assert said == [f"skipped: version {name} {fault}" for name, fault in faults.items()]
+
+
+def test_back_where_none_before_is_left_names_the_option(store: Store, tmp_path: Path):
+    one, two = versions(store, tmp_path, "one", "two")
+    retention.delete(store, retention.of_versions(store, 1, nobody))
+    said: list[str] = []
+    with pytest.raises(BadInput, match=f"no version before {two} that is there and whole; say which with --to"):
+        StorePlace(store).roll_back(None, said.append)
+    assert said == [f"skipped: version {one} is gone"] and StorePlace(store).latest() == two
 
 
 def test_back_while_somebody_publishes_is_tried_again_by_who_asked(store: Store, tmp_path: Path, monkeypatch):
@@ -186,6 +207,13 @@ def test_a_place_that_holds_no_runs_is_refused(store: Store, tmp_path: Path):
         retention.of_runs(store, 1, nobody)
 
 
+def test_a_directory_that_is_not_there_is_refused(tmp_path: Path):
+    done = tool("tools/retain.py", "runs", tmp_path / "none", "--keep", 1, "--no-cluster")
+    assert (done.returncode, done.stdout) == (2, "") and f"{tmp_path}/none: no such directory" in done.stderr
+    (tmp_path / "none").mkdir()
+    assert retention.of_runs(open_store(tmp_path / "none"), 1, nobody) == []
+
+
 def test_the_newest_whole_checkpoints_the_best_and_the_drafts_stay(store: Store):
     estimates = {50: 1.2, 100: 1.1, 200: 1.6, 300: 1.5}
     for step in (*estimates, 400):
@@ -195,6 +223,8 @@ def test_the_newest_whole_checkpoints_the_best_and_the_drafts_stay(store: Store)
             write_marker(store.at(f"checkpoints/step-{step:06d}"), "checkpoint.json", marker)
     write_marker(store.at("draft"), "draft.json", Marker.of("extract", {}, {"checkpoint": "step-000100"}))
     store.write("checkpoints/metrics.jsonl", b"")
+    store.write("checkpoints/step-abc/part", b"of somebody else")
+    store.write("checkpoints/step-1_0/part", b"of somebody else")
     items = retention.of_checkpoints(store, 1, nobody)
     expected = {"step-000400": "", "step-000300": "one of the newest 1", "step-000200": "the best by its estimate"}
     assert reasons(items) == expected | {"step-000100": "the draft is of it", "step-000050": ""}
@@ -219,6 +249,17 @@ def test_a_workflow_that_is_not_over_names_what_it_was_given_or_found():
     assert find("s3://b/runs/c") == find("s3://b/run") == ""
 
 
+@pytest.mark.parametrize("stored", ["storedWorkflowTemplateSpec", "storedTemplates"])
+def test_a_workflow_that_waits_for_its_turn_names_what_its_template_gives_it(stored: str):
+    given = {"arguments": {"parameters": [{"name": "run", "value": "s3://b/runs/a"}]}}
+    status = {"phase": "Pending", stored: given if stored.endswith("Spec") else {"namespaced/pipeline/run": given}}
+    waiting = {"spec": {"workflowTemplateRef": {"name": "pipeline"}}, "status": status}
+    over = {"metadata": {"name": "over"}, **waiting, "status": status | {"phase": "Failed"}}
+    find = naming(FakeCluster(workflow=[over, {"metadata": {"name": "waiting"}, **waiting}]))  # type: ignore[arg-type]
+    assert find("s3://b/runs/a") == "waiting" and find("s3://b/runs/b") == ""
+    assert not naming(FakeCluster(workflow=[over]))("s3://b/runs/a")  # type: ignore[arg-type]
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
@@ -230,7 +271,8 @@ def test_the_command_says_first_and_deletes_when_told(tmp_path: Path):
     assert done.returncode == 0 and f"versions/{one}  0.00 GiB  goes" in done.stdout and "1 of 2" in done.stdout
     assert StorePlace(store).resolve(one)
     assert "deleted" in tool(*words, "--delete").stdout
-    assert not store.list(f"versions/{one}") and StorePlace(store).resolve(two)
+    assert {path.name for path in (tmp_path / "published/versions").iterdir()} == {two}
+    assert StorePlace(store).resolve(two)
 
 
 @pytest.mark.parametrize(
