@@ -15,6 +15,9 @@ RETRIES = {
     "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) in [-1, 75, 137, 143]",
     "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) in [-1, 137, 143]",  # a watcher's 75 ends its patience
 }
+RETRY_OF_RESOURCES = (  # what an API server that restarts, and a webhook of one, answer; not what they deny
+    "lastRetry.status == 'Error' || lastRetry.message matches 'failed calling webhook|refused|timeout|timed out|EOF'"
+)
 _CREDENTIAL = re.compile(r"(secret|token(?!s)|password|passwd|credential|api-?key|access-?key)", re.I)
 
 
@@ -147,8 +150,8 @@ def retry(world: World) -> Found:
             policy, expression = strategy.get("retryPolicy"), strategy.get("expression")
             if not (policy == "Always" and expression in RETRIES) and not (policy == "OnError" and not expression):
                 yield where, "its retryStrategy would not try a lost pod again, or would retry exit code 2"
-        if "resource" in template and strategy.get("retryPolicy") != "OnError":
-            yield where, "its retryStrategy is not OnError"
+        if "resource" in template and strategy.get("expression") != RETRY_OF_RESOURCES:
+            yield where, "its retryStrategy would retry what is denied, or not what passes"
         if int(strategy.get("limit", 1)) < 1 or "maxDuration" in (strategy.get("backoff") or {}):
             yield where, "no limit, or a maxDuration, which counts from the first attempt and ends long steps"
 
