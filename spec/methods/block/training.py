@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig
 
 from spec.attention.documents import Documents
@@ -56,6 +56,7 @@ class Drawn:
 class BlockTraining:
     def __init__(self, cfg: DictConfig, target: PretrainedConfig):
         rank, confidence = cfg.get("markov_rank", 0), cfg.get("confidence", 0.0)
+        overrides: Any = OmegaConf.to_container(cfg.draft)  # plain: a checkpoint's JSON takes no other groups
         self.config = BlockDraftConfig.for_target(
             target,
             layers=cfg.layers,
@@ -64,7 +65,7 @@ class BlockTraining:
             mask_token_id=cfg.mask_token_id,
             markov_rank=rank,
             confidence_head=confidence > 0,
-            **{str(name): value for name, value in cfg.draft.items()},
+            **overrides,
         )
         self.cfg, self.positions = cfg, self.config.drafts
         self.head_rows = 0  # the target's own serves

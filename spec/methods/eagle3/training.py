@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig
 
@@ -44,7 +44,7 @@ _SHAPE = {
 
 class Eagle3Training:
     def __init__(self, cfg: DictConfig, target: PretrainedConfig):
-        overrides = {str(name): value for name, value in cfg.draft.items()}
+        overrides: Any = OmegaConf.to_container(cfg.draft)  # plain: a checkpoint's JSON takes no other groups
         self.config = DraftConfig.for_target(target, cfg.draft_vocab_size, **overrides)
         self.cfg, self.positions = cfg, cfg.steps
         self.head_rows = 0 if self.config.whole_vocabulary else self.config.draft_vocab_size

@@ -60,6 +60,13 @@ def test_a_draft_that_others_published_begins_as_the_same_one(name, target, tmp_
     assert (exported(method, target, tmp_path / "again", draft) / BYTES).read_bytes() == wanted
 
 
+@pytest.mark.parametrize("method", METHOD)
+def test_a_draft_with_another_rope_is_written_beside_its_checkpoints(method, target):
+    rope = {"rope_type": "default", "rope_theta": 5e5}
+    config = tiny_training(method, target, draft={"rope_parameters": rope}).config
+    assert json.loads(config.to_json())["rope_parameters"] == rope
+
+
 def test_dspark_begins_from_dflash_with_fresh_heads(target, tmp_path):
     there = exported("dflash", target, tmp_path / "there")
     draft, told = begun("dspark", target, there, tmp_path / "start")
