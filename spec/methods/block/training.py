@@ -73,6 +73,9 @@ class BlockTraining:
         self.objective = Objective(ce=cfg.ce, l1=cfg.l1, confidence=confidence, weighting=cfg.weighting)
         self.decay = cfg.decay or decay_of(self.config.block_size, rank)
         self.start: Path | str = cfg.initialise
+        for setting in ("initialise", "initialise_else"):
+            if cfg[setting] == "target":
+                initialise.check(self.config, target, setting)
 
     def check_start(self, config: Json) -> None:
         """A DFlash draft, which has no Markov head, may become a DSpark one with a fresh one."""

@@ -52,6 +52,9 @@ class Eagle3Training:
         self.cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
         self.vocabulary: tuple[torch.Tensor, torch.Tensor] | None = None  # d2t [draft_vocab] int64, t2d [V] bool
         self.start: Path | str = cfg.initialise
+        for setting in ("initialise", "initialise_else"):
+            if cfg[setting] == "target":
+                initialise.check(self.config, target, setting)
 
     def check_start(self, config: Json) -> None:
         check_start(_shape(sglang_config(self.config, "float32", 1)), _shape(config), _SHAPE)

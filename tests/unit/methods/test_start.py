@@ -169,6 +169,52 @@ def test_a_published_dspark_draft_by_its_other_name_and_with_nested_fields(targe
     assert adopt(there, tmp_path / "start", target_facts(METHODS["dspark"], target)) == config
 
 
+TARGETS_LAYERS = {
+    "eagle3, a family that norms its queries": ("eagle3", "qwen3", {}),
+    "eagle3, experts": ("eagle3", "llama4", {}),
+    "eagle3, biases": ("eagle3", "llama", {"attention_bias": True}),
+    "dflash, experts": ("dflash", "qwen3_moe", {}),
+    "dspark, biases": ("dspark", "qwen3", {"attention_bias": True}),
+}
+OTHER_SHAPES = {
+    "eagle3, wider": ("eagle3", {"draft": {"intermediate_size": 64}}),
+    "eagle3, deeper than the target": ("eagle3", {"draft": {"num_hidden_layers": 9}}),
+    "dflash, wider": ("dflash", {"draft": {"intermediate_size": 64}}),
+    "dspark, wider heads": ("dspark", {"draft": {"head_dim": 32}}),
+    "dspark, other keys": ("dspark", {"draft": {"num_key_value_heads": 4}}),
+    "dspark, deeper than the target": ("dspark", {"layers": 9}),
+}
+SETTINGS = ({"initialise": "target"}, {"initialise": "./there", "initialise_else": "target"})
+
+
+@pytest.mark.parametrize("how", SETTINGS, ids=lambda how: list(how)[-1])
+@pytest.mark.parametrize("name", TARGETS_LAYERS)
+def test_a_targets_layers_of_another_kind_are_refused_by_its_config_alone(tmp_path, name, how):
+    method, family, shape = TARGETS_LAYERS[name]
+    path = save_tiny_target(family, tmp_path, **shape)
+    with pytest.raises(BadInput, match=f"has others or fewer; take {list(how)[-1]}=random"):
+        tiny_training(method, path, **how)
+
+
+@pytest.mark.parametrize("how", SETTINGS, ids=lambda how: list(how)[-1])
+@pytest.mark.parametrize("name", OTHER_SHAPES)
+def test_a_draft_of_another_shape_than_the_targets_layers_is_refused_by_its_config_alone(target, name, how):
+    method, more = OTHER_SHAPES[name]
+    with pytest.raises(BadInput, match=f"has others or fewer; take {list(how)[-1]}=random"):
+        tiny_training(method, target, **how, **more)
+
+
+def test_norms_before_fc_are_no_start_from_the_target(target):
+    with pytest.raises(BadInput, match=r"config: initialise=target has .* take draft.fc_norm=false"):
+        tiny_training("eagle3", target, initialise="target", draft={"fc_norm": True})
+
+
+@pytest.mark.parametrize("how", SETTINGS, ids=lambda how: list(how)[-1])
+@pytest.mark.parametrize("method", METHOD)
+def test_a_target_whose_layers_fit_is_taken(target, method, how):
+    assert tiny_training(method, target, **how).start == how["initialise"]
+
+
 def test_weights_of_a_random_draft_differ_from_a_fresh_one(target):
     """Else the tests above would pass without a weight being read."""
     fresh, random = (

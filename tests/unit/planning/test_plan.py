@@ -110,6 +110,13 @@ def test_a_number_of_the_drafts_own_that_cannot_be_meant_is_named(config, overri
     assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("config", ["qwen3/30B_A3B_dspark", "llama4/scout_17B_16E_eagle"])
+def test_a_start_from_a_target_with_experts_is_refused_without_its_weights(config):
+    cfg, target = read_plan_config(CONFIGS / f"{config}.yaml", ["initialise=target"])
+    with pytest.raises(BadInput, match="has others or fewer; take initialise=random"):
+        METHODS[cfg.method].training(cfg, target)
+
+
 def test_a_whole_number_of_layers_is_not_true():
     with pytest.raises(BadInput, match="draft.num_hidden_layers=True"):
         planned("llama3/8B_eagle", "draft.num_hidden_layers=true")
