@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from spec.errors import BadInput
@@ -106,10 +107,10 @@ def test_another_block_size_changes_no_weight(target, tmp_path):
         (
             "eagle3",
             {"draft": {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}},
-            "set draft.rope_parameters={rope_theta:10000.0,rope_type:default}",
+            "set draft.rope_parameters.rope_theta=10000.0 draft.rope_parameters.rope_type=default",
         ),
         ("eagle3", {"draft": {"num_hidden_layers": 2}}, "set draft.num_hidden_layers=1"),
-        ("eagle3", {"draft": {"fc_norm": True}}, "fc_norm False, the one to be trained True; set draft.fc_norm=False"),
+        ("eagle3", {"draft": {"fc_norm": True}}, "fc_norm False, the one to be trained True; set draft.fc_norm=false"),
         ("dflash", {"layers": 2}, "num_hidden_layers 1, the one to be trained 2; set layers=1"),
         ("dflash", {"mask_token_id": 318}, "mask_token_id 319, the one to be trained 318; set mask_token_id=319"),
         ("dflash", {"features": 2}, "features 3, the one to be trained 2; set features=3"),
@@ -121,6 +122,29 @@ def test_another_shape_is_refused_with_the_setting_that_would_do(target, tmp_pat
     with pytest.raises(BadInput) as refused:
         tiny_training(method, target, **more).check_start(config)
     assert told in str(refused.value)
+
+
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 256}
+ROPES = {
+    "default": {"rope_type": "default", "rope_theta": 5e5},
+    "longrope": LONG | {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8},
+}
+
+
+@pytest.mark.parametrize("rope", ROPES)
+@pytest.mark.parametrize("method", METHOD)
+def test_the_advice_pasted_into_a_command_line_makes_the_draft_fit(target, tmp_path, method, rope):
+    """A field at a time, as a user would: each word is one that a shell leaves as it is."""
+    shape = {"rope_parameters": ROPES[rope], "rms_norm_eps": 1e-5, "intermediate_size": 64}
+    config = json.loads((exported(method, target, tmp_path / "there", draft=shape) / "config.json").read_text())
+    words: list[str] = []
+    for _ in shape:
+        given = OmegaConf.to_container(OmegaConf.from_dotlist(words))
+        with pytest.raises(BadInput) as refused:
+            tiny_training(method, target, **given).check_start(config)
+        words += str(refused.value).partition("; set ")[2].split()
+    assert not any(set(word) & set("{}'\"() ") for word in words)
+    tiny_training(method, target, **OmegaConf.to_container(OmegaConf.from_dotlist(words))).check_start(config)
 
 
 @pytest.mark.parametrize("method", METHOD)
