@@ -102,9 +102,11 @@ class BlockTraining:
                     )
             longest = max(longest, _longest_answer(samples))
         if longest <= self.positions:
+            most = longest - 1 + self.config.first_row  # the anchor is a token of the answer as well
+            advice = f"set block_size to {most} at most" if longest > 1 else "no block can be learnt from them"
             raise BadInput(
                 f"config: a block of {self.positions} drafts, and the longest answer in {url} has {longest} tokens; "
-                f"set block_size to {max(longest - 1, 1)} at most"
+                f"{advice}"
             )
         return ""
 

@@ -2,15 +2,19 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from spec.attention.documents import Documents
 from spec.errors import BadInput
 from spec.export.verify import target_facts
 from spec.methods import METHODS, method_of_published
+from spec.methods.block.anchors import draw
 from spec.publishing.adopt import adopt
+from spec.samples.dataset import SamplesWriter
 from tests.existing_drafts import METHOD, as_others_publish, exported, random_draft, tiny_training
 from tests.tiny_models import save_tiny_target
 
@@ -145,6 +149,33 @@ def test_the_advice_pasted_into_a_command_line_makes_the_draft_fit(target, tmp_p
         words += str(refused.value).partition("; set ")[2].split()
     assert not any(set(word) & set("{}'\"() ") for word in words)
     tiny_training(method, target, **OmegaConf.to_container(OmegaConf.from_dotlist(words))).check_start(config)
+
+
+@pytest.mark.parametrize(("method", "rows"), [("dflash", 5), ("dspark", 4)])
+def test_a_block_as_long_as_the_longest_answer_allows_is_advised(target, tmp_path, method, rows):
+    """Of an answer's five tokens the first is the anchor, which is a row of DFlash's block that drafts none."""
+    for split in ("train", "held_out"):
+        with SamplesWriter(tmp_path / split) as writer:
+            mask = np.array([0] * 3 + [1] * 5, np.uint8)
+            writer.append(np.arange(8, dtype=np.int32), mask, np.array([8]), np.array([1], np.uint64))
+    with pytest.raises(BadInput, match=f"has 5 tokens; set block_size to {rows} at most"):
+        tiny_training(method, target, block_size=rows + 1).read_samples(tmp_path, "URL")
+    training = tiny_training(method, target, block_size=rows)
+    assert training.read_samples(tmp_path, "URL") == ""
+    documents, mask = Documents.from_lengths([[8]], 8), torch.tensor(mask, dtype=torch.bool)[None]
+    drawn = draw(documents, mask, [0], drafts=training.positions, most=8, seed=0, epoch=0)
+    assert drawn.count.min() == 1  # its last draft is learnt, once
+
+
+@pytest.mark.parametrize("method", ["dflash", "dspark"])
+def test_answers_of_a_single_token_are_for_no_block(target, tmp_path, method):
+    for split in ("train", "held_out"):
+        with SamplesWriter(tmp_path / split) as writer:
+            writer.append(
+                np.arange(2, dtype=np.int32), np.array([0, 1], np.uint8), np.array([2]), np.array([1], np.uint64)
+            )
+    with pytest.raises(BadInput, match="has 1 tokens; no block can be learnt from them"):
+        tiny_training(method, target, block_size=2).read_samples(tmp_path, "URL")
 
 
 @pytest.mark.parametrize("method", METHOD)
