@@ -1,6 +1,7 @@
 """Checks that methods share: of an exported `config.json`, and of a group of settings."""
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,20 +47,18 @@ def check_start(ours: Json, theirs: Json, settings: Mapping[str, str]) -> None:
     """
     for name, setting in settings.items():
         if theirs.get(name) != ours.get(name):
-            advice = f"set {setting}={_as_setting(theirs.get(name))}" if setting else "no setting changes it"
+            advice = f"set {_as_settings(setting, theirs.get(name))}" if setting else "no setting changes it"
             raise BadInput(
-                f"config: initialise: the draft there has {name} {_shown(theirs.get(name))}, the one to be trained "
-                f"{_shown(ours.get(name))}; {advice}"
+                f"config: initialise: the draft there has {name} {theirs.get(name)!r}, the one to be trained "
+                f"{ours.get(name)!r}; {advice}"
             )
 
 
-def _shown(value: Any) -> str:
-    return _as_setting(value) if isinstance(value, dict) else repr(value)
-
-
-def _as_setting(value: Any) -> str:
-    """As the command line takes it."""
-    return "{" + ",".join(f"{key}:{its}" for key, its in value.items()) + "}" if isinstance(value, dict) else str(value)
+def _as_settings(name: str, value: Any) -> str:
+    """As the command line takes it: one word for each value, without a brace or a quote that a shell would read."""
+    if isinstance(value, dict):
+        return " ".join(_as_settings(f"{name}.{key}", its) for key, its in value.items())
+    return f"{name}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
 
 
 def check_initialise(initialise: Any, otherwise: Any) -> None:

@@ -1,5 +1,6 @@
 """What the decoder layers of the methods' drafts have in common: rotary positions, norms and the gated MLP."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -8,7 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from spec.errors import BadInput
+
+_ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
 
 
 def recomputed(function: Callable[..., Any], *given: Any) -> Any:
@@ -60,6 +66,24 @@ class Rope:
         angles = positions[..., None, None].float() * self.inv_freq
         cos, sin = (angles.cos() * self.scaling).to(dtype), (angles.sin() * self.scaling).to(dtype)
         return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+def check_rope(config: LayerSizes) -> None:
+    """`BadInput` for `rope_parameters` without frequencies, or that leave to the server what it would fill in."""
+    given, name = config.rope_parameters, "config: draft.rope_parameters"
+    if not isinstance(given, dict):
+        raise BadInput(f"{name}={given!r}; it is a group of rope_type, rope_theta and what the type needs")
+    if given.get("rope_type") not in _ROPE_TYPES:
+        raise BadInput(f"{name}.rope_type={given.get('rope_type')!r}; it is one of {', '.join(_ROPE_TYPES)}")
+    theta = given.get("rope_theta")
+    if not isinstance(theta, int | float) or isinstance(theta, bool) or not 0 < theta < math.inf:
+        raise BadInput(f"{name}.rope_theta={theta!r}; it is a number above 0")
+    try:
+        frequencies = Rope(config).inv_freq
+    except Exception as error:  # transformers' validators raise many kinds
+        raise BadInput(f"{name}={given!r}: no such RoPE: {str(error).splitlines()[0]}") from error
+    if not 0 <= frequencies.min() <= frequencies.max() < math.inf:  # transformers only warns of a factor below 0
+        raise BadInput(f"{name}={given!r}: not all of its frequencies are numbers from 0 on")
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

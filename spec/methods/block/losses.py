@@ -36,9 +36,9 @@ class Objective:
     target's p at the same place. `confidence`: binary cross-entropy of the confidence head's logit against the share
     `1 - L1 / 2` that both have in common, which is how often verification keeps the draft (DSpark, arXiv 2607.05147).
 
-    `decay` weighs by the given weights alone. `dpace` (D-PACE, arXiv 2605.18810) multiplies them by how much a draft's
-    being right is worth: with `q~ = (1 - smoothing) q + smoothing`, q the label's probability, that of draft j is the
-    sum over m >= j of the products of q~ up to m. No gradient passes through it.
+    `decay` weighs by the given weights alone. `dpace` (D-PACE, arXiv 2605.18810) multiplies them, which training gives
+    as ones then, by how much a draft's being right is worth: with `q~ = (1 - smoothing) q + smoothing`, q the label's
+    probability, that of draft j is the sum over m >= j of the products of q~ up to m. No gradient passes through it.
     """
 
     ce: float = 1.0

@@ -1,5 +1,6 @@
 """DFlash and DSpark as the house knows them: one draft, without a Markov head and with one."""
 
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,11 +42,12 @@ class Block(Method):
                 raise BadInput(f"config: {name}={cfg[name]!r}; it is a whole number of at least 1")
         if not isinstance(cfg.mask_token_id, int) or isinstance(cfg.mask_token_id, bool) or cfg.mask_token_id < 0:
             raise BadInput(f"config: mask_token_id={cfg.mask_token_id!r}; it is a row of the target's embedding")
-        if cfg.decay is not None and (not isinstance(cfg.decay, int | float) or cfg.decay <= 0):
+        decay = 1 if cfg.decay is None else cfg.decay
+        if not isinstance(decay, int | float) or isinstance(decay, bool) or not 0 < decay < math.inf:
             raise BadInput(f"config: decay={cfg.decay!r}; it is above 0, or null for the published one")
         shares = {name: cfg.get(name, 0) for name in _SHARES}
         for name, share in shares.items():
-            if not isinstance(share, int | float) or isinstance(share, bool) or share < 0:
+            if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share < math.inf:
                 raise BadInput(f"config: {name}={share!r}; it is a share of the loss, from 0 on")
         if not shares["ce"] + shares["l1"]:
             raise BadInput("config: ce and l1 are both 0, so nothing would be learnt")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from transformers import PretrainedConfig
 
 from spec.attention.documents import Documents
@@ -56,6 +56,7 @@ class Drawn:
 class BlockTraining:
     def __init__(self, cfg: DictConfig, target: PretrainedConfig):
         rank, confidence = cfg.get("markov_rank", 0), cfg.get("confidence", 0.0)
+        overrides: Any = OmegaConf.to_container(cfg.draft)  # plain: a checkpoint's JSON takes no other groups
         self.config = BlockDraftConfig.for_target(
             target,
             layers=cfg.layers,
@@ -64,7 +65,7 @@ class BlockTraining:
             mask_token_id=cfg.mask_token_id,
             markov_rank=rank,
             confidence_head=confidence > 0,
-            **{str(name): value for name, value in cfg.draft.items()},
+            **overrides,
         )
         self.cfg, self.positions = cfg, self.config.drafts
         self.head_rows = 0  # the target's own serves
@@ -72,6 +73,9 @@ class BlockTraining:
         self.objective = Objective(ce=cfg.ce, l1=cfg.l1, confidence=confidence, weighting=cfg.weighting)
         self.decay = cfg.decay or decay_of(self.config.block_size, rank)
         self.start: Path | str = cfg.initialise
+        for setting in ("initialise", "initialise_else"):
+            if cfg[setting] == "target":
+                initialise.check(self.config, target, setting)
 
     def check_start(self, config: Json) -> None:
         """A DFlash draft, which has no Markov head, may become a DSpark one with a fresh one."""
@@ -98,9 +102,11 @@ class BlockTraining:
                     )
             longest = max(longest, _longest_answer(samples))
         if longest <= self.positions:
+            most = longest - 1 + self.config.first_row  # the anchor is a token of the answer as well
+            advice = f"set block_size to {most} at most" if longest > 1 else "no block can be learnt from them"
             raise BadInput(
                 f"config: a block of {self.positions} drafts, and the longest answer in {url} has {longest} tokens; "
-                f"set block_size to {max(longest - 1, 1)} at most"
+                f"{advice}"
             )
         return ""
 

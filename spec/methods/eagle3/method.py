@@ -50,7 +50,7 @@ class Eagle3(Method):
                 continue
             if not isinstance(cfg[name], int) or isinstance(cfg[name], bool) or cfg[name] < 1:
                 raise BadInput(f"config: {name}={cfg[name]!r}; it is a whole number of at least 1")
-        if not isinstance(cfg.decay, int | float) or not 0 < cfg.decay <= 1:
+        if not isinstance(cfg.decay, int | float) or isinstance(cfg.decay, bool) or not 0 < cfg.decay <= 1:
             raise BadInput(f"config: decay={cfg.decay!r}; it lies above 0 and up to 1")
         check_names("draft", cfg.draft, {field.name for field in fields(DraftConfig)} - _THE_TARGETS)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig
 
@@ -44,7 +44,7 @@ _SHAPE = {
 
 class Eagle3Training:
     def __init__(self, cfg: DictConfig, target: PretrainedConfig):
-        overrides = {str(name): value for name, value in cfg.draft.items()}
+        overrides: Any = OmegaConf.to_container(cfg.draft)  # plain: a checkpoint's JSON takes no other groups
         self.config = DraftConfig.for_target(target, cfg.draft_vocab_size, **overrides)
         self.cfg, self.positions = cfg, cfg.steps
         self.head_rows = 0 if self.config.whole_vocabulary else self.config.draft_vocab_size
@@ -52,6 +52,9 @@ class Eagle3Training:
         self.cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
         self.vocabulary: tuple[torch.Tensor, torch.Tensor] | None = None  # d2t [draft_vocab] int64, t2d [V] bool
         self.start: Path | str = cfg.initialise
+        for setting in ("initialise", "initialise_else"):
+            if cfg[setting] == "target":
+                initialise.check(self.config, target, setting)
 
     def check_start(self, config: Json) -> None:
         check_start(_shape(sglang_config(self.config, "float32", 1)), _shape(config), _SHAPE)

@@ -3,6 +3,7 @@
 import pytest
 
 from spec.errors import BadInput
+from spec.methods import METHODS
 from spec.planning.advice import verdict
 from spec.planning.plan import Machines, measure, plan, read_plan_config
 from spec.planning.show import show
@@ -83,6 +84,42 @@ def test_a_mistake_is_named(overrides, said):
     with pytest.raises(BadInput, match=said):
         cfg, target = read_plan_config(CONFIGS / "llama3/8B_eagle.yaml", overrides)
         measure(cfg, target)
+
+
+@pytest.mark.parametrize("config", ["llama3/8B_eagle", "qwen3/8B_dflash"])
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        *((f"draft.rms_norm_eps={value}", "draft.rms_norm_eps=") for value in ("x", "-1", "0.0", "true", ".nan")),
+        *((f"draft.rope_parameters={value}", "draft.rope_parameters=") for value in ("5", "null", "[1]")),
+        ("draft.rope_parameters.rope_type=nonsense", "rope_type='nonsense'; it is one of default, linear"),
+        ("draft.rope_parameters={rope_type: default}", "rope_theta=None"),
+        ("draft.rope_parameters={rope_type: default, rope_theta: true}", "rope_theta=True"),
+        ("draft.rope_parameters={rope_type: llama3, rope_theta: 1e6}", "Missing required keys"),
+        ("draft.rope_parameters={rope_type: yarn, rope_theta: 1e6, factor: wide}", "no such RoPE"),
+        ("draft.rope_parameters={rope_type: linear, rope_theta: 1e6, factor: -2.0}", "frequencies"),
+        ("draft.max_position_embeddings=true", "draft.max_position_embeddings=True"),
+        ("draft.num_attention_heads=true", "draft.num_attention_heads=True"),
+        ("decay=true", "decay=True"),
+    ],
+)
+def test_a_number_of_the_drafts_own_that_cannot_be_meant_is_named(config, override, said):
+    with pytest.raises(BadInput) as refused:
+        cfg, target = read_plan_config(CONFIGS / f"{config}.yaml", [override])
+        METHODS[cfg.method].training(cfg, target)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("config", ["qwen3/30B_A3B_dspark", "llama4/scout_17B_16E_eagle"])
+def test_a_start_from_a_target_with_experts_is_refused_without_its_weights(config):
+    cfg, target = read_plan_config(CONFIGS / f"{config}.yaml", ["initialise=target"])
+    with pytest.raises(BadInput, match="has others or fewer; take initialise=random"):
+        METHODS[cfg.method].training(cfg, target)
+
+
+def test_a_whole_number_of_layers_is_not_true():
+    with pytest.raises(BadInput, match="draft.num_hidden_layers=True"):
+        planned("llama3/8B_eagle", "draft.num_hidden_layers=true")
 
 
 def test_the_tool_says_so_in_one_line():

@@ -113,6 +113,8 @@ def test_a_target_without_weights(run, target, tmp_path):
         ({"optimizer": {"_component_": "torch.optim.Adamw"}}, "optimizer._component_='torch.optim.Adamw'"),
         ({"lr": 1e-3}, "'lr'; did you mean 'optimizer.lr'?"),
         ({"draft": {"hidden_sise": 64}}, "did you mean 'hidden_size'?"),
+        ({"draft": {"rms_norm_eps": "x"}}, "draft.rms_norm_eps='x'"),
+        ({"draft": {"rope_parameters": {"rope_type": "nonsense"}}}, "rope_type='nonsense'; it is one of default"),
         ({"objective": "mse"}, "objective='mse'; it is one of ce, lk, hard"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"decay": 1.5}, "decay=1.5"),
@@ -209,6 +211,7 @@ def test_a_warm_up_that_does_not_end(run, target, tmp_path, ranks):
         *("optimizer.lr=.nan", "optimizer.betas=0.9", "optimizer.betas=[0.9,1.0]", "optimizer.weight_decay=-0.1"),
         *("lr_scheduler.num_warmup_steps=0.03", "lr_scheduler.num_warmup_steps=-1", "lr_scheduler.num_warmup_steps=a"),
         *("clip_grad_norm=true", "clip_grad_norm=.inf", "timeout_minutes=soon", "device=7", "scratch=7", "seed=true"),
+        "decay=true",
     ],
 )
 def test_a_value_of_another_kind_is_refused_by_name(setting):

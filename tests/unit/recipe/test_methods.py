@@ -87,6 +87,10 @@ def test_the_parts_of_the_loss_are_logged_apart(finished):
         ({"features": 9}, "features of 9 layers"),
         ({"ce": 0, "l1": 0}, "nothing would be learnt"),
         ({"compile": True}, "compile=true"),
+        ({"decay": True}, "decay=True"),
+        ({"decay": float("nan")}, "decay=nan"),
+        ({"ce": float("nan")}, "ce=nan"),
+        ({"draft": {"rms_norm_eps": -1}}, "draft.rms_norm_eps=-1"),
         ({"draft": {"hidden_size": 32}}, "draft has no setting 'hidden_size'"),
     ],
 )

@@ -219,6 +219,8 @@ def test_a_draft_of_others_on_a_hub(drafts, target, tmp_path, hub, run):
         ("eagle3", None, {"initialise": "./nowhere"}, "initialise=./nowhere: no draft is there"),
         ("eagle3", None, {"initialise": "traget"}, "initialise='traget'; it is random, target, or where a draft is"),
         ("eagle3", None, {"initialise_else": "random"}, "initialise_else=random without a place"),
+        ("eagle3", None, {"initialise": "target", "draft": {"fc_norm": True}}, "take draft.fc_norm=false"),
+        ("dflash", None, {"initialise": "target", "layers": 9}, "has others or fewer; take initialise=random"),
     ],
 )
 def test_what_cannot_begin_is_one_line_before_the_target_is_loaded(

@@ -70,7 +70,11 @@ def test_where_the_target_does_not_norm_its_heads_they_keep_their_size(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("family", "overrides"), [("qwen3_moe", {}), ("llama", {"num_key_value_heads": 4}), ("qwen3", {"head_dim": 32})]
+    ("family", "overrides"),
+    [
+        *(("qwen3_moe", {}), ("llama", {"num_key_value_heads": 4}), ("qwen3", {"head_dim": 32})),
+        *(("qwen3", {"intermediate_size": 64}), ("llama", {"layers": 9})),
+    ],
 )
 def test_layers_of_another_kind_or_shape_are_refused(tmp_path, family, overrides):
     target = FrozenTarget.load(save_tiny_target(family, tmp_path), dtype=torch.float32)
