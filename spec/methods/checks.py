@@ -1,6 +1,7 @@
 """Checks that methods share: of an exported `config.json`, and of a group of settings."""
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,17 @@ from spec.errors import BadInput
 from spec.methods.files import rope_scaling
 
 Json = dict[str, Any]
+
+# What each way to stretch positions computes with; the server and transformers end in a KeyError without.
+_STRETCHED_BY: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "longrope": ("short_factor", "long_factor"),
+    "proportional": (),
+}
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}  # as config.json and as safetensors name them
 
@@ -37,6 +49,27 @@ def _check_rope(path: Path, config: Json) -> None:
         raise BadInput(f"{path}: rope_parameters with rope_type and rope_theta missing: the server would take 10000")
     if config.get("rope_theta") != new["rope_theta"] or config.get("rope_scaling") != rope_scaling(new):
         raise BadInput(f"{path}: rope_theta and rope_scaling do not say what rope_parameters says")
+    _check_number(path, "rope_theta", new["rope_theta"])
+    kind = new["rope_type"]
+    if not isinstance(kind, str) or kind not in _STRETCHED_BY:
+        raise BadInput(f"{path}: rope_parameters.rope_type is {kind!r}; it is one of {', '.join(_STRETCHED_BY)}")
+    for name in _STRETCHED_BY[kind]:
+        if kind == "longrope":
+            _check_numbers(path, name, new.get(name), config["head_dim"] // 2)
+        else:
+            _check_number(path, f"rope_parameters.{name}", new.get(name))
+
+
+def _check_number(path: Path, name: str, value: Any) -> None:
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise BadInput(f"{path}: {name} is {value!r}; it must be written out, as a number above 0")
+
+
+def _check_numbers(path: Path, name: str, values: Any, count: int) -> None:
+    if not isinstance(values, list) or len(values) != count:
+        raise BadInput(f"{path}: rope_parameters.{name} is no list of {count} numbers, one for two of head_dim")
+    for at, value in enumerate(values):
+        _check_number(path, f"rope_parameters.{name}[{at}]", value)
 
 
 def check_start(ours: Json, theirs: Json, settings: Mapping[str, str]) -> None:

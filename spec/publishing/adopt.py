@@ -28,9 +28,8 @@ def adopt(there: Path, folder: Path, target: Json, context_length: int | None = 
     `BadInput` names what is missing, damaged or of a kind that is not known; `context_length`: what it is to be served
     with, by default what its config says that it knows.
     """
-    published = read_config(there / CONFIG)
-    method = method_of_published(published)
-    config, tensors = method.adopt(method.as_served(published, target), _weights(there))
+    method = method_of_published(read_config(there / CONFIG))
+    config, tensors = method.adopt(served_config(there, method, target), _weights(there))
     dtype = _widest(tensors)
     name = str(dtype).removeprefix("torch.")
     config |= {"torch_dtype": name, "dtype": name}
@@ -42,6 +41,16 @@ def adopt(there: Path, folder: Path, target: Json, context_length: int | None = 
         check_files(folder, target, context_length or config.get("max_position_embeddings"))
     except BadInput as error:
         raise BadInput(str(error).replace(f"{folder}/", f"{there}/")) from error
+    return config
+
+
+def served_config(there: Path, method: Method, target: Json) -> Json:
+    """The config of the draft in `there` as ours are, checked before anything is made from it; see `Method.as_served`.
+
+    Its dtype is that of its weights, whatever it says.
+    """
+    config = method.as_served(read_config(there / CONFIG), target)
+    method.check_config(there / CONFIG, config | {"torch_dtype": "float32", "dtype": "float32"})
     return config
 
 

@@ -87,6 +87,11 @@ def _check_markov(path: Path, config: Json, markov: bool) -> None:
 
 
 def check_target(path: Path, config: Json, target: Json) -> None:
+    if config["block_size"] > target["max_position_embeddings"]:
+        raise BadInput(
+            f"{path}: block_size is {config['block_size']}; a block fits the target's context, which has "
+            f"{target['max_position_embeddings']} positions"
+        )
     for name in ("hidden_size", "vocab_size"):
         if config[name] != target[name]:
             raise BadInput(

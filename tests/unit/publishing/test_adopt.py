@@ -8,12 +8,14 @@ from typer.testing import CliRunner
 
 from spec.errors import BadInput
 from spec.evaluation.step import Evaluation, Settings
+from spec.export.verify import target_facts
 from spec.methods import METHODS
 from spec.methods.tensors import read_tensors
-from spec.publishing.adopt import bring
+from spec.publishing.adopt import bring, served_config, verify_published
 from spec.report import card
 from spec.storage import open_store
 from spec.storage.markers import Marker, describe_files, write_marker
+from tests.damaged_drafts import change_config
 from tests.existing_drafts import METHOD, as_others_publish, exported, in_several_files
 from tests.tiny_models import save_tiny_target
 from tools import evaluate_draft, verify_draft
@@ -80,13 +82,63 @@ def test_without_its_target_it_cannot_be_verified(published):
 )
 def test_what_does_not_fit_is_named(published, target, changes, named):
     folder = published[2]
-    config = json.loads((folder / "config.json").read_text()) | changes
-    (folder / "config.json").write_text(json.dumps(config))
+    change_config(folder, **changes)
     _, error = tool(verify_draft.main, folder, "--target", target)
     assert isinstance(error, BadInput)
     assert str(folder) in str(error) or named == "architectures is"
     with pytest.raises(BadInput, match=named):
         raise error
+
+
+def stretched(kind, **more):
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, **more}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"GROUP": [1]}, r"GROUP is \[1\]; it must be an object"),
+        ({"GROUP": "x"}, "GROUP is 'x'; it must be an object"),
+        ({"rope_scaling": "x"}, "rope_scaling is 'x'; it must be an object"),
+        ({"rope_parameters": [1]}, r"rope_parameters is \[1\]; it must be an object"),
+        ({"rope_theta": "x"}, "rope_theta is 'x'; it must be written out, as a number above 0"),
+        (stretched("nonsense"), "rope_parameters.rope_type is 'nonsense'; it is one of default, linear"),
+        (stretched(["yarn"]), r"rope_parameters.rope_type is \['yarn'\]; it is one of"),
+        (stretched("yarn"), "rope_parameters.factor is None; it must be written out, as a number above 0"),
+        (stretched("longrope", short_factor=[1.0] * 7), "rope_parameters.short_factor is no list of 8 numbers"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; it must be a whole number from 1 to 8"),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers is '2'; it must be a whole number from 1 to 8"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0; it must be a whole number from 1 to 8"),
+        ({"hidden_size": None, "vocab_size": None}, "hidden_size is None; it must be written out"),
+    ],
+)
+def test_a_config_of_another_form_is_one_line_that_names_the_field(published, target, changes, named):
+    """For a run that begins from such a draft too: it reads the config alone, with `served_config`, before all else."""
+    method, _, folder = published
+    group = "eagle_config" if method == "eagle3" else "dflash_config"
+    changes = {name.replace("GROUP", group): value for name, value in changes.items()}
+    change_config(folder, **changes)
+    with pytest.raises(BadInput, match=named.replace("GROUP", group)) as refused:
+        verify_published(folder, target)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(BadInput, match=named.replace("GROUP", group)):
+        served_config(folder, METHODS[method], target_facts(METHODS[method], target))
+
+
+@pytest.mark.parametrize("method", ["dflash", "dspark"])
+def test_a_block_longer_than_the_targets_context_is_refused_before_it_is_computed(method, ours, target, tmp_path):
+    folder = as_others_publish(shutil.copytree(ours[method], tmp_path / "theirs"), block_size=10**9)
+    with pytest.raises(BadInput, match="block_size is 1000000000; a block fits the target's context, which has 512"):
+        verify_published(folder, target)
+
+
+def test_layer_ids_that_are_no_list_are_named(published, target):
+    method, _, folder = published
+    three = {"use_aux_hidden_state": True, "eagle_aux_hidden_state_layer_ids": 3}
+    block = {"mask_token_id": 319, "target_layer_ids": 3}
+    change_config(folder, **({"eagle_config": three} if method == "eagle3" else {"dflash_config": block}))
+    with pytest.raises(BadInput, match="layer_ids is 3; "):
+        verify_published(folder, target)
 
 
 def test_a_target_of_another_depth_is_named(published, tmp_path):
