@@ -49,6 +49,11 @@ def _check_rope(path: Path, config: Json) -> None:
         raise BadInput(f"{path}: rope_parameters with rope_type and rope_theta missing: the server would take 10000")
     if config.get("rope_theta") != new["rope_theta"] or config.get("rope_scaling") != rope_scaling(new):
         raise BadInput(f"{path}: rope_theta and rope_scaling do not say what rope_parameters says")
+    if new["rope_theta"] is None:
+        raise BadInput(
+            f"{path}: rope_theta is missing, and rope_parameters.rope_theta too: the server would take 10000; write "
+            "out the one that the draft was trained with, which is its target's as a rule"
+        )
     _check_number(path, "rope_theta", new["rope_theta"])
     kind = new["rope_type"]
     if not isinstance(kind, str) or kind not in _STRETCHED_BY:

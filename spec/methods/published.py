@@ -10,8 +10,6 @@ from spec.methods.files import rope_scaling
 
 Json = dict[str, Any]
 
-_ROPE_THETA = 10000.0  # transformers' own, of a config that names none
-
 
 def group(config: Json, name: str) -> Json:
     """The object that `name` is in a published config; {} where it is not there."""
@@ -38,7 +36,7 @@ def written_out(config: Json, architecture: str, defaults: Json) -> Json:
     rope = dict(group(said, "rope_parameters") or group(said, "rope_scaling") or {"rope_type": "default"})
     if "type" in rope:  # its older name
         rope["rope_type"] = rope.pop("type")
-    rope.setdefault("rope_theta", said.get("rope_theta", _ROPE_THETA))
+    rope.setdefault("rope_theta", whole.get("rope_theta"))
     return whole | {
         "architectures": [architecture],
         "tie_word_embeddings": said.get("tie_word_embeddings", False),

@@ -37,6 +37,8 @@ def check_config(path: Path, config: Json, markov: bool) -> None:
         if config.get(name) != value:
             raise BadInput(f"{path}: {name} is {config.get(name)!r}; the server's block drafts need {value!r}")
     check_sizes(path, config, _SIZES)
+    if config["block_size"] == 1 and not markov:
+        raise BadInput(f"{path}: block_size is 1, and a DFlash draft's row 0 drafts nothing: the smallest is 2")
     _check_features(path, config)
     if config.get("layer_types") != ["full_attention"] * config["num_hidden_layers"]:
         raise BadInput(f"{path}: layer_types is {config.get('layer_types')!r}; every layer was trained full_attention")

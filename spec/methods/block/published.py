@@ -30,6 +30,7 @@ def as_served(config: Json, architecture: str, target: Json, markov: bool) -> Js
         raise BadInput(f"config.json: {other[0]} is set: a kind of block draft that is not known here")
     found = {name: nested[name] for name in _ANYWHERE if nested.get(name) is not None}
     layers = config["num_hidden_layers"]
+    # No rope_theta: the draft was trained with its target's, seldom with the 10000 that the server would take.
     defaults: Json = {"head_dim": _HEAD_DIM, "max_position_embeddings": 32768, "attention_bias": False}
     defaults |= {"num_target_layers": target["num_hidden_layers"]}
     if not config.get("use_sliding_window"):

@@ -10,13 +10,14 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+_ROPE_THETA = 10000.0  # of transformers' LlamaConfig, where a config names none
 _DROPPED = ("embed_tokens.weight", "rotary_emb.inv_freq")  # the server has the target's embedding, and makes the other
 
 
 def as_served(config: Json, architecture: str, target: Json) -> Json:
     check_layers(config, target)
     hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
-    defaults = {"target_hidden_size": hidden, "max_position_embeddings": 2048}
+    defaults = {"target_hidden_size": hidden, "max_position_embeddings": 2048, "rope_theta": _ROPE_THETA}
     if type(hidden) is int and type(heads) is int and heads:
         defaults["head_dim"] = hidden // heads
     served = written_out(config, architecture, defaults)

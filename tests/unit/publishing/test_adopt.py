@@ -132,6 +132,25 @@ def test_a_block_longer_than_the_targets_context_is_refused_before_it_is_compute
         verify_published(folder, target)
 
 
+def test_a_dflash_block_that_drafts_nothing_is_refused(ours, target, tmp_path):
+    folder = as_others_publish(shutil.copytree(ours["dflash"], tmp_path / "theirs"), block_size=1)
+    with pytest.raises(BadInput, match="block_size is 1, and a DFlash draft's row 0 drafts nothing: the smallest is 2"):
+        verify_published(folder, target)
+
+
+def test_rope_theta_in_neither_spelling_is_refused_where_the_methods_drafts_have_one(published, target):
+    """A block draft's is its target's and always named; EAGLE-3's may be left out, and the server takes 10000."""
+    method, _, folder = published
+    change_config(folder, rope_theta=None)
+    if method == "eagle3":
+        assert verify_published(folder, target)["rope_theta"] == 10000
+        return
+    with pytest.raises(BadInput, match="rope_theta is missing, and rope_parameters.rope_theta too"):
+        verify_published(folder, target)
+    change_config(folder, rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
+    assert verify_published(folder, target)["rope_theta"] == 10000
+
+
 def test_layer_ids_that_are_no_list_are_named(published, target):
     method, _, folder = published
     three = {"use_aux_hidden_state": True, "eagle_aux_hidden_state_layer_ids": 3}
