@@ -35,6 +35,7 @@ class Eagle3(Method):
         "All three speculative numbers go together, and the algorithm is `EAGLE3`: with `EAGLE` the server runs "
         "without a\nwarning and accepts nothing."
     )
+    taken_on_trust = "which norm is which, RoPE, and the values of all weights"
     no_weights = frozenset(layout.VOCABULARY_MAP)
     defaults = Path(__file__).with_name("defaults.yaml")
 

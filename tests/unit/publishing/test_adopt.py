@@ -20,6 +20,9 @@ from tests.existing_drafts import METHOD, as_others_publish, exported, in_severa
 from tests.tiny_models import save_tiny_target
 from tools import evaluate_draft, verify_draft
 
+BLOCK = ("feature ids", "mask token", "block_size", "q/k norms")
+UNCHECKED = {"eagle3": ("which norm is which",), "dflash": BLOCK, "dspark": (*BLOCK, "Markov tables W1 and W2")}
+
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory):
@@ -65,6 +68,13 @@ def test_the_tool_verifies_what_others_published(published, target):
     method, _, folder = published
     said, error = tool(verify_draft.main, folder, "--target", target)
     assert error is None and f"a whole {METHODS[method].title} draft that fits the target" in said, (said, error)
+    [unchecked] = [line for line in said.splitlines() if "not checked, only its training knew" in line]
+    assert all(word in unchecked for word in UNCHECKED[method]), unchecked
+
+
+def test_of_an_export_of_ours_nothing_is_left_unchecked(ours, target):
+    said, error = tool(verify_draft.main, ours["dspark"], "--target", target)
+    assert error is None and "equal to the trained draft" in said and "not checked" not in said
 
 
 def test_without_its_target_it_cannot_be_verified(published):
