@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from spec.errors import BadInput
 from spec.methods.files import rope_scaling
 
@@ -21,6 +23,8 @@ _STRETCHED_BY: dict[str, tuple[str, ...]] = {
     "longrope": ("short_factor", "long_factor"),
     "proportional": (),
 }
+
+_AT_ONCE = 1 << 24  # tokens looked through together
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}  # as config.json and as safetensors name them
 
@@ -75,6 +79,16 @@ def _check_numbers(path: Path, name: str, values: Any, count: int) -> None:
         raise BadInput(f"{path}: rope_parameters.{name} is no list of {count} numbers, one for two of head_dim")
     for at, value in enumerate(values):
         _check_number(path, f"rope_parameters.{name}[{at}]", value)
+
+
+def check_mask(mask: int, ids: np.ndarray, where: str) -> None:
+    """`BadInput` if the text of token `ids`, which may be a file mapped into memory, has the mask token as a word."""
+    for at in range(0, len(ids), _AT_ONCE):
+        if np.any(ids[at : at + _AT_ONCE] == mask):
+            raise BadInput(
+                f"{where} has token {mask}, which is mask_token_id: a row of the target's embedding that no text uses "
+                "(a reserved or a padded one) is what a block draft's mask must be"
+            )
 
 
 def check_start(ours: Json, theirs: Json, settings: Mapping[str, str]) -> None:

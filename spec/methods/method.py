@@ -103,6 +103,10 @@ class Method(ABC):
     def most_drafts(self, config: Json) -> int | None:
         """Drafts a round that a draft of this config was trained for; None: any number."""
 
+    @abstractmethod
+    def mask_token(self, config: Json) -> int | None:
+        """The target's token that stands for what is not drafted yet, so that no text may have it; None: none does."""
+
     # ---- drafts that others published
     @abstractmethod
     def as_served(self, config: Json, target: Json) -> Json:

@@ -90,6 +90,9 @@ class Block(Method):
     def most_drafts(self, config: Json) -> int | None:
         return config["block_size"] if self.markov else config["block_size"] - 1
 
+    def mask_token(self, config: Json) -> int | None:
+        return config["dflash_config"]["mask_token_id"]
+
     def as_served(self, config: Json, target: Json) -> Json:
         return published.as_served(config, self.architecture, target, self.markov)
 

@@ -106,6 +106,9 @@ class Eagle3(Method):
     def most_drafts(self, config: Json) -> int | None:
         return None  # a chain may be of any length
 
+    def mask_token(self, config: Json) -> int | None:
+        return None
+
     def as_served(self, config: Json, target: Json) -> Json:
         return published.as_served(config, self.architecture, target)
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -14,9 +15,10 @@ from spec.methods.tensors import read_tensors
 from spec.publishing.adopt import bring, served_config, verify_published
 from spec.report import card
 from spec.storage import open_store
-from spec.storage.markers import Marker, describe_files, write_marker
+from spec.storage.markers import Marker, describe_files, read_marker, write_marker
 from tests.damaged_drafts import change_config
 from tests.existing_drafts import METHOD, as_others_publish, exported, in_several_files
+from tests.prepared import prepared_run
 from tests.tiny_models import save_tiny_target
 from tools import evaluate_draft, verify_draft
 
@@ -258,6 +260,26 @@ def test_it_is_evaluated_as_the_one_that_was_exported(published, target, run):
         bring(run, "./elsewhere", target)
     with pytest.raises(BadInput, match="no draft is there"):
         bring(run, "./elsewhere", target, overwrite=True)
+
+
+@pytest.mark.parametrize("method", ["dflash", "dspark"])
+@pytest.mark.parametrize("where", ["train/input_ids.npy", "held_out/input_ids.npy", "held_out/prompts.jsonl"])
+def test_a_mask_token_that_the_runs_samples_have_is_refused_in_trainings_words(method, where, ours, target, tmp_path):
+    run = prepared_run(tmp_path / "run", vocab_size=319)
+    path, mask = run / "samples" / where, 319
+    if where.endswith(".npy"):
+        ids = np.load(path)
+        ids[0] = mask  # a prompt's: it bears no loss
+        np.save(path, ids)
+    else:
+        path.write_text(json.dumps({"input_ids": [65, mask], "messages": []}) + "\n")
+    marker = read_marker(open_store(run / "samples"), "samples.json")
+    files = describe_files(run / "samples", [*marker.files, where])
+    write_marker(open_store(run / "samples"), "samples.json", marker.model_copy(update={"files": files}))
+    folder = as_others_publish(shutil.copytree(ours[method], tmp_path / "theirs"))
+    with pytest.raises(BadInput, match=f"samples/{where} has token 319, which is mask_token_id: a row of the target's"):
+        bring(open_store(run), str(folder), target)
+    assert not (run / "draft").exists()
 
 
 def test_one_on_a_hub_is_verified_and_brought_at_a_commit(ours, target, run, hub, tmp_path):
