@@ -51,8 +51,9 @@ def _check_rope(path: Path, config: Json) -> None:
     new = config.get("rope_parameters")
     if not isinstance(new, dict) or "rope_theta" not in new or "rope_type" not in new:
         raise BadInput(f"{path}: rope_parameters with rope_type and rope_theta missing: the server would take 10000")
-    if config.get("rope_theta") != new["rope_theta"] or config.get("rope_scaling") != rope_scaling(new):
-        raise BadInput(f"{path}: rope_theta and rope_scaling do not say what rope_parameters says")
+    for name, same in (("rope_theta", new["rope_theta"]), ("rope_scaling", rope_scaling(new))):
+        if config.get(name) != same:
+            raise BadInput(f"{path}: {name} is {config.get(name)!r}, and rope_parameters says {same!r}")
     if new["rope_theta"] is None:
         raise BadInput(
             f"{path}: rope_theta is missing, and rope_parameters.rope_theta too: the server would take 10000; write "
