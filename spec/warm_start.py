@@ -24,7 +24,7 @@ from spec.methods.checks import WORDS
 from spec.methods.files import CONFIG, WEIGHTS
 from spec.methods.files import MARKER as DRAFT_MARKER
 from spec.methods.method import Training
-from spec.publishing.adopt import adopt
+from spec.publishing.adopt import adopt, served_config
 from spec.publishing.existing import fetch, fetch_rest, resolve
 from spec.ranks import Ranks, first_decides, together
 from spec.samples.held_out import HELD_OUT_BELOW
@@ -114,7 +114,7 @@ def _bring(cfg: DictConfig, inputs: Inputs, training: Training) -> Marker:
         if source is None or its.name not in method.begins_from:
             return _write_none(cfg, inputs)
         target = target_facts(its, Path(cfg.target))
-        training.check_start(its.as_served(read_config(there / CONFIG), target))
+        training.check_start(served_config(there, its, target))
         resolved = fetch_rest(source, there)
         name, below = _check_ours(there, cfg, inputs) if (there / DRAFT_MARKER).is_file() else (None, None)
         adopt(there, ours, target)

@@ -1,9 +1,11 @@
-"""Eight ways in which an exported draft may be damaged that SGLang serves without a word, and how each is to be named.
+"""Ways in which an exported draft may be damaged that SGLang serves without a word, and how each is to be named.
 
-DAMAGES["d2t absolute"].damage(folder)      # an exported draft, changed in place
+DAMAGES["d2t absolute"].damage(folder)      # an exported EAGLE-3 draft, changed in place
+BLOCK_DAMAGES["dspark"]["NaN"].damage(folder)      # one of `existing_drafts.exported`
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,4 +80,90 @@ DAMAGES = {
     "wrong vocabulary size": Damage(
         lambda draft: change_config(draft, vocab_size=319), "vocab_size is 319, the target's vocab_size is 320"
     ),
+}
+
+
+# ---------------------------------------------------------------- DFlash and DSpark
+MARKOV = ("markov_head.markov_w1.weight", "markov_head.markov_w2.weight")
+
+
+def change_block(draft: Path, **changes: Any) -> None:
+    config = json.loads((draft / "config.json").read_text())
+    change_config(draft, dflash_config=config["dflash_config"] | changes)
+
+
+def drop_field(draft: Path, name: str) -> None:
+    config = json.loads((draft / "config.json").read_text())
+    del config[name]
+    (draft / "config.json").write_text(json.dumps(config))
+
+
+def exchange(one: str, other: str) -> Callable[[Weights], None]:
+    def exchanged(weights: Weights) -> None:
+        weights[one], weights[other] = weights[other].clone(), weights[one].clone()
+
+    return exchanged
+
+
+def drop_hidden_norm(weights: Weights) -> None:
+    del weights["hidden_norm.weight"]
+
+
+def put_nan_in_fc(weights: Weights) -> None:
+    weights["fc.weight"][3, 5] = float("nan")
+
+
+def shorten_markov(weights: Weights) -> None:
+    for name in MARKOV:
+        weights[name] = weights[name][:-1].clone()
+
+
+def of_both(layers: list[int]) -> dict[str, Damage]:
+    """Of a draft that reads the outputs of the target's `layers`."""
+    beside, turned = [layer + 1 for layer in layers], layers[::-1]
+    said = f"dflash_config.target_layer_ids is {beside}, was exported as {layers}"
+    norms = [f"layers.0.self_attn.{which}_norm.weight" for which in "qk"]
+    return {
+        "feature ids off by one": Damage(lambda at: change_block(at, target_layer_ids=beside), re.escape(said)),
+        "feature ids unsorted": Damage(
+            lambda at: change_block(at, target_layer_ids=turned),
+            re.escape(f"dflash_config.target_layer_ids is {turned}, not ascending"),
+        ),
+        "another mask token": Damage(
+            lambda at: change_block(at, mask_token_id=5), "dflash_config.mask_token_id is 5, was exported as 319"
+        ),
+        "q and k norms swapped": Damage(
+            lambda at: change_weights(at, exchange(*norms)), f"norms swapped: {norms[1]} holds what .* as {norms[0]}"
+        ),
+        "another block size": Damage(lambda at: change_config(at, block_size=7), "block_size is 7, was exported as 4"),
+        "rope_theta missing": Damage(
+            lambda at: drop_field(at, "rope_theta"), "rope_theta is None, and rope_parameters says 10000.0"
+        ),
+        "rope_parameters missing": Damage(
+            lambda at: drop_field(at, "rope_parameters"), "rope_theta missing: the server would take 10000"
+        ),
+        "NaN": Damage(lambda at: change_weights(at, put_nan_in_fc), "fc.weight holds NaN"),
+        "context too short": Damage(
+            lambda at: change_config(at, max_position_embeddings=256),
+            "max_position_embeddings is 256, below the served context length of 512",
+        ),
+        "tensor missing": Damage(lambda at: change_weights(at, drop_hidden_norm), "hidden_norm.weight missing: "),
+        "tensor misnamed": Damage(
+            lambda at: change_weights(at, misname_fc), r"fc.weight missing \(it has fc_weight, a name that the server"
+        ),
+    }
+
+
+BLOCK_DAMAGES = {
+    "dflash": of_both([1, 3, 5]),
+    "dspark": of_both([1, 3, 5])
+    | {
+        "W1 and W2 exchanged": Damage(
+            lambda at: change_weights(at, exchange(*MARKOV)), f"exchanged: {MARKOV[0]} holds what .* as {MARKOV[1]}"
+        ),
+        "Markov tables of another vocabulary": Damage(
+            lambda at: change_weights(at, shorten_markov),
+            rf"{MARKOV[0]} has shape \(319, 8\); by config.json it is \(320, 8\)",
+        ),
+    },
 }

@@ -161,9 +161,8 @@ def _check_tensors(path: Path, method: Method, config: dict[str, Any], tensors: 
 def _check_as_exported(folder: Path, marker: Marker) -> None:
     """Whatever changed since the export, by its name, then the hashes of the files."""
     config, exported = read_config(folder / CONFIG), marker.facts["config"]
-    for name in sorted(config.keys() | exported.keys()):
-        if config.get(name) != exported.get(name):
-            raise BadInput(f"{folder / CONFIG}: {name} is {config.get(name)!r}, was exported as {exported.get(name)!r}")
+    if changed_field := _changed_field(config, exported):
+        raise BadInput(f"{folder / CONFIG}: {changed_field}")
     hashes = {name: tensor.sha256() for name, tensor in read_tensors(folder / WEIGHTS).items()}
     changed = [name for name in sorted(hashes) if hashes[name] != marker.facts["tensors"].get(name)]
     if changed:
@@ -171,12 +170,27 @@ def _check_as_exported(folder: Path, marker: Marker) -> None:
     markers.check_files(folder, marker)
 
 
+def _changed_field(there: dict[str, Any], exported: dict[str, Any], at: str = "") -> str:
+    """The first field that differs, one inside a group by its whole name; "" where all are equal."""
+    for name in sorted(there.keys() | exported.keys()):
+        its, was = there.get(name), exported.get(name)
+        if its == was:
+            continue
+        if isinstance(its, dict) and isinstance(was, dict):
+            if deeper := _changed_field(its, was, f"{at}{name}."):
+                return deeper
+            continue  # null on one side and nothing on the other
+        return f"{at}{name} is {its!r}, was exported as {was!r}"
+    return ""
+
+
 def _what_changed(changed: list[str], hashes: dict[str, str], marker: Marker) -> str:
     config, exported = marker.facts["config"], marker.facts["tensors"]
     norms = method_of(config).norms(config)
     for name in changed:
-        source = next((other for other in norms if other != name and exported.get(other) == hashes[name]), None)
+        source = next((other for other in exported if other != name and exported[other] == hashes[name]), None)
         if source:
-            swapped = "norms swapped: " if hashes.get(source) == exported[name] else ""
+            what = "norms swapped: " if name in norms and source in norms else "exchanged: "
+            swapped = what if hashes.get(source) == exported[name] else ""
             return f"{swapped}{name} holds what was exported as {source}"
     return f"{', '.join(changed)}: not the values that were exported"

@@ -2,14 +2,30 @@
 
 import difflib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from spec.errors import BadInput
 from spec.methods.files import rope_scaling
 
 Json = dict[str, Any]
+
+# What each way to stretch positions computes with; the server and transformers end in a KeyError without.
+_STRETCHED_BY: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "longrope": ("short_factor", "long_factor"),
+    "proportional": (),
+}
+
+_AT_ONCE = 1 << 24  # tokens looked through together
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}  # as config.json and as safetensors name them
 
@@ -36,8 +52,45 @@ def _check_rope(path: Path, config: Json) -> None:
     new = config.get("rope_parameters")
     if not isinstance(new, dict) or "rope_theta" not in new or "rope_type" not in new:
         raise BadInput(f"{path}: rope_parameters with rope_type and rope_theta missing: the server would take 10000")
-    if config.get("rope_theta") != new["rope_theta"] or config.get("rope_scaling") != rope_scaling(new):
-        raise BadInput(f"{path}: rope_theta and rope_scaling do not say what rope_parameters says")
+    for name, same in (("rope_theta", new["rope_theta"]), ("rope_scaling", rope_scaling(new))):
+        if config.get(name) != same:
+            raise BadInput(f"{path}: {name} is {config.get(name)!r}, and rope_parameters says {same!r}")
+    if new["rope_theta"] is None:
+        raise BadInput(
+            f"{path}: rope_theta is missing, and rope_parameters.rope_theta too: the server would take 10000; write "
+            "out the one that the draft was trained with, which is its target's as a rule"
+        )
+    _check_number(path, "rope_theta", new["rope_theta"])
+    kind = new["rope_type"]
+    if not isinstance(kind, str) or kind not in _STRETCHED_BY:
+        raise BadInput(f"{path}: rope_parameters.rope_type is {kind!r}; it is one of {', '.join(_STRETCHED_BY)}")
+    for name in _STRETCHED_BY[kind]:
+        if kind == "longrope":
+            _check_numbers(path, name, new.get(name), config["head_dim"] // 2)
+        else:
+            _check_number(path, f"rope_parameters.{name}", new.get(name))
+
+
+def _check_number(path: Path, name: str, value: Any) -> None:
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise BadInput(f"{path}: {name} is {value!r}; it must be written out, as a number above 0")
+
+
+def _check_numbers(path: Path, name: str, values: Any, count: int) -> None:
+    if not isinstance(values, list) or len(values) != count:
+        raise BadInput(f"{path}: rope_parameters.{name} is no list of {count} numbers, one for two of head_dim")
+    for at, value in enumerate(values):
+        _check_number(path, f"rope_parameters.{name}[{at}]", value)
+
+
+def check_mask(mask: int, ids: np.ndarray, where: str) -> None:
+    """`BadInput` if the text of token `ids`, which may be a file mapped into memory, has the mask token as a word."""
+    for at in range(0, len(ids), _AT_ONCE):
+        if np.any(ids[at : at + _AT_ONCE] == mask):
+            raise BadInput(
+                f"{where} has token {mask}, which is mask_token_id: a row of the target's embedding that no text uses "
+                "(a reserved or a padded one) is what a block draft's mask must be"
+            )
 
 
 def check_start(ours: Json, theirs: Json, settings: Mapping[str, str]) -> None:

@@ -41,6 +41,7 @@ class Method(ABC):
     begins_from: tuple[str, ...]  # names of the methods whose drafts one of this can begin from
     about: str  # what the draft is, in a sentence of the card
     serving_note: str  # what goes wrong when it is served otherwise, for the card
+    taken_on_trust: str  # what of a draft without our marker nothing but its acceptance would show to be wrong
     no_weights: frozenset[str]  # tensors of the export that are no weights: kept as they are, not counted
 
     # ---- settings of a training
@@ -101,6 +102,10 @@ class Method(ABC):
     @abstractmethod
     def most_drafts(self, config: Json) -> int | None:
         """Drafts a round that a draft of this config was trained for; None: any number."""
+
+    @abstractmethod
+    def mask_token(self, config: Json) -> int | None:
+        """The target's token that stands for what is not drafted yet, so that no text may have it; None: none does."""
 
     # ---- drafts that others published
     @abstractmethod

@@ -4,6 +4,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -13,11 +14,13 @@ from spec.export import probe
 from spec.export.export import STEP
 from spec.export.verify import check_files, read_config, target_facts, verify_files
 from spec.methods import method_of_published
+from spec.methods.checks import check_mask
 from spec.methods.files import CONFIG, MARKER, WEIGHTS
 from spec.methods.method import Method
 from spec.methods.tensors import read_tensors
 from spec.publishing.existing import fetch, fetch_rest, resolve, weight_files
-from spec.storage import Store
+from spec.samples.dataset import TOKENS
+from spec.storage import Store, markers
 from spec.storage.markers import Json, Marker, describe_files, read_marker, write_marker
 
 
@@ -28,9 +31,8 @@ def adopt(there: Path, folder: Path, target: Json, context_length: int | None = 
     `BadInput` names what is missing, damaged or of a kind that is not known; `context_length`: what it is to be served
     with, by default what its config says that it knows.
     """
-    published = read_config(there / CONFIG)
-    method = method_of_published(published)
-    config, tensors = method.adopt(method.as_served(published, target), _weights(there))
+    method = method_of_published(read_config(there / CONFIG))
+    config, tensors = method.adopt(served_config(there, method, target), _weights(there))
     dtype = _widest(tensors)
     name = str(dtype).removeprefix("torch.")
     config |= {"torch_dtype": name, "dtype": name}
@@ -42,6 +44,16 @@ def adopt(there: Path, folder: Path, target: Json, context_length: int | None = 
         check_files(folder, target, context_length or config.get("max_position_embeddings"))
     except BadInput as error:
         raise BadInput(str(error).replace(f"{folder}/", f"{there}/")) from error
+    return config
+
+
+def served_config(there: Path, method: Method, target: Json) -> Json:
+    """The config of the draft in `there` as ours are, checked before anything is made from it; see `Method.as_served`.
+
+    Its dtype is that of its weights, whatever it says.
+    """
+    config = method.as_served(read_config(there / CONFIG), target)
+    method.check_config(there / CONFIG, config | {"torch_dtype": "float32", "dtype": "float32"})
     return config
 
 
@@ -59,7 +71,8 @@ def bring(run: Store, url: str, target: Path, *, overwrite: bool = False) -> Mar
     """Have RUN/draft hold the draft that is published at `url` (see `existing.resolve`), as if it had been exported
     there; returns its marker. Which version it is, is settled once for the run.
 
-    `BadInput` where the run has another draft, unless `overwrite`, or where none is at `url`.
+    `BadInput` where the run has another draft, unless `overwrite`, where none is at `url`, or where its mask token is
+    a word of the run's samples.
     """
     output, settings = run.at("draft"), {"published": url}
     found = read_marker(output, MARKER)
@@ -79,6 +92,7 @@ def bring(run: Store, url: str, target: Path, *, overwrite: bool = False) -> Mar
         method = method_of_published(read_config(there / CONFIG))
         facts = target_facts(method, target)
         config = adopt(there, ours, facts)
+        _check_texts(run, method.mask_token(config), Path(scratch) / "samples")
         tensors = read_tensors(ours / WEIGHTS)
         marker = Marker.of(
             STEP,
@@ -103,6 +117,23 @@ def bring(run: Store, url: str, target: Path, *, overwrite: bool = False) -> Mar
         for name in marker.files:
             output.upload(name, ours / name)
     return write_marker(output, MARKER, marker)
+
+
+def _check_texts(run: Store, mask: int | None, scratch: Path) -> None:
+    """What training asks of its samples, of those that the run has."""
+    samples = run.at("samples")
+    marker = read_marker(samples, "samples.json")
+    if mask is None or marker is None:
+        return
+    texts = {name: file for name, file in marker.files.items() if name.endswith((TOKENS, "prompts.jsonl"))}
+    folder = markers.fetch(samples, marker.model_copy(update={"files": texts}), scratch)
+    for name in texts:
+        if name.endswith(TOKENS):
+            ids = np.load(folder / name, mmap_mode="r")
+        else:
+            rows = map(json.loads, (folder / name).read_text().splitlines())
+            ids = np.array([token for row in rows for token in row["input_ids"]])
+        check_mask(mask, ids, f"{samples.url}/{name}")
 
 
 def _weights(there: Path) -> dict[str, torch.Tensor]:

@@ -14,7 +14,8 @@ import numpy as np
 from spec.errors import BadInput
 
 ROW_IDS = "row_ids.npy"
-FILES = ("input_ids.npy", "loss_mask.npy", "offsets.npy", ROW_IDS)
+TOKENS = "input_ids.npy"
+FILES = (TOKENS, "loss_mask.npy", "offsets.npy", ROW_IDS)
 
 
 class Samples:

@@ -37,6 +37,8 @@ def check_config(path: Path, config: Json, markov: bool) -> None:
         if config.get(name) != value:
             raise BadInput(f"{path}: {name} is {config.get(name)!r}; the server's block drafts need {value!r}")
     check_sizes(path, config, _SIZES)
+    if config["block_size"] == 1 and not markov:
+        raise BadInput(f"{path}: block_size is 1, and a DFlash draft's row 0 drafts nothing: the smallest is 2")
     _check_features(path, config)
     if config.get("layer_types") != ["full_attention"] * config["num_hidden_layers"]:
         raise BadInput(f"{path}: layer_types is {config.get('layer_types')!r}; every layer was trained full_attention")
@@ -87,6 +89,11 @@ def _check_markov(path: Path, config: Json, markov: bool) -> None:
 
 
 def check_target(path: Path, config: Json, target: Json) -> None:
+    if config["block_size"] > target["max_position_embeddings"]:
+        raise BadInput(
+            f"{path}: block_size is {config['block_size']}; a block fits the target's context, which has "
+            f"{target['max_position_embeddings']} positions"
+        )
     for name in ("hidden_size", "vocab_size"):
         if config[name] != target[name]:
             raise BadInput(

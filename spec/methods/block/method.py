@@ -92,6 +92,9 @@ class Block(Method):
     def most_drafts(self, config: Json) -> int | None:
         return config["block_size"] if self.markov else config["block_size"] - 1
 
+    def mask_token(self, config: Json) -> int | None:
+        return config["dflash_config"]["mask_token_id"]
+
     def as_served(self, config: Json, target: Json) -> Json:
         return published.as_served(config, self.architecture, target, self.markov)
 
@@ -135,6 +138,10 @@ class DFlash(Block):
     about = "A few layers that draft a whole block of tokens in one forward, reading the target's hidden states"
     serving_note = "A block of other than the trained size is another input, not a part of it: fewer drafts are worth\n\
 measuring, more are not to be asked for."
+    taken_on_trust = (
+        "feature ids (dflash_config.target_layer_ids), mask token, block_size, RoPE, q/k norms, and the values of all "
+        "weights"
+    )
     defaults = Path(__file__).with_name("dflash.yaml")
     markov = False
 
@@ -160,6 +167,7 @@ class DSpark(Block):
         "Markov\nhead that lets each draft follow from the one before"
     )
     serving_note = DFlash.serving_note
+    taken_on_trust = f"{DFlash.taken_on_trust}, the Markov tables W1 and W2 being known by shape alone"
     defaults = Path(__file__).with_name("dspark.yaml")
     markov = True
 

@@ -18,7 +18,7 @@ from spec.methods.block.draft import BlockDraft, BlockDraftConfig
 from spec.methods.block.export import server_config
 from spec.methods.block.losses import Objective, decay_of, decay_weights
 from spec.methods.block.step import Observation, observe, step_loss
-from spec.methods.checks import check_start
+from spec.methods.checks import check_mask, check_start
 from spec.samples.dataset import Samples
 from spec.target.frozen import Features, FrozenTarget
 from spec.training.batch import Batch
@@ -94,12 +94,7 @@ class BlockTraining:
         mask, longest = self.config.mask_token_id, 0
         for split in ("train", "held_out"):
             samples = Samples.open(folder / split)
-            for at in range(0, len(samples.input_ids), _AT_ONCE):
-                if np.any(samples.input_ids[at : at + _AT_ONCE] == mask):
-                    raise BadInput(
-                        f"{url}/{split} has token {mask}, which is mask_token_id: a row of the target's embedding that "
-                        "no text uses (a reserved or a padded one) is what a block draft's mask must be"
-                    )
+            check_mask(mask, samples.input_ids, f"{url}/{split}")
             longest = max(longest, _longest_answer(samples))
         if longest <= self.positions:
             most = longest - 1 + self.config.first_row  # the anchor is a token of the answer as well

@@ -35,6 +35,7 @@ class Eagle3(Method):
         "All three speculative numbers go together, and the algorithm is `EAGLE3`: with `EAGLE` the server runs "
         "without a\nwarning and accepts nothing."
     )
+    taken_on_trust = "which norm is which, RoPE, and the values of all weights"
     no_weights = frozenset(layout.VOCABULARY_MAP)
     defaults = Path(__file__).with_name("defaults.yaml")
 
@@ -104,6 +105,9 @@ class Eagle3(Method):
 
     def most_drafts(self, config: Json) -> int | None:
         return None  # a chain may be of any length
+
+    def mask_token(self, config: Json) -> int | None:
+        return None
 
     def as_served(self, config: Json, target: Json) -> Json:
         return published.as_served(config, self.architecture, target)

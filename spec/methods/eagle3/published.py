@@ -2,26 +2,34 @@
 
 from typing import TYPE_CHECKING, Any
 
-from spec.methods.published import written_out
+from spec.errors import BadInput
+from spec.methods.published import check_layers, group, written_out
 
 if TYPE_CHECKING:
     import torch
 
 Json = dict[str, Any]
 
+_ROPE_THETA = 10000.0  # of transformers' LlamaConfig, where a config names none
 _DROPPED = ("embed_tokens.weight", "rotary_emb.inv_freq")  # the server has the target's embedding, and makes the other
 
 
 def as_served(config: Json, architecture: str, target: Json) -> Json:
+    check_layers(config, target)
     hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
-    defaults = {"target_hidden_size": hidden, "max_position_embeddings": 2048}
+    defaults = {"target_hidden_size": hidden, "max_position_embeddings": 2048, "rope_theta": _ROPE_THETA}
     if type(hidden) is int and type(heads) is int and heads:
         defaults["head_dim"] = hidden // heads
     served = written_out(config, architecture, defaults)
-    eagle = {"use_aux_hidden_state": True} | (config.get("eagle_config") or {})
+    eagle = {"use_aux_hidden_state": True} | group(config, "eagle_config")
     if not eagle.get("eagle_aux_hidden_state_layer_ids"):
         eagle["eagle_aux_hidden_state_layer_ids"] = target["feature_layers"]  # what the server takes by itself
-    if served.get("num_aux_hidden_states") == len(eagle["eagle_aux_hidden_state_layer_ids"]):
+    if not isinstance(ids := eagle["eagle_aux_hidden_state_layer_ids"], list):
+        raise BadInput(
+            f"config.json: eagle_config.eagle_aux_hidden_state_layer_ids is {ids!r}; it must be a list, for this "
+            f"target {target['feature_layers']}"
+        )
+    if served.get("num_aux_hidden_states") == len(ids):
         del served["num_aux_hidden_states"]
     if served.pop("use_aux_norm", False):  # its older name
         served["fc_norm"] = True

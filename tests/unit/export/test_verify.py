@@ -14,7 +14,8 @@ from spec.methods import METHODS
 from spec.methods.eagle3 import export as eagle3
 from spec.storage import open_store
 from spec.target.frozen import FrozenTarget
-from tests.damaged_drafts import DAMAGES, change_config, change_weights, eagle, swap_norms
+from tests.damaged_drafts import BLOCK_DAMAGES, DAMAGES, change_config, change_weights, eagle, swap_norms
+from tests.existing_drafts import exported
 from tests.tiny_drafts import random_draft
 from tests.tiny_models import save_tiny_target
 
@@ -63,6 +64,26 @@ def test_a_damage_that_the_server_would_not_see_is_refused_by_its_name(draft, ta
     with pytest.raises(BadInput, match=DAMAGES[damage].named):
         verify(draft, target)
     with pytest.raises(BadInput, match=DAMAGES[damage].named):
+        verify(draft)  # what the exporter noted of the target is enough
+
+
+@pytest.fixture(scope="module")
+def whole_blocks(target, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("blocks")
+    return {method: exported(method, target, folder / method) for method in BLOCK_DAMAGES}
+
+
+@pytest.mark.parametrize(
+    ("method", "damage"), [(method, damage) for method, its in BLOCK_DAMAGES.items() for damage in its]
+)
+def test_a_damaged_block_draft_is_refused_by_its_name(whole_blocks, target, tmp_path, method, damage):
+    draft = shutil.copytree(whole_blocks[method], tmp_path / "draft")
+    change, named = BLOCK_DAMAGES[method][damage]
+    assert verify(draft, target)
+    change(draft)
+    with pytest.raises(BadInput, match=named):
+        verify(draft, target)
+    with pytest.raises(BadInput, match=named):
         verify(draft)  # what the exporter noted of the target is enough
 
 
@@ -120,7 +141,7 @@ def test_damaged_weights_are_refused(draft, target, damage, named):
         ({"architectures": ["LlamaForCausalLM"]}, "architectures is .* needs .*LlamaForCausalLMEagle3"),
         ({"tie_word_embeddings": True}, "tie_word_embeddings is True"),
         ({"head_dim": None}, "head_dim is None; it must be written out"),
-        ({"rope_theta": 10001.0}, "do not say what rope_parameters says"),
+        ({"rope_theta": 10001.0}, "rope_theta is 10001.0, and rope_parameters says 10000.0"),
         ({"rope_parameters": None}, "the server would take 10000"),
         ({"attention_bias": True}, "attention_bias is set"),
         ({"torch_dtype": None}, "torch_dtype is None"),
