@@ -10,7 +10,7 @@ from spec.attention import block0
 from spec.attention.to_device import to_device
 from spec.methods import logits
 from spec.methods.block.draft import BlockDraft
-from spec.methods.block.losses import _most
+from spec.methods.block.losses import DFLASH, _most
 from spec.methods.eagle3 import losses
 from spec.methods.eagle3.draft import DraftConfig, EagleDraft
 from spec.methods.eagle3.rows import drafted_rows
@@ -127,16 +127,16 @@ def test_a_chunk_is_chosen_by_rows_and_by_what_is_free(monkeypatch):
 def test_a_block_drafts_chunk_is_chosen_likewise_and_no_last_one_is_narrow(monkeypatch):
     cuda = torch.device("cuda")
     monkeypatch.setattr(logits, "_room", lambda device: 2**40)
-    assert _most(512 * 7, 128_256, 7, cuda) >= 512 * 7  # all there are
+    assert _most(512 * 7, 128_256, 7, DFLASH, cuda) >= 512 * 7  # all there are
     blocks = some_blocks(BlockDraft(tiny_blocks.tiny_config()), tiny_batch([[1200]], bearing=1.0), most=1150)
     total = len(blocks.block)
-    chunks = blocks.chunks(_most(total, 500, 4, cuda))
+    chunks = blocks.chunks(_most(total, 500, 4, DFLASH, cuda))
     assert len(chunks) == 1 and total > 4096
     monkeypatch.setattr(logits, "GPU_ROWS", 1000)
-    sizes = [chunk.stop - chunk.begin for chunk in blocks.chunks(_most(total, 500, 4, cuda))]
+    sizes = [chunk.stop - chunk.begin for chunk in blocks.chunks(_most(total, 500, 4, DFLASH, cuda))]
     assert len(sizes) == total // 1000 and min(sizes) >= 1000
     monkeypatch.setattr(logits, "_room", lambda device: 2**20)
-    assert _most(total, 500, 4, cuda) * 500 * 14 < 1.1 * 2**20
+    assert _most(total, 500, 4, DFLASH, cuda) * 500 * 14 < 1.1 * 2**20
 
 
 def test_later_steps_weigh_less():
