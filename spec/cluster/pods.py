@@ -35,13 +35,16 @@ def endings(pod: Json) -> list[tuple[int, str]]:
     """(exit code, what is known about it) of each container that ended, the last run of a restarted one included."""
     found = []
     for container in containers(pod):
-        for state in ("state", "lastState"):
-            ended = (container.get(state) or {}).get("terminated")
-            if ended:
-                words = [ended.get("reason", ""), last_words(ended.get("message") or "")]
-                found.append((ended["exitCode"], f"{name(pod)}: " + ": ".join(word for word in words if word)))
-                break
+        for ended in ends(container)[:1]:
+            words = [ended.get("reason", ""), last_words(ended.get("message") or "")]
+            found.append((ended["exitCode"], f"{name(pod)}: " + ": ".join(word for word in words if word)))
     return found
+
+
+def ends(container: Json) -> list[Json]:
+    """How a container ended, by its status: this run of it, if it has, and the one before, if there was one."""
+    known = [(container.get(when) or {}).get("terminated") for when in ("state", "lastState")]
+    return [end for end in known if end]
 
 
 def last_words(log: str) -> str:

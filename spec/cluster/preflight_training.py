@@ -55,11 +55,16 @@ def check_settings(name: str, words: str, root: Path, method: Method) -> None:
         key, equals, value = word.partition("=")
         if not equals or key.partition(".")[0] not in known:
             raise BadInput(f"parameter {name}: {word}: no setting of {method.title}, as key=value")
-        default: Any = known
-        for part in key.split("."):
-            default = default.get(part) if isinstance(default, dict) else None
+        default = _at(known, key)
         if not _may_be(value, default):
             raise BadInput(f"parameter {name}: {word}: {key} is {json.dumps(default)} by default, and no such value")
+
+
+def _at(settings: Any, key: str, otherwise: Any = None) -> Any:
+    """The value of `group.key`; `otherwise` where there is none."""
+    for part in key.split("."):
+        settings = settings.get(part, otherwise) if isinstance(settings, dict) else otherwise
+    return settings
 
 
 def _may_be(value: str, default: Any) -> bool:
@@ -78,9 +83,7 @@ def check_same_training(name: str, words: str, store: Store) -> None:
     settings = trained.facts["training"]["settings"] if trained else {}
     for word in words.split():
         key, _, asked = word.partition("=")
-        there: Any = settings
-        for part in key.split("."):
-            there = there.get(part, _FREE) if isinstance(there, dict) else _FREE
+        there = _at(settings, key, _FREE)
         if there is not _FREE and not _same(there, asked):
             raise BadInput(f"parameter {name}: {word}: this run was trained with {key}={there}; give another run")
 

@@ -75,18 +75,13 @@ def _judge(cluster: Cluster, name: str) -> str:
 
 def _may_pass(container: Json) -> bool:
     """It ended with a passing fault: the draft could not be fetched from a store that is away."""
-    return any(end["exitCode"] == PassingFault.exit_code for end in _ends(container))
-
-
-def _ends(container: Json) -> list[Json]:
-    ends = [(container.get(when) or {}).get("terminated") for when in ("state", "lastState")]
-    return [end for end in ends if end]
+    return any(end["exitCode"] == PassingFault.exit_code for end in pods.ends(container))
 
 
 def _why(cluster: Cluster, pod: Json, container: Json) -> str:
     """Its last words; one that the kernel killed has none."""
     name = container["name"]
-    if any(end.get("reason") == "OOMKilled" for end in _ends(container)):
+    if any(end.get("reason") == "OOMKilled" for end in pods.ends(container)):
         advice = "; raise server-memory in the ConfigMap settings" if name == CONTAINER else ""
         return f"OOMKilled, past its memory limit{advice}"
     return f"its last words: {_last_words(cluster, pods.name(pod), name)}"

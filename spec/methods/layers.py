@@ -1,7 +1,7 @@
 """What the decoder layers of the methods' drafts have in common: rotary positions, norms and the gated MLP."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import torch
@@ -32,7 +32,11 @@ class LayerSizes(Protocol):
     @property
     def num_attention_heads(self) -> int: ...
     @property
+    def num_key_value_heads(self) -> int: ...
+    @property
     def head_dim(self) -> int: ...
+    @property
+    def rms_norm_eps(self) -> float: ...
     @property
     def max_position_embeddings(self) -> int: ...
     @property
@@ -68,7 +72,23 @@ class Rope:
         return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
-def check_rope(config: LayerSizes) -> None:
+def check_sizes(config: LayerSizes, counts: Iterable[str]) -> None:
+    """`BadInput` for fields of a draft's own config that no layer can be made from; `counts` are whole numbers."""
+    for name in counts:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise BadInput(f"config: draft.{name}={value!r}; it is a whole number of at least 1")
+    if not isinstance(config.rms_norm_eps, float) or not 0 < config.rms_norm_eps < math.inf:
+        raise BadInput(f"config: draft.rms_norm_eps={config.rms_norm_eps!r}; it is a decimal number above 0, as 1e-6")
+    if config.num_attention_heads % config.num_key_value_heads or config.head_dim % 2:
+        raise BadInput(
+            f"config: a draft of {config.num_attention_heads} heads, {config.num_key_value_heads} of keys, head_dim "
+            f"{config.head_dim}: the heads must divide by those of keys, and head_dim by 2"
+        )
+    _check_rope(config)
+
+
+def _check_rope(config: LayerSizes) -> None:
     """`BadInput` for `rope_parameters` without frequencies, or that leave to the server what it would fill in."""
     given, name = config.rope_parameters, "config: draft.rope_parameters"
     if not isinstance(given, dict):

@@ -122,6 +122,11 @@ class Workflow:
         """The uids of the step's pods that are still known, ended ones too."""
         return set(self.pods(step, (*THERE, "Succeeded", "Failed")))
 
+    def has_checkpoint(self) -> bool:
+        with bucket() as store:
+            found = store.at(f"{self.run}/run").list("checkpoints")
+        return any(entry.key.endswith("/checkpoint.json") for entry in found)
+
     def made(self) -> list[str]:
         """Deployments, services and training jobs that it made and that are still there, and their pods."""
         kinds = "deployments,services,pytorchjobs,pods"

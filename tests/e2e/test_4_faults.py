@@ -29,10 +29,6 @@ def in_store(workflow: Workflow, look: Callable[[Store], object]) -> Callable[[]
     return from_here
 
 
-def has_checkpoint(run: Store) -> bool:
-    return any(entry.key.endswith("/checkpoint.json") for entry in run.list("checkpoints"))
-
-
 def test_a_filter_pod_is_deleted(workflow: Workflow) -> None:
     both = in_store(workflow, lambda run: len(folders_present(run)) == 2)
     until("both shards have answers", both, 900, of=workflow)
@@ -65,7 +61,7 @@ def test_the_object_store_refuses_for_30_s(workflow: Workflow) -> None:
 
 
 def test_a_trainer_is_deleted(workflow: Workflow) -> None:
-    until("a checkpoint", in_store(workflow, has_checkpoint), 1800, of=workflow)
+    until("a checkpoint", workflow.has_checkpoint, 1800, of=workflow)
     kubectl("delete", "pod", "--now", f"{workflow.name}-train-1-worker-1")
     until("the next attempt", lambda: f"{workflow.name}-train-2" in jobs(workflow), 300, of=workflow)
 

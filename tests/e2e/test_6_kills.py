@@ -70,7 +70,7 @@ def test_a_trainer_is_preempted(killed: Workflow) -> None:
 
 
 def test_the_store_is_gone_for_60_s_in_training(killed: Workflow) -> None:
-    until("a checkpoint", lambda: _has_checkpoint(killed), 900, of=killed)
+    until("a checkpoint", killed.has_checkpoint, 900, of=killed)
     with store_gone():
         time.sleep(60)  # the next checkpoint falls due meanwhile
     assert killed.phase == "Running"
@@ -178,7 +178,7 @@ def test_the_store_is_full_in_training_and_has_room_again(killed: Workflow, tmp_
     copy_run(killed.run, "full", "checkpoints", "start", "draft", *UNFINISHED)
     with store_that_fills() as full:
         first = submit("full", train_options=OPTIONS, attempts="1")
-        until("a checkpoint", lambda: _has_checkpoint(first), 900, of=first)
+        until("a checkpoint", first.has_checkpoint, 900, of=first)
         with full():
             assert first.wait(900) == "Failed"
         assert "XMinioStorageFull" in first.message, first.message
@@ -216,12 +216,6 @@ def _kill_in_time(workflow: Workflow, *steps: str, how: Callable[[str], object])
 
 def _running(selector: str) -> int:
     return sum(pod["status"]["phase"] == "Running" for pod in get("pods", selector)["items"])
-
-
-def _has_checkpoint(workflow: Workflow) -> bool:
-    with bucket() as store:
-        found = store.at(f"{workflow.run}/run").list("checkpoints")
-    return any(entry.key.endswith("/checkpoint.json") for entry in found)
 
 
 def _api_server_answers() -> bool:

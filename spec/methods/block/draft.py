@@ -11,7 +11,6 @@ the anchor's token j + 1 on: of DFlash's rows the one before it is not read, so 
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +23,7 @@ from spec.errors import BadInput
 from spec.methods.block.checks import check_family
 from spec.methods.block.layout import feature_layers
 from spec.methods.files import default_context
-from spec.methods.layers import LeanMlp, LeanNorm, Rope, check_rope, rotate
+from spec.methods.layers import LeanMlp, LeanNorm, Rope, check_sizes, rotate
 
 # (query [P, B, heads, D], key [P, B, kv_heads, D], value, context key [N, kv_heads, D], context value), keys and query
 # rotated -> [P, B, heads, D]
@@ -97,18 +96,7 @@ class BlockDraftConfig:
         return config
 
     def _check(self, target: PretrainedConfig) -> None:
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise BadInput(f"config: draft.{name}={value!r}; it is a whole number of at least 1")
-        if not isinstance(self.rms_norm_eps, float) or not 0 < self.rms_norm_eps < math.inf:
-            raise BadInput(f"config: draft.rms_norm_eps={self.rms_norm_eps!r}; it is a decimal number above 0, as 1e-6")
-        if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2:
-            raise BadInput(
-                f"config: a draft of {self.num_attention_heads} heads, {self.num_key_value_heads} of keys, head_dim "
-                f"{self.head_dim}: the heads must divide by those of keys, and head_dim by 2"
-            )
-        check_rope(self)
+        check_sizes(self, _COUNTS)
         if self.hidden_size != target.hidden_size:
             raise BadInput(
                 f"config: draft.hidden_size={self.hidden_size}; it must be the target's {target.hidden_size}, as the "

@@ -7,7 +7,6 @@ training-time test, inference to a cache.
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers import PretrainedConfig
 from spec.errors import BadInput
 from spec.methods.eagle3.layout import feature_layers
 from spec.methods.files import default_context
-from spec.methods.layers import Mlp, Rope, check_rope, rotate
+from spec.methods.layers import Mlp, Rope, check_sizes, rotate
 
 # (query [.., heads, D], key [.., kv_heads, D], value [.., kv_heads, D]), all rotated -> [.., heads, D]
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -83,21 +82,10 @@ class DraftConfig:
         return config
 
     def _check(self, target: PretrainedConfig) -> None:
-        for name in _SIZES:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise BadInput(f"config: draft.{name}={value!r}; it is a whole number of at least 1")
-        if not isinstance(self.rms_norm_eps, float) or not 0 < self.rms_norm_eps < math.inf:
-            raise BadInput(f"config: draft.rms_norm_eps={self.rms_norm_eps!r}; it is a decimal number above 0, as 1e-6")
+        check_sizes(self, _SIZES)
         for name in ("fc_norm", "norm_output"):
             if not isinstance(getattr(self, name), bool):
                 raise BadInput(f"config: draft.{name}={getattr(self, name)!r}; it is true or false")
-        if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2:
-            raise BadInput(
-                f"config: a draft of {self.num_attention_heads} heads, {self.num_key_value_heads} of keys, head_dim "
-                f"{self.head_dim}: the heads must divide by those of keys, and head_dim by 2"
-            )
-        check_rope(self)
         if self.hidden_size != target.hidden_size:
             raise BadInput(
                 f"config: draft.hidden_size={self.hidden_size}; it must be the target's {target.hidden_size}, as the "
