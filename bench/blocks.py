@@ -17,7 +17,8 @@ from bench.memory import give_back_what_is_freed
 from bench.plain_blocks import plain_loss
 from bench.work import TURN, device_and_dtype
 from spec.methods.block.anchors import Blocks, draw
-from spec.methods.block.draft import BlockDraft, BlockDraftConfig
+from spec.methods.block.config import BlockDraftConfig
+from spec.methods.block.draft import BlockDraft
 from spec.methods.block.losses import DFLASH, DSPARK, decay_of, decay_weights
 from spec.methods.block.step import Observation, step_loss
 from spec.training.batch import Batch, collate

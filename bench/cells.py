@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from spec import cli, settings
 from spec.errors import BadInput
@@ -169,9 +169,8 @@ def identity(cell: Cell, effort: Effort) -> tuple[Json, Json]:
     if samples is None:
         raise BadInput(f"{effort.run}: no samples; run the demo, or tools/prepare_data.py {effort.run}, first")
     given = {"run_dir": str(effort.run), "target": str(effort.target)}
-    with settings.reading():
-        named = OmegaConf.from_dotlist(list(cell.settings))
-        merged = OmegaConf.merge(OmegaConf.load(WAYS[cell.method].config), given, named)
+    merged = OmegaConf.merge(settings.read(WAYS[cell.method].config, list(cell.settings)), given)
+    assert isinstance(merged, DictConfig)
     trained = settings.deciding(settings.complete(merged))
     asked = {"prompts": effort.prompts, "max_new_tokens": effort.max_new_tokens}
     own = {"method": cell.method, "drafts": cell.drafts, "tried": list(cell.tried)}

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from spec.methods.eagle3.draft import DraftConfig
+from spec.methods.eagle3.config import DraftConfig
 from spec.methods.eagle3.step import Observation
 
 

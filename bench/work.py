@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+from spec.methods.eagle3.config import DraftConfig
+from spec.methods.eagle3.draft import EagleDraft
 from spec.target.frozen import Features
 from spec.training.batch import Batch, collate
 

@@ -21,7 +21,7 @@ from torchtune import config
 from torchtune.recipe_interfaces import FTRecipeInterface
 from torchtune.training import get_lr
 
-from spec import launch, ranks, settings, warm_start
+from spec import components, launch, ranks, settings, warm_start
 from spec.attention import kernels
 from spec.costs.budget import Cap
 from spec.costs.meter import Meter, gpus_of
@@ -48,7 +48,7 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
 
     def __init__(self, cfg: DictConfig):
         self.ranks = ranks.start(cfg.get("device"), cfg.get("timeout_minutes", 10))
-        self.cfg = ranks.together(lambda: settings.complete(cfg))
+        self.cfg = ranks.together(lambda: components.check(settings.complete(cfg)))
         self.device = self.ranks.device
         self.shutdown = Shutdown()
         self.progress = Progress()
@@ -308,4 +308,4 @@ def recipe_main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    launch.run(lambda: recipe_main(settings.from_command_line()))
+    launch.run(lambda: recipe_main(components.from_command_line()))

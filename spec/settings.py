@@ -1,6 +1,8 @@
-"""The settings of a training run: a target's YAML and the command line over the defaults, checked."""
+"""The settings of a training run: a target's YAML and the command line over the defaults, checked.
 
-import inspect
+Imports no torch, so that a run on the cluster is refused before it has a GPU; `spec.components` checks the rest.
+"""
+
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,14 +11,11 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torchtune import config
-from torchtune.config._errors import InstantiationError
-from torchtune.config._utils import _get_component_from_path
 from yaml import YAMLError
 
 from spec.errors import BadInput
 from spec.methods import FIRST, METHODS, method_named
-from spec.methods.checks import check_names, nearest
+from spec.methods.checks import nearest
 
 DEFAULTS = Path(__file__).parent / "configs" / "defaults.yaml"
 
@@ -36,20 +35,8 @@ _COUNTS = (
     *("max_length", "epochs", "max_steps", "batch_size", "gradient_accumulation_steps"),
     *("log_every", "evaluate_every", "evaluate_rows", "save_every", "keep_checkpoints"),
 )
-_COMPONENTS = ("optimizer", "lr_scheduler", "metric_logger")
+COMPONENTS = ("optimizer", "lr_scheduler", "metric_logger")
 _OPTIONAL = ("epochs", "max_steps", "log_every", "evaluate_every", "clip_grad_norm")
-
-
-def from_command_line() -> DictConfig:
-    """`--config FILE key=value ...` as torchtune reads it; the values are still to be checked by `complete`."""
-    read: list[DictConfig] = []
-    try:
-        with reading():
-            config.parse(read.append)()
-    except SystemExit as end:  # parse() ends so, whatever it calls
-        if end.code:
-            raise
-    return read[0]
 
 
 @contextmanager
@@ -69,13 +56,24 @@ def reading() -> Iterator[None]:
         raise BadInput(f"config: not a file of settings: {error}") from error
 
 
+def read(config: Path, words: list[str]) -> DictConfig:
+    """A config with `key=value` words over it, still to be checked by `complete`. `BadInput` for what is neither."""
+    for word in words:
+        if "=" not in word[1:]:
+            raise BadInput(f"{word}: a setting is given as key=value")
+    with reading():
+        merged = OmegaConf.merge(OmegaConf.load(config), OmegaConf.from_dotlist(words))
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
 def complete(given: DictConfig) -> DictConfig:
-    """`given` over the method's defaults and all methods'. `BadInput` names the first key, component or value that
-    cannot be meant.
+    """`given` over the method's defaults and all methods'. `BadInput` names the first key or value that cannot be
+    meant.
     """
-    shared = _read(DEFAULTS)
+    shared = _defaults(DEFAULTS)
     method = method_named(given.get("method", shared.method))
-    defaults = OmegaConf.merge(shared, _read(method.defaults))
+    defaults = OmegaConf.merge(shared, _defaults(method.defaults))
     assert isinstance(defaults, DictConfig)
     _check_keys(given, defaults, method.title)
     try:
@@ -89,9 +87,6 @@ def complete(given: DictConfig) -> DictConfig:
         raise BadInput(f"config: {missing[0]} is not set; add {missing[0]}=... to the command line or the file")
     _check_values(cfg)
     method.check_settings(cfg)
-    for name in _COMPONENTS:
-        if cfg[name] is not None:
-            _check_component(name, cfg[name])
     return cfg
 
 
@@ -99,15 +94,15 @@ def deciding(cfg: DictConfig) -> dict[str, Any]:
     """The part of the settings that a checkpoint records and a resume must find again."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
-    own = [str(name) for name in _read(METHODS[cfg.method].defaults)]
+    own = [str(name) for name in _defaults(METHODS[cfg.method].defaults)]
     named = {} if cfg.method == FIRST else {"method": cfg.method}  # runs from before there were others name none
     return named | {name: plain[name] for name in dict.fromkeys((*DECIDING, *own))}
 
 
-def _read(path: Path) -> DictConfig:
-    read = OmegaConf.load(path)
-    assert isinstance(read, DictConfig)
-    return read
+def _defaults(path: Path) -> DictConfig:
+    defaults = OmegaConf.load(path)
+    assert isinstance(defaults, DictConfig)
+    return defaults
 
 
 def _check_keys(given: DictConfig, defaults: DictConfig, title: str) -> None:
@@ -115,10 +110,10 @@ def _check_keys(given: DictConfig, defaults: DictConfig, title: str) -> None:
     for key in given:
         if key in known:
             continue
-        of = [other.title for other in METHODS.values() if key in _read(other.defaults)]
+        of = [other.title for other in METHODS.values() if key in _defaults(other.defaults)]
         if of:
             raise BadInput(f"config: {key!s} is a setting of {' and '.join(of)}; this is {title}")
-        inside = [f"{group}.{key!s}" for group in _COMPONENTS if key in defaults[group]]
+        inside = [f"{group}.{key!s}" for group in COMPONENTS if key in defaults[group]]
         hint = f"; did you mean {inside[0]!r}?" if inside else nearest(str(key), known)
         raise BadInput(f"config: no setting is called {key!r}{hint}")
 
@@ -198,18 +193,3 @@ def _check_optimizer(optimizer: DictConfig) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_component(name: str, node: DictConfig) -> None:
-    """The callable exists and takes the arguments given; its own errors would come minutes later, as a traceback."""
-    path = node.get("_component_")
-    try:
-        component = _get_component_from_path(str(path))
-        parameters = inspect.signature(component).parameters
-    except (InstantiationError, ValueError, TypeError) as error:
-        raise BadInput(
-            f"config: {name}._component_={path!r} cannot be imported: {str(error).splitlines()[0]}"
-        ) from error
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    check_names(name, node, set(parameters) | {"_component_"})

@@ -77,6 +77,9 @@ DAMAGES = {
         lambda draft: change_config(draft, max_position_embeddings=256),
         "max_position_embeddings is 256, below the served context length of 512",
     ),
+    "layers without end": Damage(
+        lambda draft: change_config(draft, num_hidden_layers=10**9), "num_hidden_layers is 1000000000; .* at most 256"
+    ),
     "wrong vocabulary size": Damage(
         lambda draft: change_config(draft, vocab_size=319), "vocab_size is 319, the target's vocab_size is 320"
     ),
@@ -146,6 +149,9 @@ def of_both(layers: list[int]) -> dict[str, Damage]:
         "context too short": Damage(
             lambda at: change_config(at, max_position_embeddings=256),
             "max_position_embeddings is 256, below the served context length of 512",
+        ),
+        "layers without end": Damage(
+            lambda at: change_config(at, num_hidden_layers=10**9), "num_hidden_layers is 1000000000; .* at most 256"
         ),
         "tensor missing": Damage(lambda at: change_weights(at, drop_hidden_norm), "hidden_norm.weight missing: "),
         "tensor misnamed": Damage(

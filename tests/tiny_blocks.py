@@ -3,7 +3,8 @@
 import torch
 
 from spec.methods.block.anchors import Blocks, draw
-from spec.methods.block.draft import BlockDraft, BlockDraftConfig
+from spec.methods.block.config import BlockDraftConfig
+from spec.methods.block.draft import BlockDraft
 from spec.training.batch import Batch
 from tests.block_reference import Document, reference_loss
 from tests.tiny_steps import VOCAB, FakeTarget

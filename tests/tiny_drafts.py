@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from spec.evaluation.speculation import CachedTarget, greedy
-from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+from spec.methods.eagle3.config import DraftConfig
+from spec.methods.eagle3.draft import EagleDraft
 from spec.methods.eagle3.step import decay_weights, draft_loss
 from spec.target.frozen import FrozenTarget
 from spec.training.batch import collate

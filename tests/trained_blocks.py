@@ -6,7 +6,8 @@ import torch
 
 from spec.evaluation.speculation import CachedTarget, greedy
 from spec.methods.block.anchors import draw
-from spec.methods.block.draft import BlockDraft, BlockDraftConfig
+from spec.methods.block.config import BlockDraftConfig
+from spec.methods.block.draft import BlockDraft
 from spec.methods.block.losses import Objective, decay_weights
 from spec.methods.block.step import observe, step_loss
 from spec.target.frozen import FrozenTarget

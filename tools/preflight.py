@@ -22,6 +22,7 @@ from spec.costs.budget import Budget, parse_prices, write_budget
 from spec.costs.estimate import GpuHours, check_cap, of_serving, of_training, tokens_of, tokens_trained, training_of
 from spec.costs.records import end_forgotten
 from spec.evaluation.gate import Bar
+from spec.methods import METHODS
 from spec.publishing.drafts import place_of
 from spec.publishing.standing import NONE
 
@@ -92,9 +93,8 @@ def main(
     preflight.check_shared("run", run, ("s3://",))
     preflight.check_shared("destination", destination, ("s3://", "hf://"))
     preflight_training.check_config("config", config, ROOT)
-    with preflight.parameter("train-options"):
-        method = preflight_training.method_of_training(ROOT / config, train_options)
-    preflight_training.check_settings("train-options", train_options, ROOT, method)
+    training = preflight_training.settings_of("train-options", ROOT / config, train_options)
+    method = METHODS[training.method]
     servers = 3 if max_regression < 1 and min_speed_up else 2  # that the draft is proven on
     needed = {"nvidia.com/gpu": max(nodes * gpus_per_node, servers * server_gpus)}
     names = "nodes, gpus-per-node and server-gpus"
@@ -113,7 +113,7 @@ def main(
     preflight.check_volume(models)
     target = preflight.staged_at(models, model, revision)
     preflight.check_model(model, revision, target)
-    preflight.check_family("config", method, preflight.model_config(model, revision, target))
+    asked = preflight_training.check_draft("config", training, preflight.config_of_target(model, revision, target))
     remaining = preflight.remaining(store, shards)
     if max_regression < 1:
         with preflight.parameter("destination"):
@@ -122,30 +122,28 @@ def main(
     preflight.check_nothing_to_redo("filter-options", filter_options, "answers", remaining)
     preflight.check_nothing_to_redo("train-options", train_options, "training", remaining)
     preflight.check_nothing_to_redo("evaluate-options", evaluate_options, "report", remaining)
-    preflight_training.check_same_training("train-options", train_options, store)
-    settings = preflight_training.settings_of_training(ROOT / config, train_options, method, ROOT)
-    draft = preflight_training.config_of_draft(store, settings)
+    preflight_training.check_same_training("train-options", train_options, training, store)
+    draft = preflight_training.config_of_draft(store, asked)
     preflight_training.check_learnt("drafts", str(drafts), method, draft)
     if sweep_drafts:
         preflight_training.check_learnt("sweep-drafts", sweep_drafts, method, draft)
         preflight_training.check_loads("sweep-loads", sweep_loads, most=max_running_requests)
     if remaining["training"] == "missing" and (
-        told := preflight_training.check_start("train-options", train_options, method, store)
+        told := preflight_training.check_start("train-options", training, store)
     ):
         print(told, flush=True)
     if remaining["answers"] == "missing":
         preflight.check_datasets(dataset_name, weights, dataset_split, pattern=filtering["glob"])
         preflight.check_suites(list(filtering["leave_out"] or ()))
-    with preflight.parameter("train-options"):
-        training = training_of(ROOT / config, settings, nodes * gpus_per_node)
-    budget = Budget(per_gpu_hour=prices, currency=currency, max_gpu_hours=max_gpu_hours, training=training)
+    work = training_of(ROOT / config, training, nodes * gpus_per_node)
+    budget = Budget(per_gpu_hour=prices, currency=currency, max_gpu_hours=max_gpu_hours, training=work)
     left = GpuHours()
     rows: tuple[float, float | None] = (0, None)
     if remaining["answers"] == "missing":
         rows = preflight.rows_of(dataset_name, weights, dataset_split, filtering)
         left += of_serving(ROOT / config, rows, gpus=server_gpus, max_tokens=max_tokens)
     if remaining["training"] == "missing":
-        left += of_training(training, tokens_of(store, rows), tokens_trained(store))
+        left += of_training(work, tokens_of(store, rows), tokens_trained(store))
     end_forgotten(store)  # nothing else of this run goes on: a workflow has its lock
     print(check_cap(store, budget, left), flush=True)
     write_budget(store, budget)

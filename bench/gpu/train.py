@@ -22,7 +22,7 @@ from torch.profiler import profile as torch_profile
 
 from bench.gpu.part import GIB, Part, Skipped, no_waits, processes, wait
 from bench.gpu.speed import peak
-from spec import launch, settings
+from spec import components, launch, settings
 from spec.eagle_full_finetune_distributed import EagleFullFinetuneRecipeDistributed, recipe_main
 from spec.planning.plan import Machines, measure, plan
 from spec.samples.dataset import SamplesWriter
@@ -163,7 +163,7 @@ def _run(words: list[str]) -> None:
     os.chdir(ROOT)
     torch.set_num_threads(1)  # torch makes a fork's pool anew when first asked, and not by several threads at once
     sys.argv = [RECIPE, *words]
-    launch.run(lambda: recipe_main(settings.from_command_line()))
+    launch.run(lambda: recipe_main(components.from_command_line()))
 
 
 def _end(process: Any) -> int:

@@ -3,7 +3,6 @@
 Seconds of a small pod instead of hours of a GPU node. Every message names the workflow parameter that is wrong.
 """
 
-import json
 import os
 import re
 import tempfile
@@ -13,15 +12,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from transformers import PretrainedConfig
+
 from spec.cli import parsed
 from spec.cluster.api import Json
 from spec.conversations.ids import Shard
 from spec.conversations.patterns import is_pattern, stored_files
 from spec.conversations.shards import MARKER, folder_of
 from spec.errors import BadInput, PassingFault
-from spec.methods.method import Method
 from spec.publishing.standing import NONE, compared_with, to_compare_with
 from spec.storage import Store, open_store
+from spec.target.families import read_config
 from spec.target.staging import STAGED
 
 TRAINED = "draft/draft.json"  # the exported draft's marker
@@ -210,8 +211,8 @@ def _rows_on_hub(name: str, split: str) -> int | None:
     return counts[0] if len(counts) == 1 else None
 
 
-def model_config(model: str, revision: str, staged: Path) -> Json:
-    """The target's `config.json`, from where it is staged or will be staged from."""
+def config_of_target(model: str, revision: str, staged: Path) -> PretrainedConfig:
+    """Of the target's `config.json`, from where it is staged or will be staged from."""
     with parameter("model"), tempfile.TemporaryDirectory() as scratch:
         path = staged / "config.json"
         if not path.is_file():
@@ -222,16 +223,7 @@ def model_config(model: str, revision: str, staged: Path) -> Json:
                 from spec.target.hub_source import on_hub
 
                 on_hub(model, revision).download("config.json", path)
-        try:
-            return dict(json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise BadInput(f"{model}: its config.json is not JSON ({error})") from error
-
-
-def check_family(name: str, method: Method, config: Json) -> None:
-    """The server has drafts of this method for the target, whose `config.json` is given."""
-    with parameter(name):
-        method.check_family(str(config.get("model_type")))
+        return read_config(path)
 
 
 def check_nothing_to_redo(name: str, words: str, part: str, remaining: dict[str, str]) -> None:

@@ -1,24 +1,25 @@
 """The training that is asked for, judged before anything starts: its method, its settings, what it begins from."""
 
-import json
-import math
+import dataclasses
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import yaml
+from omegaconf import DictConfig, OmegaConf
+from transformers import PretrainedConfig
 
+from spec import settings
 from spec.cluster.api import Json
 from spec.cluster.preflight import TRAINED, check_number, parameter
 from spec.errors import BadInput
 from spec.export.verify import read_config
-from spec.methods import FIRST, method_named, method_of_published
+from spec.methods import METHODS, method_of_published
 from spec.methods.checks import WORDS
 from spec.methods.files import CONFIG
 from spec.methods.method import Method
 from spec.publishing import existing
 from spec.storage import Store
 from spec.storage.markers import read_marker
+from spec.target.families import text_config_of
 from spec.tuning.settings import check_drafts, drafts_of, numbers
 
 BEGUN = "start/start.json"  # what the run's draft began from
@@ -31,77 +32,45 @@ def check_config(name: str, config: str, root: Path) -> None:
         raise BadInput(f"parameter {name}: {config}: no such file; there are {', '.join(known) or 'none'}")
 
 
-def method_of_training(config: Path, words: str) -> Method:
-    """The method that training will take, by the recipe's config and the settings that change it."""
-    there = yaml.safe_load(config.read_text())
-    return method_named(_by_key(words).get("method", there.get("method", FIRST)))
-
-
-def settings_of_training(config: Path, words: str, method: Method, root: Path) -> Json:
-    """The settings that training will take: those of `words` over the recipe's config, and both over the defaults.
-
-    Groups are not merged as `spec.settings` does, which needs torch: what is known beforehand hangs on none of them.
+def settings_of(name: str, config: Path, words: str) -> DictConfig:
+    """The complete settings of the training: the recipe's config and the words that change it, as training will read
+    them hours later. Only the components that they name are not looked up, which takes torch.
     """
-    given = {key: yaml.safe_load(value) for key, value in _by_key(words).items()}
-    return _defaults(method, root) | yaml.safe_load(config.read_text()) | given
+    with parameter(name):
+        if placed := [word for word in words.split() if word.partition("=")[0] in _PLACES]:
+            raise BadInput(f"{placed[0]}: the pipeline itself says where a run and its target are")
+        given = OmegaConf.merge(settings.read(config, words.split()), dict.fromkeys(_PLACES, "there"))
+        assert isinstance(given, DictConfig)
+        return settings.complete(given)
 
 
-def check_settings(name: str, words: str, root: Path, method: Method) -> None:
-    """Every word is `key=value`, and the key a setting of the recipe or of its method: else training would refuse it,
-    hours later.
-    """
-    known = _defaults(method, root)
-    for word in words.split():
-        key, equals, value = word.partition("=")
-        if not equals or key.partition(".")[0] not in known:
-            raise BadInput(f"parameter {name}: {word}: no setting of {method.title}, as key=value")
-        default = _at(known, key)
-        if not _may_be(value, default):
-            raise BadInput(f"parameter {name}: {word}: {key} is {json.dumps(default)} by default, and no such value")
+_PLACES = ("run_dir", "target")
 
 
-def _at(settings: Any, key: str, otherwise: Any = None) -> Any:
-    """The value of `group.key`; `otherwise` where there is none."""
-    for part in key.split("."):
-        settings = settings.get(part, otherwise) if isinstance(settings, dict) else otherwise
-    return settings
+def check_draft(name: str, training: DictConfig, target: PretrainedConfig) -> Json:
+    """The config of the draft that is to be trained, by the same look at the target's config as training has."""
+    with parameter(name):
+        return dataclasses.asdict(METHODS[training.method].draft_config(training, text_config_of(target)))
 
 
-def _may_be(value: str, default: Any) -> bool:
-    """Whether `value` is YAML, and a number of its kind, or null, where the default is one."""
-    try:
-        if yaml.safe_load(value) is None or type(default) not in (int, float):
-            return True
-        return math.isfinite(type(default)(value))  # 1e-4 is text to YAML
-    except (yaml.YAMLError, ValueError):
-        return False
-
-
-def check_same_training(name: str, words: str, store: Store) -> None:
+def check_same_training(name: str, words: str, training: DictConfig, store: Store) -> None:
     """A run that is trained is not trained again: other settings than its draft's are another run's."""
     trained = read_marker(store, TRAINED)
-    settings = trained.facts["training"]["settings"] if trained else {}
+    recorded = OmegaConf.create(trained.facts["training"]["settings"] if trained else {})
     for word in words.split():
-        key, _, asked = word.partition("=")
-        there = _at(settings, key, _FREE)
-        if there is not _FREE and not _same(there, asked):
+        key = word.partition("=")[0]
+        there = OmegaConf.select(recorded, key, default=_FREE)
+        if there is not _FREE and there != OmegaConf.select(training, key):
             raise BadInput(f"parameter {name}: {word}: this run was trained with {key}={there}; give another run")
 
 
 _FREE = object()  # a setting that may differ: it decides nothing, and no marker records it
 
 
-def _same(there: Any, asked: str) -> bool:
-    try:
-        return there == yaml.safe_load(asked) or float(there) == float(asked)  # 1e-4 is text to YAML
-    except (TypeError, ValueError, yaml.YAMLError):
-        return False
-
-
-def config_of_draft(run: Store, settings: Json) -> Json:
-    """What decides how the run's draft is served: its own config, or the settings that it is yet to be trained with."""
+def config_of_draft(run: Store, asked: Json) -> Json:
+    """What decides how the run's draft is served: its own config, or that of the draft which is `asked` for."""
     trained = read_marker(run, TRAINED)
-    return trained.facts["config"] if trained else settings
+    return trained.facts["config"] if trained else asked
 
 
 def check_learnt(name: str, drafts: str, method: Method, config: Json) -> None:
@@ -114,13 +83,12 @@ def check_loads(name: str, loads: str, *, most: int) -> None:
     check_number(name, max(numbers(f"parameter {name}:", loads)), least=1, most=most)
 
 
-def check_start(name: str, words: str, method: Method, run: Store) -> str:
+def check_start(name: str, training: DictConfig, run: Store) -> str:
     """There is a draft to begin from where `initialise` says so, one that this method can begin from.
 
     Returns what there is to tell: where there is none yet, that training begins otherwise.
     """
-    settings = _by_key(words)
-    place, otherwise = settings.get("initialise", WORDS[0]), settings.get("initialise_else")
+    place, otherwise, method = training.initialise, training.initialise_else, METHODS[training.method]
     if place in WORDS or run.exists(BEGUN):  # a run that has begun has its start
         return ""
     if not place.startswith("s3://"):
@@ -139,15 +107,3 @@ def check_start(name: str, words: str, method: Method, run: Store) -> str:
         if not otherwise:
             raise BadInput(f"{place}: no draft is there; initialise_else=random begins without one")
     return f"{place} has no {method.title} draft to begin from yet: training begins as {otherwise}"
-
-
-def _by_key(words: str) -> dict[str, str]:
-    """`key=value` words by their keys."""
-    pairs = (word.partition("=") for word in words.split())
-    return {key: value for key, _, value in pairs}
-
-
-def _defaults(method: Method, root: Path) -> Json:
-    """Of the settings that every method has, and of its own."""
-    shared = yaml.safe_load((root / "spec" / "configs" / "defaults.yaml").read_text())
-    return shared | yaml.safe_load(method.defaults.read_text())

@@ -5,6 +5,7 @@ reaches all of a GPU's products or a twentieth of them. A cap is held against th
 cannot do without.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,28 +38,14 @@ class GpuHours:
         return f"from {self.low:.3g}" + ("; its end is not known" if self.high is None else f" to {self.high:.3g}")
 
 
-def training_of(config: Path, settings: dict[str, Any], world: int) -> Training:
-    """What a config, with complete settings, trains for on so many GPUs, at the speed that the planner gives it.
-
-    Raises `BadInput` for a number that is none.
-    """
-    step = world
-    for name in ("max_length", "batch_size", "gradient_accumulation_steps"):
-        step *= _whole(settings, name, least=1)
+def training_of(config: Path, settings: Mapping[str, Any], world: int) -> Training:
+    """What a config, with complete settings, trains for on so many GPUs, at the speed that the planner gives it."""
+    step = world * settings["max_length"] * settings["batch_size"] * settings["gradient_accumulation_steps"]
     return Training(
         tokens_per_gpu_second=_speed(config, "tokens_per_gpu_second") if world else 0,
-        epochs=_whole(settings, "epochs", least=0),
-        most_tokens=_whole(settings, "max_steps", least=0) * step,
+        epochs=settings["epochs"] or 0,
+        most_tokens=(settings["max_steps"] or 0) * step,
     )
-
-
-def _whole(settings: dict[str, Any], name: str, *, least: int) -> int:
-    value = settings[name]
-    if value is None and not least:
-        return 0
-    if type(value) is not int or value < least:
-        raise BadInput(f"{name}={value}: a whole number of at least {least}" + " or null" * (not least))
-    return value
 
 
 def of_training(training: Training, tokens: tuple[float, float | None], trained: int = 0) -> GpuHours:

@@ -25,6 +25,8 @@ _STRETCHED_BY: dict[str, tuple[str, ...]] = {
     "proportional": (),
 }
 
+MOST_LAYERS = 256  # more than any target has
+
 _AT_ONCE = 1 << 24  # tokens looked through together
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}  # as config.json and as safetensors name them
@@ -34,6 +36,13 @@ def check_sizes(path: Path, config: Json, names: Iterable[str]) -> None:
     for name in names:
         if type(config.get(name)) is not int or config[name] <= 0:
             raise BadInput(f"{path}: {name} is {config.get(name)!r}; it must be written out, as a positive integer")
+    check_depth(f"{path}: num_hidden_layers", config["num_hidden_layers"])
+
+
+def check_depth(name: str, layers: int) -> None:
+    """Tensors are listed layer by layer, so that a slip of a few zeros would take hours and all memory."""
+    if layers > MOST_LAYERS:
+        raise BadInput(f"{name} is {layers}; a draft has at most {MOST_LAYERS}")
 
 
 def check_numbers(path: Path, config: Json) -> None:
@@ -60,27 +69,34 @@ def _check_rope(path: Path, config: Json) -> None:
             f"{path}: rope_theta is missing, and rope_parameters.rope_theta too: the server would take 10000; write "
             "out the one that the draft was trained with, which is its target's as a rule"
         )
-    _check_number(path, "rope_theta", new["rope_theta"])
-    kind = new["rope_type"]
+    check_rope(f"{path}: rope_parameters", new, config["head_dim"])
+
+
+def check_rope(name: str, given: Any, head_dim: int) -> None:
+    """`BadInput` for `given`, the RoPE that `name` says, where it leaves to the server what it would fill in."""
+    if not isinstance(given, dict):
+        raise BadInput(f"{name}={given!r}; it is a group of rope_type, rope_theta and what the type needs")
+    kind = given.get("rope_type")
     if not isinstance(kind, str) or kind not in _STRETCHED_BY:
-        raise BadInput(f"{path}: rope_parameters.rope_type is {kind!r}; it is one of {', '.join(_STRETCHED_BY)}")
-    for name in _STRETCHED_BY[kind]:
+        raise BadInput(f"{name}.rope_type is {kind!r}; it is one of {', '.join(_STRETCHED_BY)}")
+    _check_number(f"{name}.rope_theta", given.get("rope_theta"))
+    for field in _STRETCHED_BY[kind]:
         if kind == "longrope":
-            _check_numbers(path, name, new.get(name), config["head_dim"] // 2)
+            _check_numbers(f"{name}.{field}", given.get(field), head_dim // 2)
         else:
-            _check_number(path, f"rope_parameters.{name}", new.get(name))
+            _check_number(f"{name}.{field}", given.get(field))
 
 
-def _check_number(path: Path, name: str, value: Any) -> None:
+def _check_number(name: str, value: Any) -> None:
     if type(value) not in (int, float) or not 0 < value < math.inf:
-        raise BadInput(f"{path}: {name} is {value!r}; it must be written out, as a number above 0")
+        raise BadInput(f"{name} is {value!r}; it must be written out, as a number above 0")
 
 
-def _check_numbers(path: Path, name: str, values: Any, count: int) -> None:
+def _check_numbers(name: str, values: Any, count: int) -> None:
     if not isinstance(values, list) or len(values) != count:
-        raise BadInput(f"{path}: rope_parameters.{name} is no list of {count} numbers, one for two of head_dim")
+        raise BadInput(f"{name} is no list of {count} numbers, one for two of head_dim")
     for at, value in enumerate(values):
-        _check_number(path, f"rope_parameters.{name}[{at}]", value)
+        _check_number(f"{name}[{at}]", value)
 
 
 def check_mask(mask: int, ids: np.ndarray, where: str) -> None:

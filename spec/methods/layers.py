@@ -1,46 +1,23 @@
 """What the decoder layers of the methods' drafts have in common: rotary positions, norms and the gated MLP."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import LlamaConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from spec.errors import BadInput
-
-_ROPE_TYPES = ("default", *ROPE_INIT_FUNCTIONS)
+from spec.methods.sizes import LayerSizes
 
 
 def recomputed(function: Callable[..., Any], *given: Any) -> Any:
     """`function(*given)`, computed again for the backward. Nothing here is random: no generator is asked or set."""
     return checkpoint(function, *given, use_reentrant=False, preserve_rng_state=False)
-
-
-class LayerSizes(Protocol):
-    """The fields of a draft's config that its layers are made from."""
-
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def intermediate_size(self) -> int: ...
-    @property
-    def num_attention_heads(self) -> int: ...
-    @property
-    def num_key_value_heads(self) -> int: ...
-    @property
-    def head_dim(self) -> int: ...
-    @property
-    def rms_norm_eps(self) -> float: ...
-    @property
-    def max_position_embeddings(self) -> int: ...
-    @property
-    def rope_parameters(self) -> dict[str, Any]: ...
 
 
 class Rope:
@@ -72,38 +49,17 @@ class Rope:
         return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
-def check_sizes(config: LayerSizes, counts: Iterable[str]) -> None:
-    """`BadInput` for fields of a draft's own config that no layer can be made from; `counts` are whole numbers."""
-    for name in counts:
-        value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise BadInput(f"config: draft.{name}={value!r}; it is a whole number of at least 1")
-    if not isinstance(config.rms_norm_eps, float) or not 0 < config.rms_norm_eps < math.inf:
-        raise BadInput(f"config: draft.rms_norm_eps={config.rms_norm_eps!r}; it is a decimal number above 0, as 1e-6")
-    if config.num_attention_heads % config.num_key_value_heads or config.head_dim % 2:
-        raise BadInput(
-            f"config: a draft of {config.num_attention_heads} heads, {config.num_key_value_heads} of keys, head_dim "
-            f"{config.head_dim}: the heads must divide by those of keys, and head_dim by 2"
-        )
-    _check_rope(config)
-
-
-def _check_rope(config: LayerSizes) -> None:
-    """`BadInput` for `rope_parameters` without frequencies, or that leave to the server what it would fill in."""
-    given, name = config.rope_parameters, "config: draft.rope_parameters"
-    if not isinstance(given, dict):
-        raise BadInput(f"{name}={given!r}; it is a group of rope_type, rope_theta and what the type needs")
-    if given.get("rope_type") not in _ROPE_TYPES:
-        raise BadInput(f"{name}.rope_type={given.get('rope_type')!r}; it is one of {', '.join(_ROPE_TYPES)}")
-    theta = given.get("rope_theta")
-    if not isinstance(theta, int | float) or isinstance(theta, bool) or not 0 < theta < math.inf:
-        raise BadInput(f"{name}.rope_theta={theta!r}; it is a number above 0")
+def check_frequencies(config: LayerSizes) -> None:
+    """`BadInput` for a draft's own `rope_parameters` of which transformers makes no frequencies."""
+    given = config.rope_parameters
     try:
         frequencies = Rope(config).inv_freq
     except Exception as error:  # transformers' validators raise many kinds
-        raise BadInput(f"{name}={given!r}: no such RoPE: {str(error).splitlines()[0]}") from error
+        raise BadInput(
+            f"config: draft.rope_parameters={given!r}: no such RoPE: {str(error).splitlines()[0]}"
+        ) from error
     if not 0 <= frequencies.min() <= frequencies.max() < math.inf:  # transformers only warns of a factor below 0
-        raise BadInput(f"{name}={given!r}: not all of its frequencies are numbers from 0 on")
+        raise BadInput(f"config: draft.rope_parameters={given!r}: not all of its frequencies are numbers from 0 on")
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

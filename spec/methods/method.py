@@ -54,6 +54,12 @@ class Method(ABC):
     def check_settings(self, cfg: "DictConfig") -> None:
         """`BadInput` names the first of the method's own settings whose value cannot be meant."""
 
+    @abstractmethod
+    def draft_config(self, cfg: "DictConfig", target: "PretrainedConfig") -> Any:
+        """The own config of the draft that complete settings train for the text model `target`, as `Training.config`.
+        `BadInput` if there can be none.
+        """
+
     # ---- the server
     @abstractmethod
     def flags(self, drafts: Drafts) -> dict[str, str]:
@@ -65,10 +71,6 @@ class Method(ABC):
     @abstractmethod
     def check_server(self, info: Json, drafts: Drafts, url: str) -> None:
         """`BadInput` if what a server says of itself (`/server_info`) is not this method at `drafts` a round."""
-
-    @abstractmethod
-    def check_family(self, model_type: str) -> None:
-        """`BadInput` where the server has no drafts of this method for targets of that `model_type`."""
 
     # ---- the exported files
     @abstractmethod

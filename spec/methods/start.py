@@ -1,13 +1,11 @@
-"""A draft that begins with the weights of one that is there: in the folder of an export, or the target's own layers."""
+"""A draft that begins with the weights of one that is there: in the folder of an export."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
-from transformers import PretrainedConfig
 
 from spec.methods.files import WEIGHTS
 
@@ -36,17 +34,3 @@ def told(folder: Path, wanted: set[str], heads: tuple[str, ...]) -> str:
 
     parts = [(of(wanted - there), "begins anew"), (of(there - wanted), "is left out")]
     return "; ".join(f"its {names} {what}" for names, what in parts if names)
-
-
-def layers_fit(draft: Any, target: PretrainedConfig) -> bool:
-    """Whether a dense target's last layers are of the shape of a `draft`'s, and as many, by both configs alone: its
-    weights may take an hour to load.
-    """
-    sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-    head_dim = getattr(target, "head_dim", None) or target.hidden_size // target.num_attention_heads
-    return (
-        all(getattr(draft, name) == getattr(target, name) for name in sizes)
-        and draft.head_dim == head_dim
-        and draft.num_hidden_layers <= target.num_hidden_layers
-        and not any(getattr(target, name, False) for name in ("attention_bias", "mlp_bias"))
-    )

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from transformers import PretrainedConfig, PreTrainedModel
 
-from spec import settings
-from spec.errors import BadInput
+from spec import components, settings
 from spec.methods import METHODS
 from spec.planning.rehearsal import DTYPES, LAYERS, Rehearsal, rehearse
 from spec.planning.roofline import Card
@@ -108,14 +107,9 @@ class Plan:
 
 def read_plan_config(config: Path, overrides: list[str]) -> tuple[DictConfig, PretrainedConfig]:
     """A config with `key=value` over it, and its target's sizes: of `target=DIR`, or of the JSON file beside it."""
-    for override in overrides:
-        if "=" not in override[1:]:
-            raise BadInput(f"{override}: a setting is given as key=value")
-    with settings.reading():
-        given = OmegaConf.merge(OmegaConf.load(config), OmegaConf.from_dotlist(overrides))
-    assert isinstance(given, DictConfig)
+    given = settings.read(config, overrides)
     sizes = given.get("target") or config.with_name(config.stem.rpartition("_")[0] + ".json")
-    cfg = settings.complete(DictConfig({"run_dir": "RUN", "target": str(sizes)} | given))
+    cfg = components.check(settings.complete(DictConfig({"run_dir": "RUN", "target": str(sizes)} | given)))
     return cfg, text_config_of(read_config(sizes))
 
 

@@ -13,7 +13,12 @@ import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from spec.errors import BadInput
-from spec.target.llama4_experts import route_experts
+
+
+def _route_experts(model: PreTrainedModel) -> None:
+    from spec.target.llama4_experts import route_experts  # torch, and preflight reads configs without
+
+    route_experts(model)
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,8 @@ class Family:
 
 FAMILIES = {
     "llama": Family("LlamaForCausalLM"),
-    "llama4": Family("Llama4ForCausalLM", wrapped_as="language_model.", adapt=route_experts),
-    "llama4_text": Family("Llama4ForCausalLM", adapt=route_experts),
+    "llama4": Family("Llama4ForCausalLM", wrapped_as="language_model.", adapt=_route_experts),
+    "llama4_text": Family("Llama4ForCausalLM", adapt=_route_experts),
     "qwen3": Family("Qwen3ForCausalLM"),
     "qwen3_moe": Family("Qwen3MoeForCausalLM"),
 }

@@ -7,7 +7,8 @@ import torch
 
 from spec.attention.blocks import block_attention, group
 from spec.methods.block import probe
-from spec.methods.block.draft import BlockDraft, BlockDraftConfig
+from spec.methods.block.config import BlockDraftConfig
+from spec.methods.block.draft import BlockDraft
 from spec.methods.files import rope_scaling
 
 

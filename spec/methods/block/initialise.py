@@ -6,20 +6,12 @@ learn is to read hidden states and to write ones that the target's head reads.
 
 import torch
 from torch.distributed.tensor import DTensor
-from transformers import PretrainedConfig
 
-from spec.errors import BadInput
-from spec.methods.block.draft import BlockDraft, BlockDraftConfig
-from spec.methods.start import layers_fit
+from spec.methods.block.config import check_copied, other_layers
+from spec.methods.block.draft import BlockDraft
 from spec.target.frozen import FrozenTarget
 
 _HEAD_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
-
-
-def check(config: BlockDraftConfig, target: PretrainedConfig, setting: str = "initialise") -> None:
-    """`BadInput` where the target has no layers for `from_target` to copy, before any of its weights is read."""
-    if target.model_type not in ("llama", "qwen3") or not layers_fit(config, target):
-        raise _other(target, setting)
 
 
 @torch.no_grad()
@@ -30,7 +22,7 @@ def from_target(draft: BlockDraft, target: FrozenTarget) -> None:
     Where the target does not norm its heads (Llama), `q_norm` and `k_norm` give queries and keys the size that the
     target's have. `BadInput` where its layers are of another shape or kind (Llama 4 rotates pairs, MoE routes experts).
     """
-    check(draft.config, target.text_config)
+    check_copied(draft.config, target.text_config)
     hidden, copied = draft.config.hidden_size, list(target.model.model.layers)[-draft.config.num_hidden_layers :]
     for ours, theirs in zip(draft.layers, copied, strict=True):
         layer = {name: _whole(weight) for name, weight in theirs.named_parameters()}
@@ -38,20 +30,13 @@ def from_target(draft: BlockDraft, target: FrozenTarget) -> None:
         if _HEAD_NORMS[0] not in layer and target.text_config.model_type == "llama":
             layer |= _head_norms(layer, draft.config.head_dim)
         if {name: tuple(x.shape) for name, x in layer.items()} != {name: tuple(x.shape) for name, x in wanted.items()}:
-            raise _other(target.text_config)
+            raise other_layers(target.text_config)
         for name, weight in layer.items():
             wanted[name].copy_(weight)
     draft.hidden_norm.weight.copy_(_whole(copied[0].input_layernorm.weight))
     draft.norm.weight.copy_(_whole(target.model.model.norm.weight))
     draft.fc.weight.zero_()
     draft.fc.weight[:, -hidden:].copy_(torch.eye(hidden))
-
-
-def _other(target: PretrainedConfig, setting: str = "initialise") -> BadInput:
-    return BadInput(
-        f"config: {setting}=target copies dense Llama or Qwen3 layers of the draft's own shape, and the target "
-        f"({target.model_type}) has others or fewer; take {setting}=random"
-    )
 
 
 def _head_norms(layer: dict[str, torch.Tensor], head_dim: int) -> dict[str, torch.Tensor]:

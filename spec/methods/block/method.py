@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from spec.errors import BadInput
 from spec.methods.block import checks, layout, published
+from spec.methods.block.config import BlockDraftConfig, draft_config
 from spec.methods.checks import check_initialise, check_names
 from spec.methods.method import Drafter, Drafts, Json, Method, Rows, Training
 from spec.methods.tensors import StoredTensor
@@ -31,7 +32,7 @@ class Block(Method):
     markov: bool
 
     def check_settings(self, cfg: "DictConfig") -> None:
-        from spec.methods.block.draft import BlockDraftConfig  # torch
+        from spec.methods.block.config import BlockDraftConfig  # torch
 
         check_initialise(cfg.initialise, cfg.initialise_else)
         for name, choices in _CHOICES.items():
@@ -55,11 +56,11 @@ class Block(Method):
             raise BadInput(f"config: compile=true: nothing of a {self.title} step is compiled; set compile=false")
         check_names("draft", cfg.draft, {field.name for field in fields(BlockDraftConfig)} - _NOT_TO_CHOOSE)
 
+    def draft_config(self, cfg: "DictConfig", target: "PretrainedConfig") -> BlockDraftConfig:
+        return draft_config(cfg, target)
+
     def check_server(self, info: Json, drafts: Drafts, url: str) -> None:
         checks.check_server(info, self.algorithm, checks.number_of(drafts), url)
-
-    def check_family(self, model_type: str) -> None:
-        checks.check_family(model_type)
 
     def target_facts(self, target: "PretrainedConfig") -> Json:
         return {}
@@ -107,7 +108,7 @@ class Block(Method):
         return BlockTraining(cfg, target)
 
     def read_draft(self, config: str) -> Any:
-        from spec.methods.block.draft import BlockDraft, BlockDraftConfig
+        from spec.methods.block.draft import BlockDraft
 
         return BlockDraft(BlockDraftConfig.from_json(config))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from transformers import PretrainedConfig
 
 from spec.attention.documents import Documents
@@ -14,11 +14,13 @@ from spec.errors import BadInput
 from spec.methods import start
 from spec.methods.block import initialise, layout
 from spec.methods.block.anchors import Blocks, draw
-from spec.methods.block.draft import BlockDraft, BlockDraftConfig
+from spec.methods.block.config import draft_config
+from spec.methods.block.draft import BlockDraft
 from spec.methods.block.export import server_config
 from spec.methods.block.losses import Objective, decay_of, decay_weights
 from spec.methods.block.step import Observation, observe, step_loss
 from spec.methods.checks import check_mask, check_start
+from spec.methods.layers import check_frequencies
 from spec.samples.dataset import Samples
 from spec.target.frozen import Features, FrozenTarget
 from spec.training.batch import Batch
@@ -55,27 +57,14 @@ class Drawn:
 
 class BlockTraining:
     def __init__(self, cfg: DictConfig, target: PretrainedConfig):
-        rank, confidence = cfg.get("markov_rank", 0), cfg.get("confidence", 0.0)
-        overrides: Any = OmegaConf.to_container(cfg.draft)  # plain: a checkpoint's JSON takes no other groups
-        self.config = BlockDraftConfig.for_target(
-            target,
-            layers=cfg.layers,
-            block_size=cfg.block_size,
-            features=cfg.features,
-            mask_token_id=cfg.mask_token_id,
-            markov_rank=rank,
-            confidence_head=confidence > 0,
-            **overrides,
-        )
+        self.config = draft_config(cfg, target)
+        check_frequencies(self.config)
         self.cfg, self.positions = cfg, self.config.drafts
         self.head_rows = 0  # the target's own serves
         self.cache = 2 * self.config.num_hidden_layers * self.config.num_key_value_heads * self.config.head_dim
-        self.objective = Objective(ce=cfg.ce, l1=cfg.l1, confidence=confidence, weighting=cfg.weighting)
-        self.decay = cfg.decay or decay_of(self.config.block_size, rank)
+        self.objective = Objective(ce=cfg.ce, l1=cfg.l1, confidence=cfg.get("confidence", 0.0), weighting=cfg.weighting)
+        self.decay = cfg.decay or decay_of(self.config.block_size, self.config.markov_rank)
         self.start: Path | str = cfg.initialise
-        for setting in ("initialise", "initialise_else"):
-            if cfg[setting] == "target":
-                initialise.check(self.config, target, setting)
 
     def check_start(self, config: Json) -> None:
         """A DFlash draft, which has no Markov head, may become a DSpark one with a fresh one."""

@@ -5,111 +5,19 @@ same tensors. What the layer attends to is the caller's: training attends to blo
 training-time test, inference to a cache.
 """
 
-import dataclasses
-import json
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PretrainedConfig
 
 from spec.errors import BadInput
-from spec.methods.eagle3.layout import feature_layers
-from spec.methods.files import default_context
-from spec.methods.layers import Mlp, Rope, check_sizes, rotate
+from spec.methods.eagle3.config import DraftConfig
+from spec.methods.layers import Mlp, Rope, rotate
 
 # (query [.., heads, D], key [.., kv_heads, D], value [.., kv_heads, D]), all rotated -> [.., heads, D]
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
-_SIZES = (
-    *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
-    *("max_position_embeddings", "num_hidden_layers"),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class DraftConfig:
-    hidden_size: int
-    target_hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    rms_norm_eps: float
-    rope_parameters: dict[str, Any]  # transformers 5's form: rope_type, rope_theta, and what the type needs
-    vocab_size: int  # the target's
-    draft_vocab_size: int
-    max_position_embeddings: int
-    feature_layers: tuple[int, int, int]  # 0-based layers whose OUTPUTS the draft reads, ascending
-    num_hidden_layers: int = 1
-    fc_norm: bool = False  # each feature has a norm of its own before fc
-    norm_output: bool = False  # the next step reads the hidden after the last norm, not before it
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-
-    @classmethod
-    def for_target(cls, target: PretrainedConfig, draft_vocab_size: int | None, **overrides: Any) -> "DraftConfig":
-        """A draft as wide as the target's text model, with its heads and RoPE; `overrides` replace single fields.
-        `draft_vocab_size` None is the target's whole vocabulary.
-
-        `BadInput` if the target is too shallow for three feature layers, the draft vocabulary exceeds the target's, or
-        the overrides make no layer.
-        """
-        draft_vocab_size = target.vocab_size if draft_vocab_size is None else draft_vocab_size
-        if not 0 < draft_vocab_size <= target.vocab_size:
-            raise BadInput(f"a draft vocabulary of {draft_vocab_size} does not fit the target's of {target.vocab_size}")
-        heads = target.num_attention_heads
-        fields = {
-            "hidden_size": target.hidden_size,
-            "target_hidden_size": target.hidden_size,
-            "intermediate_size": target.intermediate_size,
-            "num_attention_heads": heads,
-            "num_key_value_heads": target.num_key_value_heads,
-            "head_dim": getattr(target, "head_dim", None) or target.hidden_size // heads,
-            "rms_norm_eps": target.rms_norm_eps,
-            "rope_parameters": dict(target.rope_parameters),
-            "vocab_size": target.vocab_size,
-            "draft_vocab_size": draft_vocab_size,
-            "max_position_embeddings": default_context(target.max_position_embeddings),
-            "feature_layers": feature_layers(target.num_hidden_layers),
-            "bos_token_id": target.bos_token_id,
-            "eos_token_id": target.eos_token_id,
-        }
-        config = cls(**(fields | overrides))
-        config._check(target)
-        return config
-
-    def _check(self, target: PretrainedConfig) -> None:
-        check_sizes(self, _SIZES)
-        for name in ("fc_norm", "norm_output"):
-            if not isinstance(getattr(self, name), bool):
-                raise BadInput(f"config: draft.{name}={getattr(self, name)!r}; it is true or false")
-        if self.hidden_size != target.hidden_size:
-            raise BadInput(
-                f"config: draft.hidden_size={self.hidden_size}; it must be the target's {target.hidden_size}, as the "
-                "draft reads the target's embedding"
-            )
-
-    @property
-    def whole_vocabulary(self) -> bool:
-        """Whether the draft can say every token of the target's: then its map is the identity, in a draft's buffers
-        from the start.
-        """
-        return self.draft_vocab_size == self.vocab_size
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> "DraftConfig":
-        """The config that `to_json` wrote; `BadInput` if it is not one."""
-        try:
-            fields = json.loads(text)
-            return cls(**(fields | {"feature_layers": tuple(fields["feature_layers"])}))
-        except (ValueError, TypeError, KeyError) as error:
-            raise BadInput(f"not a draft's config, as training writes it beside its checkpoints: {error}") from error
 
 
 class SelfAttention(nn.Module):

@@ -7,7 +7,8 @@ import torch
 from spec.attention.block0 import Queries
 from spec.attention.merged import ttt_attention
 from spec.methods.eagle3 import probe
-from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+from spec.methods.eagle3.config import DraftConfig
+from spec.methods.eagle3.draft import EagleDraft
 from spec.methods.files import rope_scaling
 
 

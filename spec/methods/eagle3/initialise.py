@@ -8,22 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import PretrainedConfig
 
-from spec.errors import BadInput
-from spec.methods.eagle3.draft import DraftConfig, EagleDraft, Layer
-from spec.methods.start import layers_fit
+from spec.methods.eagle3.config import check_copied, other_layers
+from spec.methods.eagle3.draft import EagleDraft, Layer
 from spec.target.frozen import FrozenTarget
-
-
-def check(config: DraftConfig, target: PretrainedConfig, setting: str = "initialise") -> None:
-    """`BadInput` where `from_target` cannot begin this draft, before any of the target's weights is read."""
-    if config.fc_norm:
-        raise BadInput(
-            f"config: {setting}=target has a feature pass fc as it is; take draft.fc_norm=false or another start"
-        )
-    if target.model_type != "llama" or not layers_fit(config, target):
-        raise _other(target, setting)
 
 
 @torch.no_grad()
@@ -34,11 +22,11 @@ def from_target(draft: EagleDraft, target: FrozenTarget) -> None:
     is the target's, the embedding half begins at zero. `BadInput` where the layers are not the draft's kind (Qwen3
     norms its queries, Llama 4 rotates pairs and routes experts) or not of its shape.
     """
-    check(draft.config, target.text_config)
+    check_copied(draft.config, target.text_config)
     layers: list[Any] = [draft.midlayer, *draft.layers.values()]
     for ours, theirs in zip(layers, target.model.model.layers[-len(layers) :], strict=True):
         if not _copied(ours, theirs):
-            raise _other(target.text_config)
+            raise other_layers(target.text_config)
     draft.norm.weight.copy_(_whole(target.model.model.norm.weight))
     draft.lm_head.weight.copy_(_whole(target.head_weight)[draft.draft_tokens()])
     draft.fc.weight.zero_()
@@ -59,13 +47,6 @@ def _copied(ours: Layer, theirs: nn.Module) -> bool:
         own[name].zero_()
         halves.get(name, own[name]).copy_(weight)
     return True
-
-
-def _other(target: PretrainedConfig, setting: str = "initialise") -> BadInput:
-    return BadInput(
-        f"config: {setting}=target copies Llama layers of the draft's own shape, and the target "
-        f"({target.model_type}) has others or fewer; take {setting}=random"
-    )
 
 
 _QKV = ("q_proj", "k_proj", "v_proj")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from spec.errors import BadInput
 from spec.methods.checks import check_initialise, check_names
 from spec.methods.eagle3 import checks, layout, published
+from spec.methods.eagle3.config import DraftConfig, draft_config
 from spec.methods.method import ADAPTIVE, Drafter, Drafts, Json, Method, Rows, Training
 from spec.methods.tensors import StoredTensor
 
@@ -40,7 +41,7 @@ class Eagle3(Method):
     defaults = Path(__file__).with_name("defaults.yaml")
 
     def check_settings(self, cfg: "DictConfig") -> None:
-        from spec.methods.eagle3.draft import DraftConfig  # torch
+        from spec.methods.eagle3.config import DraftConfig  # torch
 
         check_initialise(cfg.initialise, cfg.initialise_else)
         for name, choices in _CHOICES.items():
@@ -55,6 +56,9 @@ class Eagle3(Method):
             raise BadInput(f"config: decay={cfg.decay!r}; it lies above 0 and up to 1")
         check_names("draft", cfg.draft, {field.name for field in fields(DraftConfig)} - _THE_TARGETS)
 
+    def draft_config(self, cfg: "DictConfig", target: "PretrainedConfig") -> DraftConfig:
+        return draft_config(cfg, target)
+
     def flags(self, drafts: Drafts) -> dict[str, str]:
         """The three numbers go together (SGLang takes all or none); with a top-k of 1 there is a token more."""
         if drafts == ADAPTIVE:
@@ -68,9 +72,6 @@ class Eagle3(Method):
 
     def check_server(self, info: Json, drafts: Drafts, url: str) -> None:
         checks.check_server(info, drafts, url)
-
-    def check_family(self, model_type: str) -> None:
-        """Every family of targets gives it features."""
 
     def target_facts(self, target: "PretrainedConfig") -> Json:
         return {"feature_layers": list(layout.feature_layers(target.num_hidden_layers))}
@@ -121,7 +122,7 @@ class Eagle3(Method):
         return Eagle3Training(cfg, target)
 
     def read_draft(self, config: str) -> Any:
-        from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+        from spec.methods.eagle3.draft import EagleDraft
 
         return EagleDraft(DraftConfig.from_json(config))
 

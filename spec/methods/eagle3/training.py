@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig
 
@@ -14,12 +14,14 @@ from spec.errors import BadInput
 from spec.methods import start
 from spec.methods.checks import check_start
 from spec.methods.eagle3 import initialise
-from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+from spec.methods.eagle3.config import draft_config
+from spec.methods.eagle3.draft import EagleDraft
 from spec.methods.eagle3.export import sglang_config
 from spec.methods.eagle3.losses import Wanted, argmax_and_lse
 from spec.methods.eagle3.rows import Rows, drafted_rows
 from spec.methods.eagle3.step import Observation, decay_weights, observe, step_loss
 from spec.methods.files import WEIGHTS
+from spec.methods.layers import check_frequencies
 from spec.samples.dataset import Samples
 from spec.samples.vocabulary import count_tokens
 from spec.target.frozen import Features, FrozenTarget
@@ -44,17 +46,14 @@ _SHAPE = {
 
 class Eagle3Training:
     def __init__(self, cfg: DictConfig, target: PretrainedConfig):
-        overrides: Any = OmegaConf.to_container(cfg.draft)  # plain: a checkpoint's JSON takes no other groups
-        self.config = DraftConfig.for_target(target, cfg.draft_vocab_size, **overrides)
+        self.config = draft_config(cfg, target)
+        check_frequencies(self.config)
         self.cfg, self.positions = cfg, cfg.steps
         self.head_rows = 0 if self.config.whole_vocabulary else self.config.draft_vocab_size
         config = self.config
         self.cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
         self.vocabulary: tuple[torch.Tensor, torch.Tensor] | None = None  # d2t [draft_vocab] int64, t2d [V] bool
         self.start: Path | str = cfg.initialise
-        for setting in ("initialise", "initialise_else"):
-            if cfg[setting] == "target":
-                initialise.check(self.config, target, setting)
 
     def check_start(self, config: Json) -> None:
         check_start(_shape(sglang_config(self.config, "float32", 1)), _shape(config), _SHAPE)

@@ -9,7 +9,6 @@ import pytest
 
 from spec.cluster import preflight
 from spec.errors import BadInput
-from spec.methods import METHODS
 from spec.publishing.drafts import publish
 from spec.storage import open_store
 from tests.hub import Hub
@@ -156,7 +155,7 @@ def test_suites_to_leave_out_must_be_there(bucket: str):
 
 
 @pytest.mark.parametrize("where", ["staged", "s3", "hub"])
-def test_a_llama_4_target_is_refused_for_block_drafts_alone(where: str, tmp_path: Path, bucket: str, hub: Hub):
+def test_the_target_s_config_is_read_where_it_is(where: str, tmp_path: Path, bucket: str, hub: Hub):
     written, staged, model = b'{"model_type": "llama4"}', tmp_path / "staged", "ORG/NAME"
     if where == "staged":
         staged.mkdir()
@@ -167,11 +166,13 @@ def test_a_llama_4_target_is_refused_for_block_drafts_alone(where: str, tmp_path
     else:
         hub.create("models/ORG/NAME")
         hub.commit("models/ORG/NAME", {"config.json": written})
-    config = preflight.model_config(model, "main", staged)
-    preflight.check_family("config", METHODS["eagle3"], config)
-    for method in ("dflash", "dspark"):
-        with pytest.raises(BadInput, match="parameter config: a Llama 4 target has no block drafts: .*method=eagle3"):
-            preflight.check_family("config", METHODS[method], config)
+    assert preflight.config_of_target(model, "main", staged).model_type == "llama4"
+
+
+def test_a_target_of_no_family_is_refused(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    with pytest.raises(BadInput, match="parameter model: .*'mamba' is not known here"):
+        preflight.config_of_target("ORG/NAME", "main", tmp_path)
 
 
 def test_nothing_of_it_needs_torch():

@@ -114,7 +114,7 @@ def test_a_target_without_weights(run, target, tmp_path):
         ({"lr": 1e-3}, "'lr'; did you mean 'optimizer.lr'?"),
         ({"draft": {"hidden_sise": 64}}, "did you mean 'hidden_size'?"),
         ({"draft": {"rms_norm_eps": "x"}}, "draft.rms_norm_eps='x'"),
-        ({"draft": {"rope_parameters": {"rope_type": "nonsense"}}}, "rope_type='nonsense'; it is one of default"),
+        ({"draft": {"rope_parameters": {"rope_type": "nonsense"}}}, "rope_type is 'nonsense'; it is one of default"),
         ({"objective": "mse"}, "objective='mse'; it is one of ce, lk, hard"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"decay": 1.5}, "decay=1.5"),

@@ -5,10 +5,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from spec import settings
+from spec import components, settings
 from spec.errors import BadInput
 from spec.methods import METHODS
-from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+from spec.methods.eagle3.config import DraftConfig
+from spec.methods.eagle3.draft import EagleDraft
 from spec.planning.plan import read_plan_config
 from tests.architectures import TARGETS
 
@@ -100,6 +101,6 @@ def test_what_is_no_file_of_settings_is_refused(tmp_path, monkeypatch, content):
     file = tmp_path / "c.yaml"
     file.write_bytes(content)
     monkeypatch.setattr(sys, "argv", ["recipe", "--config", str(file)])
-    for read in (settings.from_command_line, lambda: read_plan_config(file, [])):
+    for read in (components.from_command_line, lambda: read_plan_config(file, [])):
         with pytest.raises(BadInput, match="config: "):
             read()

@@ -12,7 +12,8 @@ from spec.methods import logits
 from spec.methods.block.draft import BlockDraft
 from spec.methods.block.losses import DFLASH, _most
 from spec.methods.eagle3 import losses
-from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+from spec.methods.eagle3.config import DraftConfig
+from spec.methods.eagle3.draft import EagleDraft
 from spec.methods.eagle3.rows import drafted_rows
 from spec.methods.eagle3.step import decay_weights, draft_loss, observe, step_loss
 from spec.target.frozen import FrozenTarget

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from spec.methods import METHODS
-from spec.methods.block.draft import BlockDraft, BlockDraftConfig
+from spec.methods.block.config import BlockDraftConfig
+from spec.methods.block.draft import BlockDraft
 from spec.methods.block.step import observe
 from spec.target.frozen import FrozenTarget
 from spec.training.batch import collate

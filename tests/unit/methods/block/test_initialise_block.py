@@ -7,7 +7,8 @@ from torch.nn import functional as F
 from spec.attention.documents import Documents
 from spec.errors import BadInput
 from spec.methods.block import initialise
-from spec.methods.block.draft import BlockDraft, BlockDraftConfig
+from spec.methods.block.config import BlockDraftConfig
+from spec.methods.block.draft import BlockDraft
 from spec.target.frozen import FrozenTarget
 from tests.tiny_models import save_tiny_target
 

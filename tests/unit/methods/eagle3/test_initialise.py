@@ -5,7 +5,8 @@ from torch.nn import functional as F
 from spec.attention.documents import Documents
 from spec.errors import BadInput
 from spec.methods.eagle3 import initialise
-from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+from spec.methods.eagle3.config import DraftConfig
+from spec.methods.eagle3.draft import EagleDraft
 from spec.target.frozen import FrozenTarget
 from tests.tiny_models import save_tiny_target
 

@@ -8,7 +8,8 @@ import torch
 from transformers import LlamaConfig
 
 from spec.evaluation.speculation import CachedTarget, greedy, speculate
-from spec.methods.eagle3.draft import DraftConfig, EagleDraft
+from spec.methods.eagle3.config import DraftConfig
+from spec.methods.eagle3.draft import EagleDraft
 from spec.methods.eagle3.export import sglang_config
 from spec.methods.eagle3.inference import InferenceDraft
 from spec.methods.eagle3.step import decay_weights, observe, step_loss

@@ -1,0 +1,68 @@
+"""The sizes of a draft's layers, in its own config: ones that layers can be made from, or that are the target's.
+
+Imports no torch: what cannot be trained is refused before a GPU is asked for.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from spec.errors import BadInput
+from spec.methods.checks import check_depth, check_rope
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+class LayerSizes(Protocol):
+    """The fields of a draft's config that its layers are made from."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def num_key_value_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def rms_norm_eps(self) -> float: ...
+    @property
+    def max_position_embeddings(self) -> int: ...
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def rope_parameters(self) -> dict[str, Any]: ...
+
+
+def check_sizes(config: LayerSizes, counts: Iterable[str]) -> None:
+    """`BadInput` for fields of a draft's own config that no layer can be made from; `counts` are whole numbers."""
+    for name in counts:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise BadInput(f"config: draft.{name}={value!r}; it is a whole number of at least 1")
+    check_depth("config: draft.num_hidden_layers", config.num_hidden_layers)
+    if not isinstance(config.rms_norm_eps, float) or not 0 < config.rms_norm_eps < math.inf:
+        raise BadInput(f"config: draft.rms_norm_eps={config.rms_norm_eps!r}; it is a decimal number above 0, as 1e-6")
+    if config.num_attention_heads % config.num_key_value_heads or config.head_dim % 2:
+        raise BadInput(
+            f"config: a draft of {config.num_attention_heads} heads, {config.num_key_value_heads} of keys, head_dim "
+            f"{config.head_dim}: the heads must divide by those of keys, and head_dim by 2"
+        )
+    check_rope("config: draft.rope_parameters", config.rope_parameters, config.head_dim)
+
+
+def layers_fit(draft: LayerSizes, target: "PretrainedConfig") -> bool:
+    """Whether a dense target's last layers are of the shape of a `draft`'s, and as many, by both configs alone: its
+    weights may take an hour to load.
+    """
+    sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    head_dim = getattr(target, "head_dim", None) or target.hidden_size // target.num_attention_heads
+    return (
+        all(getattr(draft, name) == getattr(target, name) for name in sizes)
+        and draft.head_dim == head_dim
+        and draft.num_hidden_layers <= target.num_hidden_layers
+        and not any(getattr(target, name, False) for name in ("attention_bias", "mlp_bias"))
+    )
