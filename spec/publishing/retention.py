@@ -37,8 +37,9 @@ def of_versions(place: Store, keep: int, in_flight: InFlight) -> list[Item]:
     """Versions at `place`, newest first: the newest `keep` of those that were the latest, and those in use, stay."""
     if not place.exists(LATEST):
         raise BadInput(f"{place.url}: nothing is published here (there is no {LATEST})")
-    order = StorePlace(place).order()
+    latest, *before = StorePlace(place).order()
     sizes = _sizes(place, VERSIONS)
+    order = [latest, *(name for name in before if name in sizes)]  # what is gone takes no place among those that stay
     others = {name: _finished(read_marker(place, f"{VERSIONS}/{name}/{DRAFT}")) for name in sizes.keys() - set(order)}
     young = {name for name, finished in others.items() if finished is None or finished > _ago(_YOUNG)}
     items = []

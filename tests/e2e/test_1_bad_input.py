@@ -12,6 +12,7 @@ WRONG = {
     "no number of nodes": ({"nodes": "two"}, "nodes"),
     "an unknown model": ({"model": "s3://sgl-spec/e2e/nothing"}, "parameter model"),
     "a bucket that does not exist": ({"destination": "s3://no-such-bucket/drafts"}, "parameter destination"),
+    "a method's value that is none": ({"train_options": "steps=0"}, "parameter train-options: config: steps=0"),
     "more GPUs than the quota": ({"nodes": "2", "gpus_per_node": "8"}, "gpus-per-node"),
 }
 QUOTA = """

@@ -146,6 +146,13 @@ def test_the_newest_versions_stay_and_the_rest_goes_manifest_first(store: Store,
     assert order[-1] == "weights" and {item.key.split("/")[1] for item in store.list("versions")} == {two, three}
 
 
+def test_a_version_that_is_gone_takes_no_place_of_those_that_stay(store: Store, tmp_path: Path):
+    one, two, three = versions(store, tmp_path, "one", "two", "three")
+    for entry in store.list(f"versions/{two}"):
+        store.delete(entry.key)
+    assert set(reasons(retention.of_versions(store, 2, nobody)).values()) == {"latest", "one of the newest 2"}
+
+
 def test_after_going_back_the_latest_stays_however_old(store: Store, tmp_path: Path):
     one, two, three = versions(store, tmp_path, "one", "two", "three")
     StorePlace(store).roll_back(one)
