@@ -27,6 +27,7 @@ from spec.costs.budget import Cap
 from spec.costs.meter import Meter, gpus_of
 from spec.errors import SpecError, Stopped
 from spec.methods import METHODS
+from spec.methods.sizes import check_heads
 from spec.storage import Store
 from spec.storage.markers import Marker
 from spec.target.frozen import FrozenTarget
@@ -67,6 +68,8 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
             ranks.together(lambda: check_compiler(self.device))
         self.inputs = open_inputs(cfg, self.ranks)
         self.method = ranks.together(lambda: METHODS[cfg.method].training(cfg, self.inputs.target))
+        if self.device.type == "cuda":
+            ranks.together(lambda: check_heads(self.method.config, self.inputs.target, cfg))
         self.start, told = warm_start.open_start(cfg, self.inputs, self.ranks, self.method)
         self._say(told)
         self._say(ranks.together(self._read_samples))

@@ -57,14 +57,24 @@ def reading() -> Iterator[None]:
 
 
 def read(config: Path, words: list[str]) -> DictConfig:
-    """A config with `key=value` words over it, still to be checked by `complete`. `BadInput` for what is neither."""
-    for word in words:
-        if "=" not in word[1:]:
-            raise BadInput(f"{word}: a setting is given as key=value")
+    """A config with `key=value` words over it, still to be checked by `complete`. `BadInput` for what is neither.
+
+    The words are read as torchtune reads the command line, but that it can also take a key away (`~key`).
+    """
     with reading():
-        merged = OmegaConf.merge(OmegaConf.load(config), OmegaConf.from_dotlist(words))
+        merged = OmegaConf.merge(OmegaConf.load(config), *map(_given, words))
     assert isinstance(merged, DictConfig)
     return merged
+
+
+def _given(word: str) -> DictConfig:
+    key, equals, value = word.partition("=")
+    if not key or not equals or "=" in value:
+        raise BadInput(f"{word}: a setting is given as key=value, with one `=`")
+    try:
+        return OmegaConf.from_dotlist([f"{key}={'null' if value == 'None' else value}"])
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise BadInput(f"{word}: no value: {str(error).splitlines()[0]}") from error
 
 
 def complete(given: DictConfig) -> DictConfig:
@@ -72,17 +82,19 @@ def complete(given: DictConfig) -> DictConfig:
     meant.
     """
     shared = _defaults(DEFAULTS)
-    method = method_named(given.get("method", shared.method))
-    defaults = OmegaConf.merge(shared, _defaults(method.defaults))
-    assert isinstance(defaults, DictConfig)
-    _check_keys(given, defaults, method.title)
     try:
+        method = method_named(given.get("method", shared.method))
+        defaults = OmegaConf.merge(shared, _defaults(method.defaults))
+        assert isinstance(defaults, DictConfig)
+        _check_keys(given, defaults, method.title)
         _check_shape(given, defaults)
         cfg = OmegaConf.merge(defaults, given)
         assert isinstance(cfg, DictConfig)
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
         raise BadInput(f"config: {str(error).splitlines()[0]}") from error
+    except TypeError as error:  # of OmegaConf's merge
+        raise BadInput(f"config: a list is given whole, as optimizer.betas=[0.9,0.95] ({error})") from error
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise BadInput(f"config: {missing[0]} is not set; add {missing[0]}=... to the command line or the file")
     _check_values(cfg)

@@ -7,7 +7,6 @@ The first rank of a run brings it there; from then on the run begins from its ow
 and a checkpoint records which one. Where the place has no draft yet and `initialise_else` allows it, that stands there.
 """
 
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,13 +27,12 @@ from spec.publishing.adopt import adopt, served_config
 from spec.publishing.existing import fetch, fetch_rest, resolve
 from spec.ranks import Ranks, first_decides, together
 from spec.samples.held_out import HELD_OUT_BELOW
-from spec.storage import markers
+from spec.storage import is_hub_name, markers
 from spec.storage.markers import Json, Marker, describe_files, read_marker, write_marker
 from spec.training.checkpoints import list_complete
 from spec.training.inputs import Inputs
 
 FOLDER, MARKER, STEP = "start", "start.json", "start"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 def open_start(cfg: DictConfig, inputs: Inputs, ranks: Ranks, training: Training) -> tuple[Marker | None, str]:
@@ -158,7 +156,7 @@ def _check_ours(there: Path, cfg: DictConfig, inputs: Inputs) -> tuple[str | Non
 def _model(run: Json) -> str | None:
     """The name of a run's target on a hub. A folder's says nothing: another machine has it elsewhere."""
     name: Any = run.get("target", {}).get("model")
-    return name if name and _HUB_NAME.fullmatch(name) and not Path(name).exists() else None
+    return name if name and is_hub_name(name) and not Path(name).exists() else None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ says whether the draft reaches the bar; this ends with 3 if it does not.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -129,47 +129,72 @@ def main(
         bring(open_store(run), draft, target, overwrite=overwrite)
     its = standing(open_store(run), against, against_version) if against else None
     evaluation = Evaluation(open_store(run), target, settings, overwrite=overwrite, standing=its)
-    compares = its is not None and not is_same(its, evaluation.draft)
     wanted = [name for names in suite or () for name in names.split(",") if name]
     shortened = SuiteSettings(suite_prompts or None, suite_tokens or None, max_new_tokens)
     suites = Suites(evaluation, wanted, shortened, overwrite=overwrite)
-
+    servers = Servers(base_url, baseline_url, None if published_url in ("", NONE) else published_url)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with Meter(open_store(run), "evaluate", **gpus_of(device)) as meter:
         meter.worked = False
-
-        def needed(part: str) -> bool:
-            if part in settings.without or (part in evaluation.parts and not overwrite):
-                return False
-            meter.worked = True
-            return True
-
-        if (base_url or not baseline_url) and needed("offline"):
-            evaluation.measure_offline(device)
-        if compares and "offline" in evaluation.parts and needed("published_offline"):
-            evaluation.measure_standing(device)
-        if not base_url and "offline" in evaluation.parts and "speculative" in evaluation.missing:
-            # A server would say the same of its accept length.
-            facts = {"offline": evaluation.parts["offline"]}
-            if against:
-                facts["published"] = evaluation.compared()
-            _refuse_below(gate(facts, Bar(min_accept_length, max_regression=max_regression)))
-        if baseline_url and base_url and needed("baseline") and needed("speculative"):
-            evaluation.measure_in_turn(baseline_url, base_url)
-        elif baseline_url and needed("baseline"):
-            evaluation.measure_baseline(baseline_url)
-        elif base_url and needed("speculative"):
-            evaluation.measure_speculative(base_url)
-        if published_url not in (None, "", NONE) and compares and needed("published_speculative"):
-            evaluation.measure_standing_speculative(published_url)
+        _measure(evaluation, servers, device, bar, meter, overwrite)
         try:
-            asked = (
-                suites.measure_served(base_url) if base_url else [] if baseline_url else suites.measure_offline(device)
-            )
+            asked = _measure_suites(suites, servers, device)
         finally:
             meter.worked |= suites.worked
     _show(evaluation)
     _show_suites(asked)
+    _conclude(evaluation, bar)
+
+
+class Servers(NamedTuple):
+    """Where they are; None: not asked."""
+
+    base: str | None  # with the draft
+    baseline: str | None  # without
+    published: str | None  # with the draft that is to be replaced
+
+
+def _measure(evaluation: Evaluation, servers: Servers, device: str, bar: Bar, meter: Meter, overwrite: bool) -> None:
+    """Each part that these servers, or none, can give, and that is not there yet."""
+    its = evaluation.standing
+    compares = its is not None and not is_same(its, evaluation.draft)
+
+    def needed(part: str) -> bool:
+        if part in evaluation.settings.without or (part in evaluation.parts and not overwrite):
+            return False
+        meter.worked = True
+        return True
+
+    if (servers.base or not servers.baseline) and needed("offline"):
+        evaluation.measure_offline(device)
+    if compares and "offline" in evaluation.parts and needed("published_offline"):
+        evaluation.measure_standing(device)
+    if not servers.base and "offline" in evaluation.parts and "speculative" in evaluation.missing:
+        # A server would say the same of its accept length.
+        facts = {"offline": evaluation.parts["offline"]}
+        if bar.max_regression is not None:
+            facts["published"] = evaluation.compared()
+        _refuse_below(gate(facts, Bar(bar.accept_length, max_regression=bar.max_regression)))
+    if servers.baseline and servers.base and needed("baseline") and needed("speculative"):
+        evaluation.measure_in_turn(servers.baseline, servers.base)
+    elif servers.baseline and needed("baseline"):
+        evaluation.measure_baseline(servers.baseline)
+    elif servers.base and needed("speculative"):
+        evaluation.measure_speculative(servers.base)
+    if servers.published and compares and needed("published_speculative"):
+        evaluation.measure_standing_speculative(servers.published)
+
+
+def _measure_suites(suites: Suites, servers: Servers, device: str) -> list[dict]:
+    """By the server with the draft, or here where no server is asked."""
+    if servers.base:
+        return suites.measure_served(servers.base)
+    return [] if servers.baseline else suites.measure_offline(device)
+
+
+def _conclude(evaluation: Evaluation, bar: Bar) -> None:
+    """The report, once all of its parts are there; below the bar this ends with 3."""
+    run = evaluation.run.url
     if evaluation.missing:
         needs = " and ".join(f"{part} ({_HOW[part]})" for part in evaluation.missing)
         print(f"{run}: kept {', '.join(evaluation.parts) or 'nothing'}; no report yet, it needs {needs}")

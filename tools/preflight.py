@@ -113,7 +113,8 @@ def main(
     preflight.check_volume(models)
     target = preflight.staged_at(models, model, revision)
     preflight.check_model(model, revision, target)
-    asked = preflight_training.check_draft("config", training, preflight.config_of_target(model, revision, target))
+    its = preflight.config_of_target(model, revision, target)
+    asked = preflight_training.check_draft("config and train-options", training, its, nodes * gpus_per_node)
     remaining = preflight.remaining(store, shards)
     if max_regression < 1:
         with preflight.parameter("destination"):

@@ -23,6 +23,7 @@ from spec.errors import BadInput, PassingFault
 from spec.publishing.standing import NONE, compared_with, to_compare_with
 from spec.storage import Store, open_store
 from spec.target.families import read_config
+from spec.target.hub_source import on_hub
 from spec.target.staging import STAGED
 
 TRAINED = "draft/draft.json"  # the exported draft's marker
@@ -118,8 +119,6 @@ def check_model(model: str, revision: str, staged: Path) -> None:
             if not open_store(model).exists("config.json"):
                 raise BadInput(f"{model}: no config.json there")
         else:
-            from spec.target.hub_source import on_hub  # the hub's client takes a second to import
-
             if "config.json" not in on_hub(model, revision).files:
                 raise BadInput(f"{model}: no config.json in that repository: not a model that transformers loads")
 
@@ -220,10 +219,11 @@ def config_of_target(model: str, revision: str, staged: Path) -> PretrainedConfi
             if model.startswith("s3://"):
                 open_store(model).download("config.json", path)
             else:
-                from spec.target.hub_source import on_hub
-
                 on_hub(model, revision).download("config.json", path)
-        return read_config(path)
+        try:
+            return read_config(path)
+        except BadInput as error:
+            raise BadInput(str(error).replace(f"{path}", f"{model}/config.json")) from error
 
 
 def check_nothing_to_redo(name: str, words: str, part: str, remaining: dict[str, str]) -> None:

@@ -12,10 +12,11 @@ from spec.cluster.api import Json
 from spec.cluster.preflight import TRAINED, check_number, parameter
 from spec.errors import BadInput
 from spec.export.verify import read_config
-from spec.methods import METHODS, method_of_published
+from spec.methods import FIRST, METHODS, method_of_published
 from spec.methods.checks import WORDS
 from spec.methods.files import CONFIG
 from spec.methods.method import Method
+from spec.methods.sizes import check_heads
 from spec.publishing import existing
 from spec.storage import Store
 from spec.storage.markers import read_marker
@@ -37,6 +38,8 @@ def settings_of(name: str, config: Path, words: str) -> DictConfig:
     them hours later. Only the components that they name are not looked up, which takes torch.
     """
     with parameter(name):
+        if told := [word for word in words.split() if "${" in word]:
+            raise BadInput(f"{told[0]}: trainers have another environment; write the value itself")
         if placed := [word for word in words.split() if word.partition("=")[0] in _PLACES]:
             raise BadInput(f"{placed[0]}: the pipeline itself says where a run and its target are")
         given = OmegaConf.merge(settings.read(config, words.split()), dict.fromkeys(_PLACES, "there"))
@@ -47,16 +50,29 @@ def settings_of(name: str, config: Path, words: str) -> DictConfig:
 _PLACES = ("run_dir", "target")
 
 
-def check_draft(name: str, training: DictConfig, target: PretrainedConfig) -> Json:
-    """The config of the draft that is to be trained, by the same look at the target's config as training has."""
+def check_draft(name: str, training: DictConfig, target: PretrainedConfig, gpus: int) -> Json:
+    """The config of the draft that is to be trained on `gpus`, by the same look at the target's config as training has.
+
+    Only of a RoPE that transformers knows by more than its numbers, nothing is computed, which takes torch.
+    """
     with parameter(name):
-        return dataclasses.asdict(METHODS[training.method].draft_config(training, text_config_of(target)))
+        text = text_config_of(target)
+        draft = METHODS[training.method].draft_config(training, text)
+        if gpus:
+            check_heads(draft, text, training)
+        return dataclasses.asdict(draft)
 
 
 def check_same_training(name: str, words: str, training: DictConfig, store: Store) -> None:
     """A run that is trained is not trained again: other settings than its draft's are another run's."""
     trained = read_marker(store, TRAINED)
-    recorded = OmegaConf.create(trained.facts["training"]["settings"] if trained else {})
+    if trained is None:
+        return
+    recorded = OmegaConf.create(trained.facts["training"]["settings"])
+    if (method := recorded.get("method", FIRST)) != training.method:
+        raise BadInput(
+            f"parameter config: method={training.method}: this run was trained with {method}; give another run"
+        )
     for word in words.split():
         key = word.partition("=")[0]
         there = OmegaConf.select(recorded, key, default=_FREE)

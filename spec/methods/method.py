@@ -1,7 +1,7 @@
 """What the house knows of a method of drafting, and all that it knows: this interface.
 
 `Method` itself is plain data and checks, and imports neither torch nor transformers: preflight and publishing run in an
-image that has neither. What computes (`Training`, `Drafter`) is imported by the method when it is asked for.
+image without torch. What computes (`Training`, `Drafter`) is imported by the method when it is asked for.
 """
 
 from abc import ABC, abstractmethod

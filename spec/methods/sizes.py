@@ -4,11 +4,11 @@ Imports no torch: what cannot be trained is refused before a GPU is asked for.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spec.errors import BadInput
-from spec.methods.checks import check_depth, check_rope
+from spec.methods.checks import check_rope
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -43,7 +43,6 @@ def check_sizes(config: LayerSizes, counts: Iterable[str]) -> None:
         value = getattr(config, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise BadInput(f"config: draft.{name}={value!r}; it is a whole number of at least 1")
-    check_depth("config: draft.num_hidden_layers", config.num_hidden_layers)
     if not isinstance(config.rms_norm_eps, float) or not 0 < config.rms_norm_eps < math.inf:
         raise BadInput(f"config: draft.rms_norm_eps={config.rms_norm_eps!r}; it is a decimal number above 0, as 1e-6")
     if config.num_attention_heads % config.num_key_value_heads or config.head_dim % 2:
@@ -59,10 +58,25 @@ def layers_fit(draft: LayerSizes, target: "PretrainedConfig") -> bool:
     weights may take an hour to load.
     """
     sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-    head_dim = getattr(target, "head_dim", None) or target.hidden_size // target.num_attention_heads
     return (
         all(getattr(draft, name) == getattr(target, name) for name in sizes)
-        and draft.head_dim == head_dim
+        and draft.head_dim == head_dim_of(target)
         and draft.num_hidden_layers <= target.num_hidden_layers
         and not any(getattr(target, name, False) for name in ("attention_bias", "mlp_bias"))
     )
+
+
+def check_heads(draft: LayerSizes, target: "PretrainedConfig", cfg: Mapping[str, Any]) -> None:
+    """`BadInput` for heads that a GPU's flash attention does not take; nothing but half precision is attended by it."""
+    heads = {"target_dtype": ("target", head_dim_of(target)), "dtype": ("draft", draft.head_dim)}
+    for setting, (name, head_dim) in heads.items():
+        if cfg[setting] == "bf16" and (head_dim % 8 or head_dim > 256):
+            raise BadInput(
+                f"config: the {name} has a head_dim of {head_dim}: a GPU's flash attention takes multiples of 8, up "
+                f"to 256; take {setting}=fp32" + " or another draft.head_dim" * (name == "draft")
+            )
+
+
+def head_dim_of(target: "PretrainedConfig") -> int:
+    """Of a text model whose config need not write it out."""
+    return getattr(target, "head_dim", None) or target.hidden_size // target.num_attention_heads

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from spec import components, settings
 from spec.methods import METHODS
+from spec.methods.sizes import head_dim_of
 from spec.planning.rehearsal import DTYPES, LAYERS, Rehearsal, rehearse
 from spec.planning.roofline import Card
 from spec.target.families import FAMILIES, read_config, text_config_of
@@ -198,7 +199,7 @@ def seconds(cfg: DictConfig, sizes: Sizes, machines: Machines) -> dict[str, floa
     target, card, rehearsal = sizes.target, machines.card, sizes.rehearsal
     tokens, flops = cfg.max_length * cfg.batch_size, machines.tflops * 1e12
     width, sharers = DTYPES[cfg.target_dtype].itemsize, _sharers(cfg, machines)
-    head_dim = getattr(target, "head_dim", None) or target.hidden_size // target.num_attention_heads
+    head_dim = head_dim_of(target)
     attention = 2 * cfg.max_length * target.num_attention_heads * head_dim  # FLOPs a token, causal
     layers = len(sizes.layers)
     passes = rehearsal.passes.seconds(card) / LAYERS  # of a layer

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from spec.errors import BadInput
 from spec.methods.files import MARKER as DRAFT
+from spec.publishing.manifest import MANIFEST
 from spec.publishing.versions import LATEST, StorePlace
 from spec.storage import Store
 from spec.storage.markers import Marker, read_marker
@@ -39,7 +40,8 @@ def of_versions(place: Store, keep: int, in_flight: InFlight) -> list[Item]:
         raise BadInput(f"{place.url}: nothing is published here (there is no {LATEST})")
     latest, *before = StorePlace(place).order()
     sizes = _sizes(place, VERSIONS)
-    order = [latest, *(name for name in before if name in sizes)]  # what is gone takes no place among those that stay
+    # What is gone, by its manifest as for who goes back, takes no place among those that stay.
+    order = [latest, *(name for name in before if place.exists(f"{VERSIONS}/{name}/{MANIFEST}"))]
     others = {name: _finished(read_marker(place, f"{VERSIONS}/{name}/{DRAFT}")) for name in sizes.keys() - set(order)}
     young = {name for name, finished in others.items() if finished is None or finished > _ago(_YOUNG)}
     items = []

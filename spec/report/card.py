@@ -4,8 +4,6 @@ It stands outside of what `draft.json` vouches for (it changes when the draft do
 published version.
 """
 
-import re
-
 import jinja2
 
 from spec.errors import BadInput
@@ -14,10 +12,9 @@ from spec.report import suites, sweep, tables
 from spec.report.command import NUM_STEPS, serving_command, target_of
 from spec.report.evidence import Evidence, gather
 from spec.report.verdict import sentence, verdict
-from spec.storage import Store
+from spec.storage import Store, is_hub_name
 
 FILE = "README.md"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("spec.report", "."),
     trim_blocks=True,
@@ -43,9 +40,9 @@ def render(evidence: Evidence) -> str:
         method=method_of(draft.facts["config"]),
         target=target,
         revision=evidence.run.get("target", {}).get("revision"),
-        base_model=target if _HUB_NAME.fullmatch(target) else None,
+        base_model=target if is_hub_name(target) else None,
         dataset=dataset,
-        hub_datasets=[name for name in names if name and _HUB_NAME.fullmatch(name)],
+        hub_datasets=[name for name in names if name and is_hub_name(name)],
         command=serving_command(draft, "DRAFT", num_steps=evidence.num_steps or NUM_STEPS),
         gate=evidence.measured("gate"),
         temperature=evidence.measured("offline").get("temperature"),

@@ -15,6 +15,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 14, 40
 _NAMES = 56  # width of the lines' labels
 _ROW = 13  # height of one
 _COLOURS = 7  # of lines
+REFERENCE = 7  # the colour of the line at 1.0
 
 
 class Line(NamedTuple):

@@ -20,7 +20,6 @@ from spec.storage import Store
 from spec.storage.markers import Json, Marker
 
 Table = list[list[Any]]  # its first row is the head
-_REFERENCE = 7  # the colour of the line at 1.0
 
 
 @dataclass(frozen=True)
@@ -204,7 +203,7 @@ def _speed(drafts: Sequence[Draft]) -> Markup:
         return Markup("")
     ends = [(math.log2(load), 1.0) for load in (min(loads), max(loads))]
     return charts.line_chart(
-        [charts.Line("no draft", ends, _REFERENCE, dashed=True), *lines],
+        [charts.Line("no draft", ends, charts.REFERENCE, dashed=True), *lines],
         title="Speed-up over requests at once",
         x_label="requests at once",
         y_label="times the tokens/s without",

@@ -73,7 +73,7 @@ def _chart(measured: list[Json], drafts: list[Drafts]) -> Markup:
     ends = [(math.log2(load), 1.0) for load in (loads[0], loads[-1])]
     told = "; ".join(f"{_drafts(one['drafts'])} at {one['concurrency']}: {one['speed_up'][0]:.2f}" for one in measured)
     return charts.line_chart(
-        [charts.Line("no draft", ends, _REFERENCE, dashed=True, named=True), *lines],
+        [charts.Line("no draft", ends, charts.REFERENCE, dashed=True, named=True), *lines],
         title=f"Speed-up over requests at once. {told}",
         x_label="requests at once",
         y_label="times the tokens/s without",
@@ -125,6 +125,3 @@ def _drafts(count: Drafts) -> str:
     if count == ADAPTIVE:
         return ADAPTIVE
     return f"{count} draft{'s' if count > 1 else ''}"
-
-
-_REFERENCE = 7  # the colour of the line at 1.0

@@ -1,5 +1,6 @@
 """The choice of a run's backend by its URL."""
 
+import re
 from pathlib import Path
 
 from spec.errors import BadInput
@@ -29,3 +30,8 @@ def check_no_secret(url: str) -> None:
             f"{scheme.rpartition('/')[2]}://{place}: a name or password in the URL would be shown and kept; leave it "
             "out and set the store's environment variables"
         )
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether it could be a repository's on a hub, ORG/NAME. A folder may be called so too."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, re.ASCII) is not None

@@ -66,7 +66,7 @@ def make_secret(namespace: str = NAMESPACE) -> None:
 @pytest.fixture(scope="session")
 def good(deployed: None) -> Workflow:
     """The whole pipeline, undisturbed and alone on the cluster."""
-    return submit(GOOD)
+    return submit(GOOD, team="e2e")
 
 
 @pytest.hookimpl(hookwrapper=True)

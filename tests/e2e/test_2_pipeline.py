@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from spec.conversations.shards import find_shards, read_rows
 from spec.publishing.drafts import fetch
 from spec.storage.markers import Marker, read_marker
-from tests.e2e.cluster import Workflow, bucket, url
+from tests.e2e.cluster import Workflow, bucket, get, kubectl, url
 from tests.e2e.conftest import GOOD
 
 Record = Callable[[str, object], None]
@@ -43,6 +45,16 @@ def test_each_prompt_is_there_once(good: Workflow) -> None:
         run = store.at(f"{GOOD}/run")
         ids = [row["id"] for shard, found in find_shards(run).items() for row in read_rows(run, shard, found)]
     assert len(ids) == len(set(ids)) == 80
+
+
+def test_prometheus_reads_its_figures_from_argo_under_labels_of_one_s_own(good: Workflow) -> None:
+    (controller,) = get("pods", "--selector=app=workflow-controller", namespace="argo")["items"]
+    at = f"/api/v1/namespaces/argo/pods/https:{controller['metadata']['name']}:9090/proxy/metrics"
+    lines = [line for line in kubectl("get", f"--raw={at}", namespace=None).splitlines() if 'team="e2e"' in line]
+    figures = {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in lines}
+    assert figures["argo_workflows_sgl_spec_rows"] == 80
+    report = marker("run/report/report.json").facts["speculative"]["accept_length"]
+    assert figures["argo_workflows_sgl_spec_accept_length"] == pytest.approx(report, abs=0.01)
 
 
 def test_nothing_of_it_is_left_running(good: Workflow) -> None:

@@ -32,13 +32,12 @@ pytestmark = pytest.mark.server
     [
         ("learnable", "dspark", 5),
         ("learnable", "dflash", 4),
-        ("qwen3", "dspark", 5),
         ("qwen3", "dflash", 2),
         ("qwen3_moe", "dspark", 3),
     ],
 )
 def test_the_server_says_and_keeps_what_an_offline_run_does(tmp_path, family, method, drafts):
-    """At the trained size of a block and, for the last two, at a smaller one, which is another block.
+    """At the trained size of a block and, for Qwen3, at a smaller one, which is another block.
 
     Sampled where the target, a Llama, says something that can be guessed at a temperature too.
     """

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from spec.errors import BadInput
 from spec.methods.block.checks import check_family
 from spec.methods.block.layout import feature_layers
+from spec.methods.checks import check_depth
 from spec.methods.files import default_context
-from spec.methods.sizes import check_sizes, layers_fit
+from spec.methods.sizes import check_sizes, head_dim_of, layers_fit
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -60,14 +61,13 @@ class BlockDraftConfig:
         `overrides` replace single fields. `BadInput` where these make no draft of this target.
         """
         check_family(target.model_type)
-        heads = target.num_attention_heads
         fields = {
             "hidden_size": target.hidden_size,
             "intermediate_size": target.intermediate_size,
             "num_hidden_layers": layers,
-            "num_attention_heads": heads,
+            "num_attention_heads": target.num_attention_heads,
             "num_key_value_heads": target.num_key_value_heads,
-            "head_dim": getattr(target, "head_dim", None) or target.hidden_size // heads,
+            "head_dim": head_dim_of(target),
             "rms_norm_eps": target.rms_norm_eps,
             "rope_parameters": dict(target.rope_parameters),
             "vocab_size": target.vocab_size,
@@ -85,6 +85,7 @@ class BlockDraftConfig:
 
     def _check(self, target: "PretrainedConfig") -> None:
         check_sizes(self, _COUNTS)
+        check_depth("config: layers", self.num_hidden_layers)
         if self.hidden_size != target.hidden_size:
             raise BadInput(
                 f"config: draft.hidden_size={self.hidden_size}; it must be the target's {target.hidden_size}, as the "

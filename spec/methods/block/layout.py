@@ -11,8 +11,10 @@ def feature_layers(num_layers: int, count: int) -> tuple[int, ...]:
 
     `BadInput` where they are not so many distinct layers, all before the last one, which the server cannot give.
     """
-    if count == 1:
-        layers: tuple[int, ...] = (num_layers // 2,)
+    if count > num_layers:  # before so many are listed
+        layers: tuple[int, ...] = ()
+    elif count == 1:
+        layers = (num_layers // 2,)
     else:
         layers = tuple(round(1 + i * (num_layers - 4) / (count - 1)) for i in range(count))
     if len(set(layers)) < count or not 0 <= layers[0] <= layers[-1] < num_layers - 1:

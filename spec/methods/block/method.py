@@ -32,8 +32,6 @@ class Block(Method):
     markov: bool
 
     def check_settings(self, cfg: "DictConfig") -> None:
-        from spec.methods.block.config import BlockDraftConfig  # torch
-
         check_initialise(cfg.initialise, cfg.initialise_else)
         for name, choices in _CHOICES.items():
             if cfg[name] not in choices:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from spec.errors import BadInput
+from spec.methods.checks import check_depth
 from spec.methods.eagle3.layout import feature_layers
 from spec.methods.files import default_context
-from spec.methods.sizes import check_sizes, layers_fit
+from spec.methods.sizes import check_sizes, head_dim_of, layers_fit
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -54,14 +55,13 @@ class DraftConfig:
         draft_vocab_size = target.vocab_size if draft_vocab_size is None else draft_vocab_size
         if not 0 < draft_vocab_size <= target.vocab_size:
             raise BadInput(f"a draft vocabulary of {draft_vocab_size} does not fit the target's of {target.vocab_size}")
-        heads = target.num_attention_heads
         fields = {
             "hidden_size": target.hidden_size,
             "target_hidden_size": target.hidden_size,
             "intermediate_size": target.intermediate_size,
-            "num_attention_heads": heads,
+            "num_attention_heads": target.num_attention_heads,
             "num_key_value_heads": target.num_key_value_heads,
-            "head_dim": getattr(target, "head_dim", None) or target.hidden_size // heads,
+            "head_dim": head_dim_of(target),
             "rms_norm_eps": target.rms_norm_eps,
             "rope_parameters": dict(target.rope_parameters),
             "vocab_size": target.vocab_size,
@@ -77,6 +77,7 @@ class DraftConfig:
 
     def _check(self, target: "PretrainedConfig") -> None:
         check_sizes(self, _SIZES)
+        check_depth("config: draft.num_hidden_layers", self.num_hidden_layers)
         for name in ("fc_norm", "norm_output"):
             if not isinstance(getattr(self, name), bool):
                 raise BadInput(f"config: draft.{name}={getattr(self, name)!r}; it is true or false")

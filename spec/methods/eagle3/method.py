@@ -41,8 +41,6 @@ class Eagle3(Method):
     defaults = Path(__file__).with_name("defaults.yaml")
 
     def check_settings(self, cfg: "DictConfig") -> None:
-        from spec.methods.eagle3.config import DraftConfig  # torch
-
         check_initialise(cfg.initialise, cfg.initialise_else)
         for name, choices in _CHOICES.items():
             if cfg[name] not in choices:

@@ -17,7 +17,6 @@ from spec.storage.markers import Marker, write_marker
 from tests.unit.cluster.fake import FakeCluster
 
 ROOT = Path(__file__).parents[3]
-TRAINED = {"training": {"settings": {}}}
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def preflight(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("spec.cluster.api.Cluster", lambda namespace: FakeCluster())
     main = runpy.run_path(str(ROOT / "tools/preflight.py"))["main"]
     store = open_store(f"s3://{bucket}")
-    store.write("model/config.json", json.dumps({"model_type": "llama"}).encode())
+    store.write("model/config.json", json.dumps({"model_type": "llama", "vocab_size": 151_936}).encode())
     store.write("prompts.jsonl", b'{"prompt": "x"}\n')
     words = dict.fromkeys(
         (
@@ -129,7 +128,8 @@ def test_a_trained_draft_is_swept_as_far_as_it_has_learnt(preflight, bucket: str
         {"sweep_loads": "1", "config": "spec/configs/llama3/8B_dspark.yaml"},
     )
     preflight(sweep_drafts="7", **sweep)  # as the config will train it
-    write_marker(store, "draft/draft.json", Marker.of("extract", {}, {}, facts={"config": {"block_size": 3}} | TRAINED))
+    facts = {"config": {"block_size": 3}, "training": {"settings": {"method": "dspark"}}}
+    write_marker(store, "draft/draft.json", Marker.of("extract", {}, {}, facts=facts))
     with pytest.raises(BadInput, match="parameter sweep-drafts: 7: the draft is trained for blocks of 3 drafts"):
         preflight(sweep_drafts="7", **sweep)
     preflight(sweep_drafts="3", **sweep)

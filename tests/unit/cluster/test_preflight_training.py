@@ -28,7 +28,8 @@ def asked(words: str, config: Path = EAGLE) -> DictConfig:
 
 def drafted(words: str, config: Path, **target: Any) -> dict[str, Any]:
     sizes = json.loads((ROOT / "spec/configs/llama3/8B.json").read_text()) | target
-    return preflight_training.check_draft("config", asked(words, config), AutoConfig.for_model(**sizes))
+    made = AutoConfig.for_model(**sizes)
+    return preflight_training.check_draft("config and train-options", asked(words, config), made, gpus=8)
 
 
 def test_settings_that_the_recipe_has_are_taken_as_it_takes_them():
@@ -58,9 +59,28 @@ def test_a_value_that_is_none_of_the_setting_s_is_named(config: Path, word: str)
         asked(word, config)
 
 
-def test_text_that_is_no_setting_is_one_line():
-    with pytest.raises(BadInput, match="parameter train-options: config: "):
-        asked("seed=[")
+@pytest.mark.parametrize(
+    "word",
+    ["seed=[", "initialise=s3://b/day=1/draft", "optimizer.betas[0]=0.8", "method=${nope}", "seed=${oc.env:HOME}"],
+)
+def test_what_cannot_be_read_is_one_line(word: str):
+    with pytest.raises(BadInput, match="^parameter train-options: .*") as refused:
+        asked(f"epochs=2 {word}")
+    assert re.split(r"[=.]", word)[0] in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("words", ["epochs=None max_steps=3", "draft_vocab_size=null", "optimizer.lr=1e-4", "seed=007"])
+def test_words_are_read_as_the_recipe_s_command_line_is(words: str, monkeypatch: pytest.MonkeyPatch):
+    from spec import components, settings
+
+    monkeypatch.setattr(sys, "argv", ["recipe", "--config", str(EAGLE), *words.split()])
+    assert settings.read(EAGLE, words.split()) == components.from_command_line()
+
+
+def test_heads_are_a_gpu_s_matter_in_half_precision_alone():
+    drafted("draft.head_dim=36 dtype=fp32", EAGLE)
+    target = AutoConfig.for_model(**json.loads((ROOT / "spec/configs/llama3/8B.json").read_text()))
+    preflight_training.check_draft("config", asked("draft.head_dim=36"), target, gpus=0)
 
 
 def test_another_methods_setting_is_named():
@@ -102,13 +122,17 @@ def test_the_draft_of_the_settings_is_made_for_the_target_s_config():
         (EAGLE, "draft.rope_parameters.rope_type=linear", {}, "draft.rope_parameters"),
         (EAGLE, "initialise=target draft.fc_norm=true", {}, "draft.fc_norm=false or another start"),
         (DSPARK, "mask_token_id=128256", {}, "one of the 128256 rows"),
+        (EAGLE, "draft.head_dim=36", {}, "the draft has a head_dim of 36: .*take dtype=fp32 or another draft.head_dim"),
+        (EAGLE, "draft.head_dim=64", {"head_dim": 264}, "the target has a head_dim of 264: .* take target_dtype=fp32"),
+        (DSPARK, "layers=1000", {}, "config: layers is 1000; a draft has at most 256"),
+        (DSPARK, "features=1000000000", {}, "features of 1000000000 layers"),
         (DSPARK, "features=40", {}, "features"),
         (DSPARK, "initialise=target layers=40", {}, "take initialise=random"),
         (DSPARK, "", {"model_type": "llama4_text"}, "a Llama 4 target has no block drafts: .*method=eagle3"),
     ],
 )
 def test_a_draft_that_the_target_does_not_fit_is_refused(config: Path, words: str, target: dict, message: str):
-    with pytest.raises(BadInput, match=f"parameter config: .*{message}"):
+    with pytest.raises(BadInput, match=f"parameter config and train-options: .*{message}"):
         drafted(words, config, **target)
 
 
@@ -119,7 +143,7 @@ def test_nothing_of_it_needs_torch(tmp_path: Path):
         "from spec.cluster.preflight import config_of_target; from spec.cluster import preflight_training as asked; "
         "config = Path('spec/configs/llama4/scout_17B_16E_eagle.yaml'); "
         "target = config_of_target('ORG/NAME', 'main', Path(sys.argv[1])); "
-        "print(asked.check_draft('config', asked.settings_of('train-options', config, ''), target))"
+        "print(asked.check_draft('config', asked.settings_of('train-options', config, ''), target, 8))"
     )
     sizes = (ROOT / "spec/configs/llama4/scout_17B_16E.json").read_text()
     (tmp_path / "config.json").write_text(sizes)
@@ -159,6 +183,8 @@ def test_a_trained_run_refuses_other_settings(tmp_path: Path):
     write_marker(store, "draft/draft.json", marker)
     same = "epochs=2 optimizer.lr=1e-4 max_steps=null save_every=7 optimizer.lr=0.0001"
     preflight_training.check_same_training("train-options", same, asked(same), store)
+    with pytest.raises(BadInput, match="parameter config: method=dspark: this run was trained with eagle3"):
+        preflight_training.check_same_training("train-options", "", asked("", DSPARK), store)
     for word, there in (("epochs=3", "epochs=2"), ("optimizer.lr=1e-3", "optimizer.lr=0.0001")):
         with pytest.raises(BadInput, match=f"parameter train-options: {word}: .* trained with {there}"):
             preflight_training.check_same_training("train-options", word, asked(word), store)

@@ -11,6 +11,7 @@ import pytest
 from spec.cluster.in_flight import naming
 from spec.errors import BadInput, PassingFault
 from spec.publishing import retention
+from spec.publishing.manifest import MANIFEST
 from spec.publishing.versions import StorePlace, fetch, publish
 from spec.storage import Store, open_store
 from spec.storage.markers import Marker, write_marker
@@ -148,9 +149,9 @@ def test_the_newest_versions_stay_and_the_rest_goes_manifest_first(store: Store,
 
 def test_a_version_that_is_gone_takes_no_place_of_those_that_stay(store: Store, tmp_path: Path):
     one, two, three = versions(store, tmp_path, "one", "two", "three")
-    for entry in store.list(f"versions/{two}"):
-        store.delete(entry.key)
-    assert set(reasons(retention.of_versions(store, 2, nobody)).values()) == {"latest", "one of the newest 2"}
+    store.delete(f"versions/{two}/{MANIFEST}")  # a deletion that was killed leaves the rest
+    kept = {name for name, why in reasons(retention.of_versions(store, 2, nobody)).items() if why}
+    assert kept >= {one, three}
 
 
 def test_after_going_back_the_latest_stays_however_old(store: Store, tmp_path: Path):
