@@ -171,6 +171,14 @@ def copy_run(source: str, to: str, *without: str) -> None:
                 store.write(f"{to}/run/{entry.key}", run.read(entry.key))
 
 
+def copy_drafts(source: str, to: str) -> None:
+    """What a run of this session has published, as if it were another's."""
+    with bucket() as store:
+        drafts = store.at(f"{source}/drafts")
+        for entry in sorted(drafts.list(), key=lambda entry: entry.key == "latest"):
+            store.write(f"{to}/drafts/{entry.key}", drafts.read(entry.key))
+
+
 def sweep() -> None:
     """Run the CronJob `sweep` now, to its end."""
     name = f"sweep-{time.monotonic_ns()}"

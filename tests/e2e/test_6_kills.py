@@ -106,34 +106,50 @@ def test_it_ends_with_a_published_draft_and_nothing_lost_doubled_or_left(killed:
     assert killed.made() == []
 
 
-@pytest.mark.parametrize("step", ["evaluate", "publish"])
-def test_terminated_there_and_submitted_again_it_publishes(good: Workflow, step: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def unfinished(good: Workflow) -> str:
+    """A trained run that lacks its last steps, which the cases below end one after the other."""
     good.wait(1800)
-    copy_run(GOOD, f"terminated-{step}", *UNFINISHED)
-    terminated = submit(f"terminated-{step}")
+    copy_run(GOOD, "unfinished", *UNFINISHED)
+    return "unfinished"
+
+
+@pytest.mark.parametrize("step", ["evaluate", "publish"])
+def test_terminated_there_nothing_of_it_is_left(unfinished: str, step: str) -> None:
+    terminated = submit(unfinished)
     terminated.kill(step, lambda pod: argo("terminate", terminated.name))
     assert terminated.wait(300) == "Failed"
     sweep()
     until("nothing of it is left", lambda: not terminated.made() and not terminated.pods(), 180)
-    again = submit(f"terminated-{step}")
-    assert again.wait(900) == "Succeeded", again.message
-    assert again.made() == []
-    with bucket():
-        fetch(url(again.run, "drafts"), tmp_path / "draft", say=lambda line: None)
 
 
-def test_the_store_is_gone_for_60_s_in_publishing(good: Workflow, tmp_path: Path) -> None:
-    good.wait(1800)
-    copy_run(GOOD, "store-gone", *UNFINISHED)
-    workflow = submit("store-gone")
+@pytest.fixture(scope="module")
+def published(unfinished: str) -> Workflow:
+    """The same run, published while the store was away."""
+    workflow = submit(unfinished)
     until("publish…) begins", lambda: workflow.pods("publish(", THERE), 900, of=workflow)
     with store_gone():
         time.sleep(60)
-    assert workflow.wait(900) == "Succeeded", workflow.message
-    assert workflow.made() == []
-    assert workflow.seconds()["publish"] > 30, "it had published before the store was gone"
+    workflow.wait(900)
+    return workflow
+
+
+def test_submitted_again_it_publishes_though_the_store_is_gone_for_60_s(published: Workflow, tmp_path: Path) -> None:
+    assert published.phase == "Succeeded", published.message
+    assert published.made() == []
+    assert published.seconds()["publish"] > 30, "it had published before the store was gone"
     with bucket():
-        fetch(url(workflow.run, "drafts"), tmp_path / "draft", say=lambda line: None)
+        fetch(url(published.run, "drafts"), tmp_path / "draft", say=lambda line: None)
+
+
+def test_a_finished_run_is_submitted_again_after_its_workflow_and_artifacts_are_gone(published: Workflow) -> None:
+    kubectl("delete", "workflow", published.name, "--timeout=120s")
+    with bucket("artifacts") as store:  # what a lifecycle rule of the bucket does
+        for entry in store.list(published.name):
+            store.delete(entry.key)
+    again = submit(published.run)
+    assert again.wait(900) == "Succeeded", again.message
+    assert not again.ran() & {"serve", "train", "prove"}, again.ran()
 
 
 def test_two_runs_of_one_destination_publish_at_once(good: Workflow, killed: Workflow, tmp_path: Path) -> None:
@@ -188,19 +204,6 @@ def test_the_store_is_full_in_training_and_has_room_again(killed: Workflow, tmp_
         assert again.wait(900) == "Succeeded", again.message
     with bucket():
         fetch(url(again.run, "drafts"), tmp_path / "draft", say=lambda line: None)
-
-
-def test_a_finished_run_is_submitted_again_after_its_workflow_and_artifacts_are_gone(good: Workflow) -> None:
-    good.wait(1800)
-    again = submit(GOOD)
-    assert again.wait(900) == "Succeeded", again.message
-    kubectl("delete", "workflow", again.name, "--timeout=120s")
-    with bucket("artifacts") as store:  # what a lifecycle rule of the bucket does
-        for entry in store.list(again.name):
-            store.delete(entry.key)
-    third = submit(GOOD)
-    assert third.wait(900) == "Succeeded", third.message
-    assert not third.ran() & {"serve", "train", "prove"}, third.ran()
 
 
 def _kill_in_time(workflow: Workflow, *steps: str, how: Callable[[str], object]) -> None:

@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 
 from spec.server import start as serving
-from tests.e2e.cluster import BUCKET, OVER, THERE, Workflow, bucket, copy_run, get, kubectl, submit, until, url
+from tests.e2e.cluster import (
+    BUCKET,
+    OVER,
+    THERE,
+    Workflow,
+    bucket,
+    copy_drafts,
+    copy_run,
+    get,
+    kubectl,
+    submit,
+    until,
+    url,
+)
 from tests.e2e.conftest import GOOD, make_secret, open_host_path
 
 EXAMPLE = Path(__file__).with_name("serving")
@@ -19,11 +32,9 @@ OTHER = "draft_vocab_size=128 epochs=10 optimizer.lr=3.0e-3 lr_scheduler.num_war
 
 @pytest.fixture(scope="module")
 def served(good: Workflow) -> Iterator[str]:
-    """The version that SGLang serves, published by a first run."""
-    good.wait(1800)
-    copy_run(GOOD, "served-first", "report", "published")
-    first = submit("served-first", destination=url("served", "drafts"))
-    assert first.wait(900) == "Succeeded", first.message
+    """The version that SGLang serves."""
+    assert good.wait(1800) == "Succeeded", good.message
+    copy_drafts(GOOD, "served")
     manifests = kubectl("kustomize", str(EXAMPLE), namespace=None).replace(
         f"s3://{BUCKET}/drafts/llama-3.1-8b", url("served", "drafts")
     )
