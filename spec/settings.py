@@ -63,7 +63,7 @@ def read(config: Path, words: list[str]) -> DictConfig:
     """
     with reading():
         merged = OmegaConf.merge(OmegaConf.load(config), *map(_given, words))
-    assert isinstance(merged, DictConfig)
+        assert isinstance(merged, DictConfig), "not a file of settings: it holds a list"
     return merged
 
 
