@@ -27,7 +27,7 @@ from spec.costs.budget import Cap
 from spec.costs.meter import Meter, gpus_of
 from spec.errors import SpecError, Stopped
 from spec.methods import METHODS
-from spec.methods.sizes import check_heads
+from spec.methods.config import check_heads
 from spec.storage import Store
 from spec.storage.markers import Marker
 from spec.target.frozen import FrozenTarget

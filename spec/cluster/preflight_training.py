@@ -14,9 +14,9 @@ from spec.errors import BadInput
 from spec.export.verify import read_config
 from spec.methods import FIRST, METHODS, method_of_published
 from spec.methods.checks import WORDS
+from spec.methods.config import check_heads
 from spec.methods.files import CONFIG
 from spec.methods.method import Method
-from spec.methods.sizes import check_heads
 from spec.publishing import existing
 from spec.storage import Store
 from spec.storage.markers import read_marker

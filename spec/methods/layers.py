@@ -12,7 +12,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from spec.errors import BadInput
-from spec.methods.sizes import LayerSizes
+from spec.methods.config import LayerSizes
 
 
 def recomputed(function: Callable[..., Any], *given: Any) -> Any:

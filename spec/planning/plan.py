@@ -13,7 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from spec import components, settings
 from spec.methods import METHODS
-from spec.methods.sizes import head_dim_of
+from spec.methods.config import head_dim_of
 from spec.planning.rehearsal import DTYPES, LAYERS, Rehearsal, rehearse
 from spec.planning.roofline import Card
 from spec.target.families import FAMILIES, read_config, text_config_of

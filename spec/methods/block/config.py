@@ -4,7 +4,6 @@ Imports no torch: what cannot be trained is refused before a GPU is asked for.
 """
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,8 +12,8 @@ from spec.errors import BadInput
 from spec.methods.block.checks import check_family
 from spec.methods.block.layout import feature_layers
 from spec.methods.checks import check_depth
+from spec.methods.config import OwnConfig, check_sizes, head_dim_of, layers_fit
 from spec.methods.files import default_context
-from spec.methods.sizes import check_sizes, head_dim_of, layers_fit
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -26,7 +25,7 @@ _COUNTS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockDraftConfig:
+class BlockDraftConfig(OwnConfig):
     hidden_size: int  # the target's: the draft reads its embedding and uses its head
     intermediate_size: int
     num_hidden_layers: int
@@ -112,18 +111,6 @@ class BlockDraftConfig:
     def drafts(self) -> int:
         """Tokens that a block drafts."""
         return self.block_size - self.first_row
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> "BlockDraftConfig":
-        """The config that `to_json` wrote; `BadInput` if it is not one."""
-        try:
-            fields = json.loads(text)
-            return cls(**(fields | {"feature_layers": tuple(fields["feature_layers"])}))
-        except (ValueError, TypeError, KeyError) as error:
-            raise BadInput(f"not a draft's config, as training writes it beside its checkpoints: {error}") from error
 
 
 def draft_config(cfg: DictConfig, target: "PretrainedConfig") -> BlockDraftConfig:

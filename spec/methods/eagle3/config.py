@@ -4,16 +4,15 @@ Imports no torch: what cannot be trained is refused before a GPU is asked for.
 """
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from spec.errors import BadInput
 from spec.methods.checks import check_depth
+from spec.methods.config import OwnConfig, check_sizes, head_dim_of, layers_fit
 from spec.methods.eagle3.layout import feature_layers
 from spec.methods.files import default_context
-from spec.methods.sizes import check_sizes, head_dim_of, layers_fit
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -25,7 +24,7 @@ _SIZES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class DraftConfig:
+class DraftConfig(OwnConfig):
     hidden_size: int
     target_hidden_size: int
     intermediate_size: int
@@ -93,18 +92,6 @@ class DraftConfig:
         from the start.
         """
         return self.draft_vocab_size == self.vocab_size
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> "DraftConfig":
-        """The config that `to_json` wrote; `BadInput` if it is not one."""
-        try:
-            fields = json.loads(text)
-            return cls(**(fields | {"feature_layers": tuple(fields["feature_layers"])}))
-        except (ValueError, TypeError, KeyError) as error:
-            raise BadInput(f"not a draft's config, as training writes it beside its checkpoints: {error}") from error
 
 
 def draft_config(cfg: DictConfig, target: "PretrainedConfig") -> DraftConfig:

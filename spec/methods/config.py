@@ -1,16 +1,19 @@
-"""The sizes of a draft's layers, in its own config: ones that layers can be made from, or that are the target's.
+"""What drafts' own configs have in common: kept as JSON, and of sizes that layers can be made from.
 
 Imports no torch: what cannot be trained is refused before a GPU is asked for.
 """
 
+import dataclasses
+import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 from spec.errors import BadInput
 from spec.methods.checks import check_rope
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from transformers import PretrainedConfig
 
 
@@ -35,6 +38,22 @@ class LayerSizes(Protocol):
     def num_hidden_layers(self) -> int: ...
     @property
     def rope_parameters(self) -> dict[str, Any]: ...
+
+
+class OwnConfig:
+    """A draft's own config, as training keeps it beside the checkpoints: a dataclass with `feature_layers`."""
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(cast("DataclassInstance", self)), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The config that `to_json` wrote; `BadInput` if it is not one."""
+        try:
+            fields = json.loads(text)
+            return cls(**(fields | {"feature_layers": tuple(fields["feature_layers"])}))
+        except (ValueError, TypeError, KeyError) as error:
+            raise BadInput(f"not a draft's config, as training writes it beside its checkpoints: {error}") from error
 
 
 def check_sizes(config: LayerSizes, counts: Iterable[str]) -> None:
