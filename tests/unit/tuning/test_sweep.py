@@ -150,7 +150,7 @@ def test_figures_of_different_servers_are_not_put_together(run):
 
 
 def test_where_no_load_gains_the_report_says_so_and_the_flags_stay(run):
-    facts = swept(run, Servers({1: 3.0}), loads=(1,), drafts=(1,))
+    facts = swept(run, Servers({1: 9.0}), loads=(1,), drafts=(1,))
     assert facts["recommended"]["drafts"] is None and facts["recommended"]["flags"] == {}
     assert verdict(gather(run)).startswith("do not deploy it for speed: 0.")
     assert "--speculative-num-steps 3" in card.render(gather(run))
