@@ -29,7 +29,7 @@ lock:  ## Pin every package that pyproject.toml leads to, in constraints.txt
 demo: install  ## Real prompts and a real model in, a proven and published draft out (METHOD=eagle3, dflash, dspark; SWEEP=1 measures loads; 20 minutes)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/demo.py --run $(RUN) --method $(METHOD) $(if $(SWEEP),--sweep)
 
-test: install test-unit test-server  ## All tests that need no cluster (about 17 minutes)
+test: install test-unit test-server  ## All tests that need no cluster (about 16 minutes)
 
 test-unit: install  ## The fast tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/unit
