@@ -7,13 +7,12 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from spec.errors import BadInput
 from spec.methods.checks import check_rope
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
     from transformers import PretrainedConfig
 
 
@@ -40,11 +39,12 @@ class LayerSizes(Protocol):
     def rope_parameters(self) -> dict[str, Any]: ...
 
 
+@dataclasses.dataclass(frozen=True)
 class OwnConfig:
     """A draft's own config, as training keeps it beside the checkpoints: a dataclass with `feature_layers`."""
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(cast("DataclassInstance", self)), indent=2)
+        return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

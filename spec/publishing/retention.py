@@ -41,7 +41,7 @@ def of_versions(place: Store, keep: int, in_flight: InFlight) -> list[Item]:
     latest, *before = StorePlace(place).order()
     sizes = _sizes(place, VERSIONS)
     # What is gone, by its manifest as for who goes back, takes no place among those that stay.
-    order = [latest, *(name for name in before if place.exists(f"{VERSIONS}/{name}/{MANIFEST}"))]
+    order = [latest, *(name for name in before if name in sizes and place.exists(f"{VERSIONS}/{name}/{MANIFEST}"))]
     others = {name: _finished(read_marker(place, f"{VERSIONS}/{name}/{DRAFT}")) for name in sizes.keys() - set(order)}
     young = {name for name, finished in others.items() if finished is None or finished > _ago(_YOUNG)}
     items = []

@@ -164,19 +164,19 @@ def start(template: str, **parameters: str) -> Workflow:
 
 def copy_run(source: str, to: str, *without: str) -> None:
     """A run of this session as if it had been made apart, without what lies in the folders `without`."""
-    with bucket() as store:
-        run = store.at(f"{source}/run")
-        for entry in run.list():
-            if entry.key.partition("/")[0] not in without:
-                store.write(f"{to}/run/{entry.key}", run.read(entry.key))
+    _copy(f"{source}/run", f"{to}/run", without)
 
 
 def copy_drafts(source: str, to: str) -> None:
     """What a run of this session has published, as if it were another's."""
+    _copy(f"{source}/drafts", f"{to}/drafts")
+
+
+def _copy(source: str, to: str, without: tuple[str, ...] = ()) -> None:
     with bucket() as store:
-        drafts = store.at(f"{source}/drafts")
-        for entry in sorted(drafts.list(), key=lambda entry: entry.key == "latest"):
-            store.write(f"{to}/drafts/{entry.key}", drafts.read(entry.key))
+        for entry in store.at(source).list():
+            if entry.key.partition("/")[0] not in without:
+                store.write(f"{to}/{entry.key}", store.read(f"{source}/{entry.key}"))
 
 
 def sweep() -> None:

@@ -169,9 +169,13 @@ def test_the_target_s_config_is_read_where_it_is(where: str, tmp_path: Path, buc
     assert preflight.config_of_target(model, "main", staged).model_type == "llama4"
 
 
-def test_a_target_of_no_family_is_refused(tmp_path: Path):
-    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
-    with pytest.raises(BadInput, match="parameter model: .*'mamba' is not known here"):
+def test_a_target_of_no_family_is_refused_by_where_it_is(tmp_path: Path, bucket: str):
+    written, model = '{"model_type": "mamba"}', f"s3://{bucket}/target"
+    open_store(model).write("config.json", written.encode())
+    with pytest.raises(BadInput, match=f"parameter model: {model}/config.json: .*'mamba' is not known here"):
+        preflight.config_of_target(model, "main", tmp_path)
+    (tmp_path / "config.json").write_text(written)
+    with pytest.raises(BadInput, match="parameter model: ORG/NAME/config.json: .*'mamba' is not known here"):
         preflight.config_of_target("ORG/NAME", "main", tmp_path)
 
 
