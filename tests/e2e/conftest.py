@@ -13,7 +13,11 @@ from tests.e2e import inputs
 from tests.e2e.cluster import NAMESPACE, Workflow, bucket, credentials, get, kubectl, make_bucket, submit
 
 SECRET = "s3-credentials"
-GOOD = "good"
+GOOD, OTHER = "good", "other"  # two runs, which the others begin with copies of
+OTHER_OPTIONS = (
+    "draft_vocab_size=128 epochs=20 optimizer.lr=3.0e-3 lr_scheduler.num_warmup_steps=5 save_every=20 seed=7"
+)
+UNTRAINED = ("checkpoints", "start", "draft", "report", "published", "costs")  # what a run has since its samples
 _rows: dict[str, tuple[str, float, str]] = {}  # case -> outcome, seconds with what was set up for it, what it told
 
 
@@ -67,6 +71,13 @@ def make_secret(namespace: str = NAMESPACE) -> None:
 def good(deployed: None) -> Workflow:
     """The whole pipeline, undisturbed and alone on the cluster."""
     return submit(GOOD, team="e2e")
+
+
+@pytest.fixture(scope="session")
+def other(good: Workflow) -> Workflow:
+    """Another one, whose draft is another."""
+    good.wait(1800)
+    return submit(OTHER, train_options=OTHER_OPTIONS)
 
 
 @pytest.hookimpl(hookwrapper=True)

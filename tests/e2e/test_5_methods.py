@@ -1,4 +1,4 @@
-"""A draft of another method, trained, swept and published where the first one is: each keeps a latest of its own."""
+"""A draft of another method, of the same answers, swept and published beside the first one: each has its own latest."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import pytest
 from spec.methods import METHODS
 from spec.publishing.drafts import fetch, place_of
 from spec.storage.markers import read_marker
-from tests.e2e.cluster import Workflow, bucket, submit, url
-from tests.e2e.conftest import GOOD
+from tests.e2e.cluster import Workflow, bucket, copy_run, submit, url
+from tests.e2e.conftest import GOOD, UNTRAINED
 
 RUN = "dspark"
 OPTIONS = "mask_token_id=319 epochs=20 optimizer.lr=3.0e-3 lr_scheduler.num_warmup_steps=5 save_every=20"
@@ -17,6 +17,7 @@ OPTIONS = "mask_token_id=319 epochs=20 optimizer.lr=3.0e-3 lr_scheduler.num_warm
 @pytest.fixture(scope="module")
 def dspark(good: Workflow) -> Workflow:
     good.wait(1800)
+    copy_run(GOOD, RUN, *UNTRAINED)
     config = "spec/configs/smollm2/135M_dspark.yaml"
     sweep = {"sweep_drafts": "1", "sweep_loads": "1", "sweep_options": "--prompts 2 --rounds 1 --max-new-tokens 16"}
     return submit(RUN, config=config, destination=url(GOOD, "drafts"), train_options=OPTIONS, **sweep)
@@ -46,4 +47,4 @@ def test_the_sweep_says_in_the_published_draft_how_to_serve_it(dspark: Workflow)
         costs = [entry.key for entry in store.list(f"{RUN}/run/costs/serve")]
     assert sweep is not None and [(one["drafts"], one["concurrency"]) for one in sweep.facts["measured"]] == [(1, 1)]
     assert draft is not None and draft.facts["serving"]["speed_up"].keys() == {"1"}
-    assert len(costs) == 5  # the target's, the evaluation's two and the sweep's two
+    assert len(costs) == 4  # the evaluation's two and the sweep's two

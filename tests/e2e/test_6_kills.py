@@ -26,7 +26,7 @@ from tests.e2e.cluster import (
     until,
     url,
 )
-from tests.e2e.conftest import GOOD
+from tests.e2e.conftest import GOOD, OTHER, OTHER_OPTIONS, UNTRAINED
 from tests.e2e.harm import (
     cpus,
     delete,
@@ -38,17 +38,16 @@ from tests.e2e.harm import (
     store_that_fills,
 )
 
-OPTIONS = "draft_vocab_size=128 epochs=20 optimizer.lr=3.0e-3 lr_scheduler.num_warmup_steps=5 save_every=20 seed=7"
 UNFINISHED = ("report", "published")  # a trained run without these is evaluated and published again
 LOW, HIGHER = ("e2e-low", -10), ("e2e-higher", -5)  # priority classes; all else has 0
 
 
 @pytest.fixture(scope="module")
-def killed(good: Workflow) -> Iterator[Workflow]:
+def killed(good: Workflow, request: pytest.FixtureRequest) -> Iterator[Workflow]:
     """Its trainers and servers have a priority that others may be above."""
     good.wait(1800)
     with priority_classes(LOW, HIGHER), setting(gpu_priority_class=LOW[0]):
-        yield submit("killed", train_options=OPTIONS)
+        yield request.getfixturevalue("other")
 
 
 def test_the_server_s_pod_is_deleted_while_it_starts(killed: Workflow) -> None:
@@ -155,11 +154,11 @@ def test_a_finished_run_is_submitted_again_after_its_workflow_and_artifacts_are_
 def test_two_runs_of_one_destination_publish_at_once(good: Workflow, killed: Workflow, tmp_path: Path) -> None:
     """Two drafts: both versions are whole, and `latest` is one of them. Two pairs of servers have no room here."""
     killed.wait(1800)
-    for source in (GOOD, killed.run):
+    for source in (GOOD, OTHER):
         copy_run(source, f"both-{source}", "published")
     both = [
         submit("both-" + GOOD, destination=url("both", "drafts")),
-        submit(f"both-{killed.run}", destination=url("both", "drafts"), train_options=OPTIONS),
+        submit("both-" + OTHER, destination=url("both", "drafts"), train_options=OTHER_OPTIONS),
     ]
     assert [workflow.wait(900) for workflow in both] == ["Succeeded"] * 2, [workflow.message for workflow in both]
     with bucket() as store:
@@ -170,40 +169,44 @@ def test_two_runs_of_one_destination_publish_at_once(good: Workflow, killed: Wor
         assert len(versions) == 2 and json.loads(drafts.read("latest"))["version"] in versions
 
 
-def test_a_trainer_past_its_memory_limit_ends_with_its_reason(good: Workflow) -> None:
+@pytest.fixture(scope="module")
+def starved(good: Workflow) -> dict[str, Workflow]:
+    """Two runs beside each other: one has its answers and trains, the other wants its first server."""
     good.wait(1800)
-    copy_run(GOOD, "memory", "checkpoints", "start", "draft", *UNFINISHED)
-    with setting(trainer_memory="200Mi"):
-        workflow = submit("memory", attempts="1")
-        assert workflow.wait(900) == "Failed"
+    copy_run(GOOD, "trainer-memory", *UNTRAINED)
+    with setting(trainer_memory="200Mi", server_memory="300Mi"):
+        ended = {"trainer": submit("trainer-memory", attempts="1"), "server": submit("server-memory")}
+        for workflow in ended.values():
+            workflow.wait(900)
+    return ended
+
+
+@pytest.mark.parametrize("part", ["trainer", "server"])
+def test_past_its_memory_limit_it_ends_with_its_reason(starved: dict[str, Workflow], part: str) -> None:
+    workflow = starved[part]
+    assert workflow.phase == "Failed"
     assert "OOMKilled" in workflow.message, workflow.message
     assert workflow.made() == []
 
 
-def test_a_server_past_its_memory_limit_ends_with_its_reason(good: Workflow) -> None:
+def test_the_store_is_full_in_training_and_has_room_again(good: Workflow) -> None:
+    """Trained to its end, it is stopped: what follows is as in any run."""
     good.wait(1800)
-    with setting(server_memory="300Mi"):
-        workflow = submit("server-memory")
-        assert workflow.wait(900) == "Failed"
-    assert "OOMKilled" in workflow.message, workflow.message
-    assert workflow.made() == []
-
-
-def test_the_store_is_full_in_training_and_has_room_again(killed: Workflow, tmp_path: Path) -> None:
-    killed.wait(1800)
-    copy_run(killed.run, "full", "checkpoints", "start", "draft", *UNFINISHED)
+    copy_run(GOOD, "full", *UNTRAINED)
     with store_that_fills() as full:
-        first = submit("full", train_options=OPTIONS, attempts="1")
+        first = submit("full", attempts="1")
         until("a checkpoint", first.has_checkpoint, 900, of=first)
         with full():
             assert first.wait(900) == "Failed"
         assert "XMinioStorageFull" in first.message, first.message
         sweep()
         assert first.made() == []
-        again = submit("full", train_options=OPTIONS)
-        assert again.wait(900) == "Succeeded", again.message
-    with bucket():
-        fetch(url(again.run, "drafts"), tmp_path / "draft", say=lambda line: None)
+        again = submit("full")
+        again.kill("extract(", lambda pod: argo("stop", again.name))
+        assert again.wait(300) == "Failed" and again.made() == []
+    with bucket() as store:
+        said = store.read(f"full/run/logs/{again.name}-train-1-worker-0.log").decode()
+    assert "going on from step-" in said, said
 
 
 def _kill_in_time(workflow: Workflow, *steps: str, how: Callable[[str], object]) -> None:

@@ -23,11 +23,10 @@ from tests.e2e.cluster import (
     until,
     url,
 )
-from tests.e2e.conftest import GOOD, make_secret, open_host_path
+from tests.e2e.conftest import GOOD, OTHER, OTHER_OPTIONS, make_secret, open_host_path
 
 EXAMPLE = Path(__file__).with_name("serving")
 IN = "serving"  # the namespace
-OTHER = "draft_vocab_size=128 epochs=10 optimizer.lr=3.0e-3 lr_scheduler.num_warmup_steps=5 save_every=20 seed=11"
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +48,12 @@ def served(good: Workflow) -> Iterator[str]:
         kubectl("delete", "namespace", IN, "--timeout=280s")
 
 
-def test_the_next_draft_is_served_and_every_answer_meanwhile_is_the_same(served: str) -> None:
+def test_the_next_draft_is_served_and_every_answer_meanwhile_is_the_same(served: str, other: Workflow) -> None:
     answer = ask()
-    copy_run(GOOD, "served-next", "checkpoints", "start", "draft", "report", "published")
-    following = submit("served-next", destination=url("served", "drafts"), train_options=OTHER, serves=f"{IN}/sglang")
+    other.wait(1800)
+    copy_run(OTHER, "served-next", "published")
+    place = {"destination": url("served", "drafts"), "serves": f"{IN}/sglang"}
+    following = submit("served-next", train_options=OTHER_OPTIONS, **place)
     meanwhile = []
     until("roll-out…) begins", lambda: following.pods("roll-out(", THERE), 1200, of=following)
     while following.phase not in OVER:
