@@ -27,6 +27,7 @@ from spec.conversations.shapes import Read
 from spec.conversations.shards import MARKER, folder_of, folders_present
 from spec.conversations.sources import Source
 from spec.conversations.survey import Survey, survey
+from spec.costs.budget import check_cap
 from spec.errors import BadInput, Stopped
 from spec.progress import RowProgress
 from spec.storage import Store
@@ -34,6 +35,7 @@ from spec.storage.markers import Marker, digest_of, find_marker, write_marker
 
 STEP = "filter"
 _FLUSH_SECONDS = 5.0
+_CAP_SECONDS = 60.0  # as often as those who follow the servers record them
 _OF_A_PART = BY_CHOICE | {"not_a_request", "not_chat", "no_column"}  # lines of a log, or a whole file among others
 _REFUSALS = 20  # for each worker, before the first answer: more, and it is not the rows that are wrong
 
@@ -51,7 +53,8 @@ async def filter_shard(
     """Answer the rows of `source` that belong to `shard`; gives the marker, and whether anything was to do.
 
     `selection` says which of them, and in what form. Called again after any end, it goes on: no finished row is asked
-    again. Raises `BadInput`, `PassingFault`, and `Stopped` after SIGTERM or SIGINT; what was finished by then is kept.
+    again. Raises `BadInput` (at the run's cap of GPU-hours too), `PassingFault`, and
+    `Stopped` after SIGTERM or SIGINT; what was finished by then is kept.
     `overwrite` replaces answers that were made with other settings, and keeps those that were made with these.
     """
     if server.sampling.keep_sampling and not source.holds_requests:
@@ -78,7 +81,7 @@ async def filter_shard(
             if found := find_marker(folder, MARKER, STEP, settings, {}, overwrite=overwrite):
                 return found, False
             with open_parts(folder, digest_of(STEP, settings, {})) as parts:
-                marker = await _answer_shard(folder, parts, source, selection, server, shard, settings, parallel, seen)
+                marker = await _answer_shard(store, parts, source, selection, server, shard, settings, parallel, seen)
                 return marker, True
 
 
@@ -111,7 +114,7 @@ def _finished_before(
 
 
 async def _answer_shard(
-    folder: Store,
+    store: Store,
     parts: Parts,
     source: Source | Mix,
     selection: Selection,
@@ -121,6 +124,7 @@ async def _answer_shard(
     parallel: int,
     seen: Survey,
 ) -> Marker:
+    folder = store.at(folder_of(shard))
     index = RowIndex()
     results = Results(parts, doubt=_REFUSALS * parallel)
     try:
@@ -142,12 +146,16 @@ async def _answer_shard(
                 counts["rows"], counts["completion_tokens"], rejects=results.rejects, in_flight=server.in_flight
             )
 
+        def within_cap() -> None:
+            check_cap(store, f"{counts['rows']} answers of shard {shard} are kept")
+
         try:
             async with asyncio.TaskGroup() as beside:
                 others = [
                     beside.create_task(server.watch()),
                     beside.create_task(_every(1.0, show)),
                     beside.create_task(_every(_FLUSH_SECONDS, lambda: asyncio.to_thread(parts.flush))),
+                    beside.create_task(_every(_CAP_SECONDS, lambda: asyncio.to_thread(within_cap))),
                 ]
                 await answer_all(
                     _questions(source, selection, shard, index, server.sampling, results),

@@ -123,5 +123,14 @@ class Cap:
         )
 
 
+def check_cap(run: Store, where: str) -> None:
+    """For a step that holds no GPU, while the servers that it asks do: `BadInput` once the run has reached its cap."""
+    now = time.time()
+    hours = read_budget(run).max_gpu_hours
+    cap = Cap(hours, sum(used_by(run, now).gpu_seconds.values()) if hours else 0.0, 0, now)
+    if cap.would_pass():
+        raise cap.refusal(where)
+
+
 def _digits(hours: float) -> int:
     return 1 if hours >= 10 else 2 if hours >= 0.1 else 4

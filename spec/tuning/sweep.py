@@ -7,6 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from spec.costs.budget import check_cap
 from spec.errors import BadInput
 from spec.evaluation import served
 from spec.evaluation.gate import at_once
@@ -64,6 +65,7 @@ class Sweep:
                     for load in sorted(self.settings.loads):
                         if self._known(drafts, load, say):
                             continue
+                        check_cap(self.run, "what is measured is kept")
                         plain = plain or self._plain(held.enter_context(open_server(0)))
                         drafted = drafted or self._drafted(own.enter_context(open_server(drafts)), drafts, draft)
                         served.check_room(drafted, load, plain.max_running_requests)

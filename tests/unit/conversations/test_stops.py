@@ -1,5 +1,6 @@
 """The tool as a process: killed, stopped, left by its server, begun again. No row is lost, doubled or asked twice."""
 
+import asyncio
 import json
 import os
 import pty
@@ -15,7 +16,14 @@ from pathlib import Path
 import pytest
 
 from spec.conversations import token_ids
+from spec.conversations.filter import filter_shard
+from spec.conversations.ids import Shard
+from spec.conversations.server import Sampling, Server
 from spec.conversations.shards import read_answers, read_counts
+from spec.conversations.sources import open_source
+from spec.costs.budget import Budget, write_budget
+from spec.costs.records import Record, write
+from spec.errors import BadInput
 from spec.storage import open_store
 from tests.stub_server import END, StubServer, prompt_ids, written_ids
 from tests.unit.conversations.conftest import TOOL
@@ -104,6 +112,28 @@ def test_stopped_it_saves_and_ends_with_143(filter_data, slow_stub, jsonl, tmp_p
     since = len(slow_stub.asked)
     process = filter_data(*options)
     assert process.wait(120) == 0
+    assert len(slow_stub.asked) - since == 300 - len(before)
+    check_every_row_once(store)
+
+
+def test_at_the_cap_of_gpu_hours_it_keeps_its_answers_and_goes_on_with_a_higher_one(
+    slow_stub, jsonl, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("spec.conversations.filter._CAP_SECONDS", 0.5)
+    store, source = open_store(tmp_path / "run"), open_source(str(jsonl(ROWS)))
+    write(store, Record(step="serve", pod="s", gpus=8, began=0, seen=0, of_cluster=True, lives_on=True))
+
+    def filtered():
+        server = Server(slow_stub.url, Sampling(max_tokens=64))
+        return asyncio.run(filter_shard(store, source, server, Shard(0, 1), parallel=4))
+
+    write_budget(store, Budget(max_gpu_hours=1))
+    with pytest.raises(BadInput, match=r"^max-gpu-hours: .* are used of 1; \d+ answers of shard 0/1 are kept; submit"):
+        filtered()
+    since, before = len(slow_stub.asked), finished(store)
+    assert 0 < len(before) < 300
+    write_budget(store, Budget())
+    filtered()
     assert len(slow_stub.asked) - since == 300 - len(before)
     check_every_row_once(store)
 

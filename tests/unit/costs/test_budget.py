@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spec.costs.budget import KEY, Budget, Cap, parse_prices, read_budget, write_budget
+from spec.costs.budget import KEY, Budget, Cap, check_cap, parse_prices, read_budget, write_budget
 from spec.costs.records import Record, read_all, write
 from spec.costs.sums import Spent
 from spec.errors import BadInput
@@ -55,6 +55,18 @@ def test_a_cap_counts_what_the_run_used_before_and_what_is_held_now(tmp_path: Pa
     assert cap.used() == pytest.approx((3600 + 8 * 100 + 8 * 700) / 3600)
     assert not cap.would_pass(99) and cap.would_pass(101)
     assert "2.78 GPU-hours are used of 3; saved step 4" in str(cap.refusal("saved step 4"))
+
+
+def test_servers_that_live_on_count_for_a_step_without_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = open_store(tmp_path)
+    write(run, Record(step="serve", pod="s", gpus=8, began=10_000, seen=10_060, of_cluster=True, lives_on=True))
+    check_cap(run, "no cap")
+    write_budget(run, Budget(max_gpu_hours=2))
+    monkeypatch.setattr("time.time", lambda: 10_000.0 + 899)
+    check_cap(run, "below it")
+    monkeypatch.setattr("time.time", lambda: 10_000.0 + 900)
+    with pytest.raises(BadInput, match="max-gpu-hours: 2.00 GPU-hours are used of 2; 7 answers are kept; submit"):
+        check_cap(run, "7 answers are kept")
 
 
 def test_without_a_cap_nothing_passes_it(tmp_path: Path):

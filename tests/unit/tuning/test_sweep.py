@@ -5,6 +5,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 
 import pytest
 
+from spec.costs.budget import Budget, write_budget
+from spec.costs.records import Record, write
 from spec.errors import BadInput, PassingFault
 from spec.evaluation import served
 from spec.evaluation.prompts import Asked
@@ -186,6 +188,15 @@ def test_a_killed_sweep_goes_on_with_what_is_not_measured(run):
     again = Servers({})
     facts = swept(run, again)
     assert not again.opened and len(facts["measured"]) == 4
+
+
+def test_at_the_run_s_cap_of_gpu_hours_no_further_server_is_started(run):
+    write(run, Record(step="serve", pod="s", gpus=8, began=0, seen=0, of_cluster=True, lives_on=True))
+    write_budget(run, Budget(max_gpu_hours=1))
+    servers = Servers({1: 1.0, 3: 1.0})
+    with pytest.raises(BadInput, match="max-gpu-hours: .*; what is measured is kept; submit"):
+        swept(run, servers)
+    assert not servers.opened
 
 
 def test_processes_that_share_a_sweep_come_to_what_one_does(run):
