@@ -2,11 +2,13 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
+from spec import ranks
 from spec.costs.budget import Cap
 from spec.costs.records import read_all
 from spec.export.extract import extract, find_checkpoint, read_draft
@@ -146,6 +148,16 @@ def test_a_draft_of_another_shape_learns_goes_on_bit_for_bit_and_is_exported(sha
 def test_a_shape_that_cannot_be_meant_is_refused(settings, told, target, run, tmp_path):
     outcome = train(run, target, logs=tmp_path, **settings)
     assert outcome.codes == [2] and told in outcome.said[0]
+
+
+def test_heads_that_a_gpu_s_kernel_does_not_take_are_refused_before_anything_is_read(
+    target, run, tmp_path, monkeypatch
+):
+    """No GPU is asked before: the ranks only believe that they have one."""
+    begun = ranks.start
+    monkeypatch.setattr(ranks, "start", lambda *given: replace(begun(*given), device=torch.device("cuda", 0)))
+    outcome = train(run, target, logs=tmp_path, dtype="bf16", draft={"head_dim": 12})
+    assert outcome.codes == [2] and "the draft has a head_dim of 12" in outcome.said[0], outcome.said
 
 
 def test_a_run_past_its_cap_saves_says_so_once_and_goes_on_with_a_higher_one(target, run, tmp_path, monkeypatch):
