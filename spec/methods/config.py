@@ -6,11 +6,12 @@ Imports no torch: what cannot be trained is refused before a GPU is asked for.
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from spec.errors import BadInput
 from spec.methods.checks import check_rope
+from spec.methods.files import default_context
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -70,6 +71,46 @@ def check_sizes(config: LayerSizes, counts: Iterable[str]) -> None:
             f"{config.head_dim}: the heads must divide by those of keys, and head_dim by 2"
         )
     check_rope("config: draft.rope_parameters", config.rope_parameters, config.head_dim)
+
+
+def fields_of(target: "PretrainedConfig") -> dict[str, Any]:
+    """Of the config of a draft as wide as a target's text model, with its heads, RoPE and vocabulary."""
+    return {
+        "hidden_size": target.hidden_size,
+        "intermediate_size": target.intermediate_size,
+        "num_attention_heads": target.num_attention_heads,
+        "num_key_value_heads": target.num_key_value_heads,
+        "head_dim": head_dim_of(target),
+        "rms_norm_eps": target.rms_norm_eps,
+        "rope_parameters": dict(target.rope_parameters),
+        "vocab_size": target.vocab_size,
+        "max_position_embeddings": default_context(target.max_position_embeddings),
+    }
+
+
+def check_width(draft: LayerSizes, target: "PretrainedConfig") -> None:
+    """`BadInput` for a draft of another width than the target's, whose embedding it reads."""
+    if draft.hidden_size != target.hidden_size:
+        raise BadInput(
+            f"config: draft.hidden_size={draft.hidden_size}; it must be the target's {target.hidden_size}, as the "
+            "draft reads the target's embedding"
+        )
+
+
+def check_copied(
+    draft: LayerSizes, target: "PretrainedConfig", families: Sequence[str], setting: str = "initialise"
+) -> None:
+    """`BadInput` where the target has no layers for a draft to begin as, before any of its weights is read."""
+    if target.model_type not in families or not layers_fit(draft, target):
+        raise other_layers(target, families, setting)
+
+
+def other_layers(target: "PretrainedConfig", families: Sequence[str], setting: str = "initialise") -> BadInput:
+    """That none of the target's layers is of the kind or shape of a draft's, which are those of `families`."""
+    return BadInput(
+        f"config: {setting}=target copies layers of {' or '.join(families)} of the draft's own shape, and the target "
+        f"({target.model_type}) has others or fewer; take {setting}=random"
+    )
 
 
 def layers_fit(draft: LayerSizes, target: "PretrainedConfig") -> bool:

@@ -12,12 +12,12 @@ from spec.errors import BadInput
 from spec.methods.block.checks import check_family
 from spec.methods.block.layout import feature_layers
 from spec.methods.checks import check_depth
-from spec.methods.config import OwnConfig, check_sizes, head_dim_of, layers_fit
-from spec.methods.files import default_context
+from spec.methods.config import OwnConfig, check_copied, check_sizes, check_width, fields_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+COPIED = ("llama", "qwen3")  # families whose dense layers a draft's can begin as
 _COUNTS = (
     *("intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim", "num_hidden_layers"),
     *("max_position_embeddings", "block_size"),
@@ -61,16 +61,7 @@ class BlockDraftConfig(OwnConfig):
         """
         check_family(target.model_type)
         fields = {
-            "hidden_size": target.hidden_size,
-            "intermediate_size": target.intermediate_size,
             "num_hidden_layers": layers,
-            "num_attention_heads": target.num_attention_heads,
-            "num_key_value_heads": target.num_key_value_heads,
-            "head_dim": head_dim_of(target),
-            "rms_norm_eps": target.rms_norm_eps,
-            "rope_parameters": dict(target.rope_parameters),
-            "vocab_size": target.vocab_size,
-            "max_position_embeddings": default_context(target.max_position_embeddings),
             "num_target_layers": target.num_hidden_layers,
             "feature_layers": feature_layers(target.num_hidden_layers, features),
             "block_size": block_size,
@@ -78,18 +69,14 @@ class BlockDraftConfig(OwnConfig):
             "markov_rank": markov_rank,
             "confidence_head": confidence_head,
         }
-        config = cls(**(fields | overrides))
+        config = cls(**(fields_of(target) | fields | overrides))
         config._check(target)
         return config
 
     def _check(self, target: "PretrainedConfig") -> None:
         check_sizes(self, _COUNTS)
         check_depth("config: layers", self.num_hidden_layers)
-        if self.hidden_size != target.hidden_size:
-            raise BadInput(
-                f"config: draft.hidden_size={self.hidden_size}; it must be the target's {target.hidden_size}, as the "
-                "draft reads the target's embedding and uses its head"
-            )
+        check_width(self, target)
         if not 0 <= self.mask_token_id < target.vocab_size:
             raise BadInput(
                 f"config: mask_token_id={self.mask_token_id}; it is one of the {target.vocab_size} rows of the "
@@ -128,19 +115,5 @@ def draft_config(cfg: DictConfig, target: "PretrainedConfig") -> BlockDraftConfi
     )
     for setting in ("initialise", "initialise_else"):
         if cfg[setting] == "target":
-            check_copied(config, target, setting)
+            check_copied(config, target, COPIED, setting)
     return config
-
-
-def check_copied(config: BlockDraftConfig, target: "PretrainedConfig", setting: str = "initialise") -> None:
-    """`BadInput` where the target has no layers for this draft to begin as, before any of its weights is read."""
-    if target.model_type not in ("llama", "qwen3") or not layers_fit(config, target):
-        raise other_layers(target, setting)
-
-
-def other_layers(target: "PretrainedConfig", setting: str = "initialise") -> BadInput:
-    """That none of the target's layers is of the draft's kind or shape."""
-    return BadInput(
-        f"config: {setting}=target copies dense Llama or Qwen3 layers of the draft's own shape, and the target "
-        f"({target.model_type}) has others or fewer; take {setting}=random"
-    )

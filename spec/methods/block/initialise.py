@@ -7,8 +7,9 @@ learn is to read hidden states and to write ones that the target's head reads.
 import torch
 from torch.distributed.tensor import DTensor
 
-from spec.methods.block.config import check_copied, other_layers
+from spec.methods.block.config import COPIED
 from spec.methods.block.draft import BlockDraft
+from spec.methods.config import check_copied, other_layers
 from spec.target.frozen import FrozenTarget
 
 _HEAD_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
@@ -22,7 +23,7 @@ def from_target(draft: BlockDraft, target: FrozenTarget) -> None:
     Where the target does not norm its heads (Llama), `q_norm` and `k_norm` give queries and keys the size that the
     target's have. `BadInput` where its layers are of another shape or kind (Llama 4 rotates pairs, MoE routes experts).
     """
-    check_copied(draft.config, target.text_config)
+    check_copied(draft.config, target.text_config, COPIED)
     hidden, copied = draft.config.hidden_size, list(target.model.model.layers)[-draft.config.num_hidden_layers :]
     for ours, theirs in zip(draft.layers, copied, strict=True):
         layer = {name: _whole(weight) for name, weight in theirs.named_parameters()}
@@ -30,7 +31,7 @@ def from_target(draft: BlockDraft, target: FrozenTarget) -> None:
         if _HEAD_NORMS[0] not in layer and target.text_config.model_type == "llama":
             layer |= _head_norms(layer, draft.config.head_dim)
         if {name: tuple(x.shape) for name, x in layer.items()} != {name: tuple(x.shape) for name, x in wanted.items()}:
-            raise other_layers(target.text_config)
+            raise other_layers(target.text_config, COPIED)
         for name, weight in layer.items():
             wanted[name].copy_(weight)
     draft.hidden_norm.weight.copy_(_whole(copied[0].input_layernorm.weight))

@@ -10,13 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from spec.errors import BadInput
 from spec.methods.checks import check_depth
-from spec.methods.config import OwnConfig, check_sizes, head_dim_of, layers_fit
+from spec.methods.config import OwnConfig, check_copied, check_sizes, check_width, fields_of
 from spec.methods.eagle3.layout import feature_layers
-from spec.methods.files import default_context
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+COPIED = ("llama",)  # families whose dense layers a draft's can begin as
 _SIZES = (
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
     *("max_position_embeddings", "num_hidden_layers"),
@@ -55,22 +55,13 @@ class DraftConfig(OwnConfig):
         if not 0 < draft_vocab_size <= target.vocab_size:
             raise BadInput(f"a draft vocabulary of {draft_vocab_size} does not fit the target's of {target.vocab_size}")
         fields = {
-            "hidden_size": target.hidden_size,
             "target_hidden_size": target.hidden_size,
-            "intermediate_size": target.intermediate_size,
-            "num_attention_heads": target.num_attention_heads,
-            "num_key_value_heads": target.num_key_value_heads,
-            "head_dim": head_dim_of(target),
-            "rms_norm_eps": target.rms_norm_eps,
-            "rope_parameters": dict(target.rope_parameters),
-            "vocab_size": target.vocab_size,
             "draft_vocab_size": draft_vocab_size,
-            "max_position_embeddings": default_context(target.max_position_embeddings),
             "feature_layers": feature_layers(target.num_hidden_layers),
             "bos_token_id": target.bos_token_id,
             "eos_token_id": target.eos_token_id,
         }
-        config = cls(**(fields | overrides))
+        config = cls(**(fields_of(target) | fields | overrides))
         config._check(target)
         return config
 
@@ -80,11 +71,7 @@ class DraftConfig(OwnConfig):
         for name in ("fc_norm", "norm_output"):
             if not isinstance(getattr(self, name), bool):
                 raise BadInput(f"config: draft.{name}={getattr(self, name)!r}; it is true or false")
-        if self.hidden_size != target.hidden_size:
-            raise BadInput(
-                f"config: draft.hidden_size={self.hidden_size}; it must be the target's {target.hidden_size}, as the "
-                "draft reads the target's embedding"
-            )
+        check_width(self, target)
 
     @property
     def whole_vocabulary(self) -> bool:
@@ -100,23 +87,14 @@ def draft_config(cfg: DictConfig, target: "PretrainedConfig") -> DraftConfig:
     config = DraftConfig.for_target(target, cfg.draft_vocab_size, **overrides)
     for setting in ("initialise", "initialise_else"):
         if cfg[setting] == "target":
-            check_copied(config, target, setting)
+            check_start(config, target, setting)
     return config
 
 
-def check_copied(config: DraftConfig, target: "PretrainedConfig", setting: str = "initialise") -> None:
+def check_start(config: DraftConfig, target: "PretrainedConfig", setting: str = "initialise") -> None:
     """`BadInput` where this draft cannot begin as the target's layers, before any of its weights is read."""
     if config.fc_norm:
         raise BadInput(
             f"config: {setting}=target has a feature pass fc as it is; take draft.fc_norm=false or another start"
         )
-    if target.model_type != "llama" or not layers_fit(config, target):
-        raise other_layers(target, setting)
-
-
-def other_layers(target: "PretrainedConfig", setting: str = "initialise") -> BadInput:
-    """That none of the target's layers is of the draft's kind or shape."""
-    return BadInput(
-        f"config: {setting}=target copies Llama layers of the draft's own shape, and the target "
-        f"({target.model_type}) has others or fewer; take {setting}=random"
-    )
+    check_copied(config, target, COPIED, setting)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from spec.methods.eagle3.config import check_copied, other_layers
+from spec.methods.config import other_layers
+from spec.methods.eagle3.config import COPIED, check_start
 from spec.methods.eagle3.draft import EagleDraft, Layer
 from spec.target.frozen import FrozenTarget
 
@@ -22,11 +23,11 @@ def from_target(draft: EagleDraft, target: FrozenTarget) -> None:
     is the target's, the embedding half begins at zero. `BadInput` where the layers are not the draft's kind (Qwen3
     norms its queries, Llama 4 rotates pairs and routes experts) or not of its shape.
     """
-    check_copied(draft.config, target.text_config)
+    check_start(draft.config, target.text_config)
     layers: list[Any] = [draft.midlayer, *draft.layers.values()]
     for ours, theirs in zip(layers, target.model.model.layers[-len(layers) :], strict=True):
         if not _copied(ours, theirs):
-            raise other_layers(target.text_config)
+            raise other_layers(target.text_config, COPIED)
     draft.norm.weight.copy_(_whole(target.model.model.norm.weight))
     draft.lm_head.weight.copy_(_whole(target.head_weight)[draft.draft_tokens()])
     draft.fc.weight.zero_()
