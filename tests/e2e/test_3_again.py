@@ -6,7 +6,7 @@ from spec.conversations.shards import find_shards, folders_present, read_rows
 from tests.e2e.cluster import Workflow, argo, bucket, kubectl, submit, until, url
 from tests.e2e.conftest import GOOD
 
-ROWS = 200
+ROWS = 400
 # One request at a time: on the fastest machine too, filtering takes long enough to be met in its middle.
 SLOW = {
     "parallel": "1",
