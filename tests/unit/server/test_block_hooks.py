@@ -1,12 +1,8 @@
-"""The CPU server's hooks for drafts of blocks give what SGLang's own code gives, for less."""
+"""A hook of the CPU server for drafts of blocks gives what SGLang's own code gives, for less."""
 
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
-
-import torch
-from torch.nn import functional as F
 
 from tests.unit.server.conftest import SHIM
 
@@ -33,23 +29,3 @@ assert tokens(0.0, 50.0)[0] == likeliest[0] and len(drawn) == 1
     environment = os.environ | {"PYTHONPATH": f"{SHIM}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-
-
-def test_the_heads_of_blocks_are_products_of_few_rows(monkeypatch):
-    monkeypatch.syspath_prepend(SHIM)
-    from sglang_on_cpu import block_drafts, few_rows
-
-    asked = []
-    monkeypatch.setattr(few_rows, "linear", lambda x, weight: asked.append(len(x)) or F.linear(x, weight))
-    worker = SimpleNamespace(DFlashWorkerV2=type("Worker", (), {"_greedy_sample_from_vocab_parallel_head": None}))
-    dspark = SimpleNamespace(project_through_lm_head=None)
-    monkeypatch.setattr(torch.Tensor, "record_stream", torch.Tensor.record_stream)  # which a hook replaces
-    block_drafts.draft_dflash(worker)
-    block_drafts.project_dspark(dspark)
-    shard = SimpleNamespace(num_org_elements=60, num_added_elements=0)
-    head = SimpleNamespace(weight=torch.randn(64, 24), tp_size=1, shard_indices=shard)
-    hidden = torch.randn(3, 24)
-    drafts = worker.DFlashWorkerV2()._greedy_sample_from_vocab_parallel_head(hidden_states=hidden, lm_head=head)
-    assert drafts.equal((hidden @ head.weight.T)[:, :60].argmax(-1))
-    torch.testing.assert_close(dspark.project_through_lm_head(hidden, head), hidden @ head.weight.T)
-    assert asked == [3, 3]
