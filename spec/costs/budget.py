@@ -102,9 +102,9 @@ class Cap:
     began: float  # the step, in seconds since 1970
 
     @classmethod
-    def of(cls, run: Store, gpus: int) -> "Cap":
-        """As the run's budget and its records have it now."""
-        hours, began = read_budget(run).max_gpu_hours, process_began()
+    def of(cls, run: Store, gpus: int, began: float | None = None) -> "Cap":
+        """As the run's budget and its records have it now; the step `began` with its process, where not told."""
+        hours, began = read_budget(run).max_gpu_hours, process_began() if began is None else began
         before = sum(used_by(run, began).gpu_seconds.values()) if hours else 0.0
         return cls(hours, before, gpus, began)
 
@@ -125,9 +125,7 @@ class Cap:
 
 def check_cap(run: Store, where: str) -> None:
     """For a step that holds no GPU, while the servers that it asks do: `BadInput` once the run has reached its cap."""
-    now = time.time()
-    hours = read_budget(run).max_gpu_hours
-    cap = Cap(hours, sum(used_by(run, now).gpu_seconds.values()) if hours else 0.0, 0, now)
+    cap = Cap.of(run, 0, began=time.time())
     if cap.would_pass():
         raise cap.refusal(where)
 

@@ -29,6 +29,14 @@ def linear(x, weight, bias=None):
     return way(x, weight, bias) if way else _timed(kind, x, weight, bias)
 
 
+def by_head(hidden, lm_head):
+    """The head's logits, by `linear`; None where its weight is no plain one: take SGLang's way."""
+    weight = getattr(lm_head, "weight", None)
+    if weight is None or hidden.dtype != weight.dtype or hasattr(lm_head, "set_lora"):
+        return None
+    return linear(hidden, weight)
+
+
 def _timed(kind, x, weight, bias):
     spent = _spent.setdefault(kind, {F.linear: [], _product: []})
     way = min(spent, key=lambda its: len(spent[its]))
