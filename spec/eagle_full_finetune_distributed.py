@@ -7,7 +7,7 @@ It reads RUN/samples, which prepare_data.py wrote, and writes RUN/checkpoints. S
 complete checkpoint; finished, it says so and ends with 0. On SIGTERM it saves and ends with 143.
 """
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from time import perf_counter, process_time
 from typing import Any
 
@@ -28,6 +28,7 @@ from spec.costs.meter import Meter, gpus_of
 from spec.errors import SpecError, Stopped
 from spec.methods import METHODS
 from spec.methods.config import check_heads
+from spec.progress import Wait
 from spec.storage import Store
 from spec.storage.markers import Marker
 from spec.target.frozen import FrozenTarget
@@ -95,9 +96,10 @@ class EagleFullFinetuneRecipeDistributed(FTRecipeInterface):
         self.total_steps = self._count_steps()
         ranks.together(lambda: settings.check_warmup(cfg, self.total_steps))
 
-        self.target = FrozenTarget.load(
-            cfg.target, dtype=DTYPES[cfg.target_dtype], device=self.device, shard=cfg.target_shard
-        )
+        with Wait("the target, read from disk") if self.ranks.rank == 0 else nullcontext():
+            self.target = FrozenTarget.load(
+                cfg.target, dtype=DTYPES[cfg.target_dtype], device=self.device, shard=cfg.target_shard
+            )
         self.features = FeatureCache(self.method.look, self.inputs.scratch, self.ranks) if cfg.cache_features else None
         self.draft: Any = self._setup_draft()  # the method's, which fully_shard made an FSDPModule as well
         self.optimizer = make_optimizer(cfg.optimizer, self.draft.parameters(), self.device)

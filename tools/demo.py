@@ -34,7 +34,7 @@ from spec.storage.markers import Json, Marker, find_marker, read_marker, write_m
 from spec.tuning.arithmetic import a_round
 
 ROOT = Path(__file__).parents[1]
-MARKER = "demo.json"
+MARKER, SWEPT = "demo.json", "demo-sweep.json"  # without a sweep, with one
 BUCKET = "drafts"
 HELD_OUT = 32  # conversations that training never sees
 COPIES = 2  # of the model in the server that answers the prompts, 3 GB each
@@ -64,10 +64,9 @@ def main(
     started, store = time.monotonic(), open_store(run)
     settings: Json = {"method": method, "rows": rows, "answer_tokens": answer_tokens}
     settings["min_accept_length"] = min_accept_length
-    if sweep:
-        settings["sweep"] = True
-    if done := find_marker(store, MARKER, "demo", settings, {}):
-        return show(done.facts, f"already done: {store.url}")
+    for name in (SWEPT,) if sweep else (MARKER, SWEPT):
+        if done := find_marker(store, name, "demo", settings, {}):
+            return show(done.facts, f"already done: {store.url}")
     inputs = run.parent / "demo-inputs"
     model = inputs / "SmolLM2-135M-Instruct"  # as demo_inputs.py calls it: the card of the draft says so
     logs = run / "logs"
@@ -107,7 +106,7 @@ def main(
         step("publish", "tools/publish_draft.py", run, run / "published")
         step("fetch", "tools/fetch_draft.py", place_of(published, method_named(method)), run / "fetched")
     figures = {**figures_of(store), "this took": f"{(time.monotonic() - started) / 60:.1f} minutes"}
-    write_marker(store, MARKER, Marker.of("demo", settings, {}, facts=figures))
+    write_marker(store, SWEPT if sweep else MARKER, Marker.of("demo", settings, {}, facts=figures))
     show(figures, "the demo in figures")
 
 

@@ -13,7 +13,7 @@ says whether the draft reaches the bar; this ends with 3 if it does not.
 """
 
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -22,24 +22,21 @@ from typer import Argument, Option
 from spec import cli
 from spec.costs.meter import Meter, gpus_of
 from spec.errors import BadInput, BelowBar
+from spec.evaluation.gate import Bar, gate
+from spec.evaluation.parts import NAMES
+from spec.evaluation.regression import is_same
+from spec.evaluation.settings import OfSuites, Settings
 from spec.progress import Wait
+from spec.publishing.standing import NONE, standing
 from spec.report import card
 from spec.report import page as report
 from spec.report.evidence import gather
 from spec.report.verdict import verdict
 from spec.storage import open_store
 
-with Wait("importing torch and transformers"):
-    import torch
-
-    from spec.evaluation.gate import Bar, gate
-    from spec.evaluation.parts import NAMES
-    from spec.evaluation.regression import is_same
-    from spec.evaluation.step import Evaluation, Settings
-    from spec.evaluation.suites import Settings as SuiteSettings
+if TYPE_CHECKING:
+    from spec.evaluation.step import Evaluation
     from spec.evaluation.suites import Suites
-    from spec.publishing.adopt import bring
-    from spec.publishing.standing import NONE, standing
 
 _HOW = {"offline": "without a URL", "baseline": "with --baseline-url", "speculative": "with --base-url"}
 
@@ -56,7 +53,9 @@ def main(
     at_concurrency: Annotated[
         int, Option(min=0, help="The load of that bar, in requests at once; both servers are asked at it.")
     ] = 0,
-    prompts: Annotated[int, Option(min=1, help="Held-out prompts to ask, at most.")] = 32,
+    prompts: Annotated[
+        int | None, Option(min=1, help="Held-out prompts to ask, at most. Default: 32, or the load if it is higher.")
+    ] = None,
     max_new_tokens: Annotated[int, Option(min=2, help="Tokens an answer may have.")] = 128,
     drafts: Annotated[
         int, Option("--drafts", "--num-steps", min=1, help="Drafts a round, as the server was started with.")
@@ -123,14 +122,21 @@ def main(
         )
     if min_speed_up and {"baseline", "speculative"} & set(without or ()):
         raise BadInput("--min-speed-up wants a server with the draft and one without; leave out --without")
-    load = concurrency or at_concurrency or Settings.concurrency
-    settings = Settings(prompts, max_new_tokens, drafts, load, frozenset(without or ()), temperature)
+    with Wait("importing torch and transformers"):  # here: preflight reads this command's options without them
+        import torch
+
+        from spec.evaluation.step import Evaluation
+        from spec.evaluation.suites import Suites
+        from spec.publishing.adopt import bring
+    load = concurrency or at_concurrency or None
+    count = prompts or max(Settings.prompts, load or 0)
+    settings = Settings(count, max_new_tokens, drafts, load, frozenset(without or ()), temperature)
     if draft:
         bring(open_store(run), draft, target, overwrite=overwrite)
     its = standing(open_store(run), against, against_version) if against else None
     evaluation = Evaluation(open_store(run), target, settings, overwrite=overwrite, standing=its)
     wanted = [name for names in suite or () for name in names.split(",") if name]
-    shortened = SuiteSettings(suite_prompts or None, suite_tokens or None, max_new_tokens)
+    shortened = OfSuites(suite_prompts or None, suite_tokens or None, max_new_tokens)
     suites = Suites(evaluation, wanted, shortened, overwrite=overwrite)
     servers = Servers(base_url, baseline_url, None if published_url in ("", NONE) else published_url)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -154,7 +160,7 @@ class Servers(NamedTuple):
     published: str | None  # with the draft that is to be replaced
 
 
-def _measure(evaluation: Evaluation, servers: Servers, device: str, bar: Bar, meter: Meter, overwrite: bool) -> None:
+def _measure(evaluation: "Evaluation", servers: Servers, device: str, bar: Bar, meter: Meter, overwrite: bool) -> None:
     """Each part that these servers, or none, can give, and that is not there yet."""
     its = evaluation.standing
     compares = its is not None and not is_same(its, evaluation.draft)
@@ -185,14 +191,14 @@ def _measure(evaluation: Evaluation, servers: Servers, device: str, bar: Bar, me
         evaluation.measure_standing_speculative(servers.published)
 
 
-def _measure_suites(suites: Suites, servers: Servers, device: str) -> list[dict]:
+def _measure_suites(suites: "Suites", servers: Servers, device: str) -> list[dict]:
     """By the server with the draft, or here where no server is asked."""
     if servers.base:
         return suites.measure_served(servers.base)
     return [] if servers.baseline else suites.measure_offline(device)
 
 
-def _conclude(evaluation: Evaluation, bar: Bar) -> None:
+def _conclude(evaluation: "Evaluation", bar: Bar) -> None:
     """The report, once all of its parts are there; below the bar this ends with 3."""
     run = evaluation.run.url
     if evaluation.missing:
@@ -213,7 +219,7 @@ def _refuse_below(judged: dict) -> None:
         raise BelowBar(f"the draft is not good enough: {judged['why']}")
 
 
-def _show(evaluation: Evaluation) -> None:
+def _show(evaluation: "Evaluation") -> None:
     """The figures, a row a part."""
     table = Table("", "accept length", "95%", "kept at 1, 2, ..", "tokens/s", "at once (most)", "same tokens")
     for name in evaluation.parts:

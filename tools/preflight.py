@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from filter_data import main as filter_data  # the tool beside this one
+from evaluate_draft import main as evaluate_draft  # the tools beside this one
+from filter_data import main as filter_data
+from tune_server import main as tune_server
 
 from spec import cli
 from spec.cluster import preflight, preflight_training
 from spec.cluster.api import Cluster
 from spec.cluster.notice import check_url
 from spec.cluster.queues import check_queue
-from spec.cluster.rollout import named
+from spec.cluster.rollout import check_served, named
 from spec.costs.budget import Budget, parse_prices, write_budget
 from spec.costs.estimate import GpuHours, check_cap, of_serving, of_training, tokens_of, tokens_trained, training_of
 from spec.costs.records import end_forgotten
@@ -62,6 +64,7 @@ def main(
     drafts: Annotated[int, typer.Option(help="Drafts a round that the draft is proven and served with")],
     sweep_drafts: Annotated[str, typer.Option(help="Drafts a round of the sweep; none for no sweep")],
     sweep_loads: Annotated[str, typer.Option(help="Requests at once of the sweep")],
+    sweep_options: Annotated[str, typer.Option(help="More words for tools/tune_server.py")],
     serves: Annotated[str, typer.Option(help="What serves the draft, as NAMESPACE/DEPLOYMENT; nothing if empty")],
     queue: Annotated[str, typer.Option(help="Kueue's LocalQueue; none if empty")],
     secret: Annotated[str, typer.Option(help="The Secret that S3 credentials come from")],
@@ -89,7 +92,8 @@ def main(
     Bar(min_accept_length, min_speed_up or None, at_concurrency or None)
     if serves:
         with preflight.parameter("serves"):
-            named(serves)
+            place, server = named(serves)
+            print(check_served(Cluster(place), server), flush=True)
     preflight.check_shared("run", run, ("s3://",))
     preflight.check_shared("destination", destination, ("s3://", "hf://"))
     preflight_training.check_config("config", config, ROOT)
@@ -129,13 +133,16 @@ def main(
     if sweep_drafts:
         preflight_training.check_learnt("sweep-drafts", sweep_drafts, method, draft)
         preflight_training.check_loads("sweep-loads", sweep_loads, most=max_running_requests)
+        preflight.check_sweep(tune_server, sweep_options, sweep_loads)
     if remaining["training"] == "missing" and (
         told := preflight_training.check_start("train-options", training, store)
     ):
         print(told, flush=True)
     if remaining["answers"] == "missing":
         preflight.check_datasets(dataset_name, weights, dataset_split, pattern=filtering["glob"])
-        preflight.check_suites(list(filtering["leave_out"] or ()))
+        preflight.check_suites("filter-options", filtering["leave_out"] or ())
+    if remaining["report"] == "missing":
+        preflight.check_evaluate(evaluate_draft, evaluate_options)
     work = training_of(ROOT / config, training, nodes * gpus_per_node)
     budget = Budget(per_gpu_hour=prices, currency=currency, max_gpu_hours=max_gpu_hours, training=work)
     left = GpuHours()

@@ -12,7 +12,7 @@ import json
 import shlex
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +21,7 @@ from typer import Argument, Option
 from spec import cli
 from spec.costs.meter import Meter
 from spec.errors import BadInput
+from spec.methods import method_of
 from spec.methods.files import exported
 from spec.methods.method import ADAPTIVE, Drafts
 from spec.progress import Wait
@@ -34,9 +35,7 @@ from spec.storage.markers import Json
 from spec.tuning.arithmetic import a_round, words
 from spec.tuning.settings import Settings, drafts_of, numbers
 
-with Wait("importing torch and transformers"):
-    from spec.evaluation.drafts import verified_draft
-    from spec.methods import method_of
+if TYPE_CHECKING:
     from spec.tuning.sweep import Open, Sweep
 
 DRAFTS = (1, 3, 5, 7)
@@ -56,7 +55,9 @@ def main(
     ] = None,
     baseline_url: Annotated[str | None, Option(help="A server of the same target without the draft.")] = None,
     rounds: Annotated[int, Option(min=1, help="Times that each server is asked everything.")] = Settings.rounds,
-    prompts: Annotated[int, Option(min=1, help="Held-out prompts to ask, at most.")] = Settings.prompts,
+    prompts: Annotated[
+        int | None, Option(min=1, help="Held-out prompts to ask, at most. Default: 32, or the highest load.")
+    ] = None,
     max_new_tokens: Annotated[int, Option(min=2, help="Tokens an answer may have.")] = Settings.max_new_tokens,
     server_options: Annotated[str, Option(help="More flags of the servers that are started here.")] = "",
     overwrite: Annotated[bool, Option("--overwrite", help="Measure again what is measured.")] = False,
@@ -76,7 +77,16 @@ def main(
         raise BadInput(f"--drafts {missing[0]}: no --base-url {missing[0]}=URL says where it is served")
     if only not in PARTS:
         raise BadInput(f"--only {only}: left, measure or join")
-    sweep = Sweep(store, target, Settings(loads, wanted, rounds, prompts, max_new_tokens), overwrite=overwrite)
+    flags = words_of("--server-options", server_options)
+    settings = Settings(
+        loads, wanted, rounds, prompts or max(Settings.prompts, *loads), max_new_tokens, shlex.join(flags)
+    )
+    with Wait("importing torch and transformers"):  # here: preflight reads this command's options without them
+        from spec.evaluation.drafts import verified_draft
+        from spec.tuning.sweep import Sweep
+    sweep = Sweep(store, target, settings, overwrite=overwrite and only is None)
+    if overwrite and only == "left":  # the first of the processes: those after it go on with what they measure
+        sweep.forget()
     if only in ("left", "join"):
         left = sweep.left()
         if only == "left":
@@ -87,7 +97,7 @@ def main(
     else:
         with verified_draft(store.at("draft"), sweep.draft, target) as folder, Meter(store, "tune"):
             given = {**urls, 0: baseline_url or ""}
-            start = starting(target, folder, sweep, shlex.split(server_options))
+            start = starting(target, folder, sweep, flags)
             sweep.measure((lambda count: nullcontext(given[count])) if urls else start, folder)
         if only == "measure":
             return
@@ -99,7 +109,7 @@ def main(
     print(f"{run}: {words(marker.facts['recommended'])}; see {run}/{report.PAGE}")
 
 
-def starting(target: Path, draft: Path, sweep: Sweep, flags: list[str]) -> Open:
+def starting(target: Path, draft: Path, sweep: "Sweep", flags: list[str]) -> "Open":
     """Servers on this machine's CPU, as many requests at once as the highest load; SGLang on GPUs is given by URL."""
     logs = (sweep.run.local_path() or draft) / "logs"
     most = max(sweep.settings.loads)
@@ -135,6 +145,14 @@ def urls_of(given: list[str]) -> dict[Drafts, str]:
             raise BadInput(f"--base-url {word.rpartition('@')[2]}: it reads like 3=http://127.0.0.1:30000")
         found[ADAPTIVE if count == ADAPTIVE else int(count)] = url
     return found
+
+
+def words_of(option: str, text: str) -> list[str]:
+    """As a shell splits them. `BadInput` begins with `option`."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise BadInput(f"{option} {text}: {str(error).lower()}") from error
 
 
 def show(facts: Json) -> None:

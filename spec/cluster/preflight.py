@@ -6,7 +6,7 @@ Seconds of a small pod instead of hours of a GPU node. Every message names the w
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -20,11 +20,13 @@ from spec.conversations.ids import Shard
 from spec.conversations.patterns import is_pattern, stored_files
 from spec.conversations.shards import MARKER, folder_of
 from spec.errors import BadInput, PassingFault
+from spec.evaluation.settings import OWN
 from spec.publishing.standing import NONE, compared_with, to_compare_with
 from spec.storage import Store, open_store
 from spec.target.families import read_config
 from spec.target.hub_source import on_hub
 from spec.target.staging import STAGED
+from spec.tuning.settings import numbers
 
 TRAINED = "draft/draft.json"  # the exported draft's marker
 LONGEST_NAME = 40  # of a workflow: `-draft-server` and a Deployment's suffixes must fit into a label's 63 characters
@@ -157,11 +159,35 @@ def check_filter(command: Callable[..., Any], options: str, *, turns: str, tempe
     return asked
 
 
-def check_suites(names: list[str]) -> None:
-    """What is left out of the answers is where the filter will read it."""
-    with parameter("filter-options"):
-        for name in names:
-            _check_dataset(name, pattern=False)
+def check_suites(name: str, suites: Sequence[str]) -> None:
+    """Suites that the parameter `name` asks for are where its step will read them."""
+    from spec.conversations.suites import place_of  # with what reads datasets
+
+    with parameter(name):
+        for place in filter(None, map(place_of, suites)):
+            _check_dataset(place, pattern=False)
+
+
+def check_evaluate(command: Callable[..., Any], options: str) -> None:
+    """`evaluate-options` are words of evaluate's `command`, and the suites that they name are there."""
+    from spec.conversations.suites import catalogue, is_named
+
+    with parameter("evaluate-options"):
+        asked = parsed(command, ["RUN", "--target=TARGET", *options.split()])
+        wanted = [suite for suites in asked["suite"] or () for suite in suites.split(",") if suite not in ("", OWN)]
+        for suite in wanted:
+            if not (is_named(suite) or suite.startswith("s3://")):
+                known = ", ".join(catalogue())
+                raise BadInput(f"--suite {suite}: pods share no files; a suite is s3://BUCKET/FILE, or {known}")
+    check_suites("evaluate-options", wanted)
+
+
+def check_sweep(command: Callable[..., Any], options: str, loads: str) -> None:
+    """`sweep-options` are words of the sweep's `command`, by which as many prompts are asked as the highest load."""
+    with parameter("sweep-options"):
+        asked = parsed(command, ["RUN", "--target=TARGET", *options.split()])
+    if (prompts := asked["prompts"]) and prompts < max(numbers("parameter sweep-loads:", loads)):
+        raise BadInput(f"parameter sweep-options: --prompts {prompts}: fewer than the requests at once of {loads}")
 
 
 def _check_dataset(name: str, pattern: bool) -> None:

@@ -22,6 +22,23 @@ def named(serves: str) -> tuple[str, str]:
     return namespace, name
 
 
+def check_served(cluster: Cluster, name: str) -> str:
+    """A line on how it is: `deployment/name` is there, or this account may not look, and the run's last step will tell.
+
+    Raises `BadInput` if it is not there: that step would say so days later, beside a published draft.
+    """
+    try:
+        cluster.get("deployment", name)
+    except FileNotFoundError as error:
+        raise _missing(cluster, name) from error
+    except BadInput:
+        return (
+            f"deployment/{name} of {cluster.namespace}: this account may not look whether it is there "
+            "(workflows/examples/serving has the Role)"
+        )
+    return f"deployment/{name} of {cluster.namespace}: there, to be started anew after the publication"
+
+
 def roll_out(cluster: Cluster, name: str, version: str, *, patience: float, poll: float = 3.0) -> float:
     """Start `deployment/name` anew for a published version, and wait until only such servers are there.
 
@@ -31,7 +48,7 @@ def roll_out(cluster: Cluster, name: str, version: str, *, patience: float, poll
     try:
         there = cluster.get("deployment", name)
     except FileNotFoundError as error:
-        raise BadInput(f"deployment/{name}: not in namespace {cluster.namespace}; nothing to roll out to") from error
+        raise _missing(cluster, name) from error
     annotations = there["spec"]["template"]["metadata"].get("annotations") or {}
     if annotations.get(VERSION) != version:
         change = {"spec": {"template": {"metadata": {"annotations": {VERSION: version}}}}}
@@ -44,3 +61,10 @@ def is_rolled_out(deployment: Json) -> bool:
     status, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
     counts = [status.get(name, 0) for name in ("replicas", "updatedReplicas", "availableReplicas")]
     return is_available(deployment) and counts == [wanted] * len(counts)
+
+
+def _missing(cluster: Cluster, name: str) -> BadInput:
+    return BadInput(
+        f"deployment/{name}: not in namespace {cluster.namespace}; apply what serves the draft before "
+        "(as workflows/examples/serving), or name nothing to roll out to"
+    )

@@ -29,7 +29,7 @@ from spec.conversations.sources import Source
 from spec.conversations.survey import Survey, survey
 from spec.costs.budget import check_cap
 from spec.errors import BadInput, Stopped
-from spec.progress import RowProgress
+from spec.progress import RowProgress, Wait
 from spec.storage import Store
 from spec.storage.markers import Marker, digest_of, find_marker, write_marker
 
@@ -65,7 +65,8 @@ async def filter_shard(
         return found, False
     with _stopping_on_signals():
         async with server:
-            target, version = await server.connect()
+            with Wait(f"{server.url} to say what it serves"):
+                target, version = await server.connect()
             run = record_run(
                 store,
                 target=target,

@@ -54,6 +54,15 @@ def is_named(wanted: str) -> bool:
     return wanted.partition("=")[0] in catalogue()
 
 
+def place_of(wanted: str) -> str:
+    """Where the rows of a suite are: a file, a dataset of the hub, or "" where an installed package has them."""
+    name, _, place = wanted.partition("=")
+    if not is_named(wanted):
+        return wanted
+    known = catalogue()[name]
+    return place or ("" if _packaged(known.get("package")) else known["dataset"])
+
+
 def read_suite(wanted: str) -> Suite:
     """Raises `BadInput` for what is no suite, and `PassingFault` where the hub that has it cannot be reached."""
     name, _, place = wanted.partition("=")
@@ -117,6 +126,8 @@ def read_own(place: str) -> tuple[Source, list[list[Said]]]:
 
 def _own(place: str) -> Suite:
     """A file of prompts or conversations. What its assistants say is not used: the target's own answers stand there."""
+    if not place.startswith("s3://") and not Path(place).exists():
+        raise BadInput(f"--suite {place}: no such file, and no suite: those are {', '.join(catalogue())}, own")
     source, conversations = read_own(place)
     questions = tuple(filter(None, map(_asked, conversations)))
     if not questions:

@@ -30,6 +30,14 @@ class Asked:
     temperature: float = 0.0  # 0: greedy
     hashes: tuple[int, ...] = ()  # of held-out prompts, `prompt_hash` of each: which drafts were trained on it
 
+    def check_load(self, requests: int) -> None:
+        """`BadInput` if so many requests could never be in flight at once: what is measured would be another load's."""
+        if requests > len(self.prompts):
+            raise BadInput(
+                f"{requests} requests at once: more than the {len(self.prompts)} held-out prompts that are asked, so "
+                "never as many were in flight; raise --prompts, or prepare with a larger --held-out"
+            )
+
     @property
     def identity(self) -> dict[str, Any]:
         """What a part of the report records of it."""

@@ -1,7 +1,6 @@
 """The evaluate step: measures what can be measured now, keeps it, and writes the report once all of it is there."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from spec.evaluation.drafts import verified_draft
 from spec.evaluation.figures import differences
 from spec.evaluation.parts import NAMES, Parts
 from spec.evaluation.prompts import Asked, read_asked, read_tokenizer
+from spec.evaluation.settings import LOAD, Settings
 from spec.methods import method_of
 from spec.methods.files import MARKER as DRAFT_MARKER
 from spec.methods.method import Method
@@ -21,16 +21,6 @@ from spec.storage.markers import Marker, find_marker, read_marker, write_marker
 STEP = "evaluate"
 FOLDER = "report"
 MARKER = "report.json"
-
-
-@dataclass(frozen=True)
-class Settings:
-    prompts: int = 32
-    max_new_tokens: int = 128
-    drafts: int = 3  # a round
-    concurrency: int = 8  # requests at once to a server
-    without: frozenset[str] = frozenset()  # parts that the report is to do without
-    temperature: float = 0.0  # 0: greedy
 
 
 class Evaluation:
@@ -49,9 +39,11 @@ class Evaluation:
         self.run, self.target, self.settings, self.standing = run, target, settings, standing
         lengths = {"count": settings.prompts, "max_new_tokens": settings.max_new_tokens}
         self.asked = read_asked(run, target, **lengths, temperature=settings.temperature)
+        self.load = settings.concurrency or min(LOAD, len(self.asked.prompts))
+        self.asked.check_load(self.load)
         self.draft = read_marker(run.at("draft"), DRAFT_MARKER)  # None before it is exported: a baseline needs none
         self.report = run.at(FOLDER)
-        self.parts = Parts(self.report, _measured_on(self.asked, settings, self.draft, standing))
+        self.parts = Parts(self.report, _measured_on(self.asked, settings.drafts, self.load, self.draft, standing))
         self.written = None
         self._loaded: dict[str, offline.Loaded] = {}  # by device
         if self.draft:
@@ -97,10 +89,8 @@ class Evaluation:
     def measure_in_turn(self, baseline_url: str, base_url: str) -> None:
         """Both servers, so that their speeds can be compared whatever else the machine does."""
         plain, drafted = self._plain(baseline_url), self._drafted(base_url)
-        served.check_room(drafted, self.settings.concurrency, plain.max_running_requests)
-        without, part, answers = served.measure_in_turn(
-            plain, drafted, self.asked, concurrency=self.settings.concurrency
-        )
+        served.check_room(drafted, self.load, plain.max_running_requests)
+        without, part, answers = served.measure_in_turn(plain, drafted, self.asked, concurrency=self.load)
         self._keep_served("baseline", without, plain)
         self._keep_drafted("speculative", part, answers, drafted, self.settings.drafts)
 
@@ -117,7 +107,7 @@ class Evaluation:
         """A server without the draft."""
         server = self._plain(url)
         self._check_room(server, "speculative")
-        part, _ = served.measure(server, self.asked, concurrency=self.settings.concurrency, step="without the draft")
+        part, _ = served.measure(server, self.asked, concurrency=self.load, step="without the draft")
         self._keep_served("baseline", part, server)
 
     def measure_speculative(self, url: str) -> None:
@@ -183,7 +173,7 @@ class Evaluation:
             "prompts": len(self.asked.prompts),
             "max_new_tokens": self.settings.max_new_tokens,
             "num_steps": self.settings.drafts,
-            "concurrency": self.settings.concurrency,
+            "concurrency": self.load,
             "without": sorted(self.settings.without),
         }
         settings |= {"temperature": self.settings.temperature} if self.settings.temperature else {}
@@ -191,10 +181,10 @@ class Evaluation:
 
     def _check_room(self, server: SglangServer, other: str) -> None:
         there = self.parts[other]["server"].get("max_running_requests") if other in self.parts else None
-        served.check_room(server, self.settings.concurrency, there)
+        served.check_room(server, self.load, there)
 
     def _ask_drafted(self, server: SglangServer) -> tuple[dict[str, Any], Timed]:
-        return served.measure(server, self.asked, concurrency=self.settings.concurrency, step="with the draft")
+        return served.measure(server, self.asked, concurrency=self.load, step="with the draft")
 
     def _keep_drafted(self, name: str, part: dict[str, Any], answers: Timed, server: SglangServer, steps: int) -> None:
         before = name.replace("speculative", "offline")
@@ -217,13 +207,13 @@ class Evaluation:
 
 
 def _measured_on(
-    asked: Asked, settings: Settings, draft: Marker | None, standing: regression.Standing | None
+    asked: Asked, drafts: int, load: int, draft: Marker | None, standing: regression.Standing | None
 ) -> dict[str, Any]:
     """What each part depends on. The answers without a draft are the same for every draft."""
-    served_as = asked.identity | {"concurrency": settings.concurrency}
-    drafted = {"draft": draft.identity if draft else None, "num_steps": settings.drafts}
+    served_as = asked.identity | {"concurrency": load}
+    drafted = {"draft": draft.identity if draft else None, "num_steps": drafts}
     own = {"offline": asked.identity | drafted, "baseline": served_as, "speculative": served_as | drafted}
     if standing is None:
         return own
-    drafted = {"draft": standing.marker.identity, "num_steps": standing.drafts(settings.drafts)}
+    drafted = {"draft": standing.marker.identity, "num_steps": standing.drafts(drafts)}
     return own | {"published_offline": asked.identity | drafted, "published_speculative": served_as | drafted}

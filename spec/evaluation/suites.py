@@ -25,7 +25,9 @@ from spec.errors import BadInput
 from spec.evaluation import figures, offline, served
 from spec.evaluation.figures import Counted
 from spec.evaluation.prompts import Asked, held_out_ids, read_tokenizer, stop_tokens
+from spec.evaluation.settings import OWN, OfSuites
 from spec.evaluation.step import FOLDER, Evaluation
+from spec.progress import Wait
 from spec.samples.template import ChatTemplate
 from spec.server.sglang import ServedAnswer
 from spec.storage import Store
@@ -33,7 +35,6 @@ from spec.storage.markers import Marker, find_marker, write_marker
 from spec.target.families import read_config, text_config_of
 
 STEP = "suite"
-OWN = "own"  # the run's held-out prompts, which every evaluation asks
 PLACE = f"{FOLDER}/suites"
 
 Json = dict[str, Any]
@@ -41,15 +42,6 @@ Answer = Callable[[Asked], Sequence[ServedAnswer]]
 
 _DAY = "2024-07-26"  # what Llama's templates write where nobody names a day
 _SPARE = 8  # positions of a context that a server keeps for the drafts of a last round
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Less than what published figures were measured with, for a look; None: as much."""
-
-    prompts: int | None = None
-    max_new_tokens: int | None = None
-    own_max_new_tokens: int = 128  # of a file of one's own
 
 
 @dataclass
@@ -63,7 +55,7 @@ class Counts:
 class Suites:
     """Of the draft in `evaluation`. Raises `BadInput` for names that are no suites, before anything is measured."""
 
-    def __init__(self, evaluation: Evaluation, wanted: Sequence[str], settings: Settings, *, overwrite: bool = False):
+    def __init__(self, evaluation: Evaluation, wanted: Sequence[str], settings: OfSuites, *, overwrite: bool = False):
         self._evaluation, self._settings, self._overwrite = evaluation, settings, overwrite
         given = [name for name in wanted if name != OWN]
         self._suites = [read_suite(name) for name in given]
@@ -99,7 +91,7 @@ class Suites:
 
     def measure_served(self, url: str) -> list[Json]:
         """On a server with the draft, which is asked only where something is not measured yet."""
-        concurrency = self._evaluation.settings.concurrency
+        concurrency = self._evaluation.load
 
         @cache
         def connect() -> tuple[Answer, int]:
@@ -163,7 +155,8 @@ class Suites:
         """Hashes of those first prompts of all suites that the draft's training rows hold; None where nobody knows."""
         if self._trained is None and "published" not in draft.facts:
             wanted = {prompt_hash(question.turns[0]) for suite in self._suites for question in suite.questions}
-            self._trained = trained_on(self._evaluation.run, wanted)
+            with Wait("the training rows, read to know which prompts are theirs"):
+                self._trained = trained_on(self._evaluation.run, wanted)
         return self._trained
 
 

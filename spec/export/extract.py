@@ -15,6 +15,7 @@ from spec.export.export import DTYPES, STEP, export
 from spec.methods import FIRST, METHODS
 from spec.methods.files import MARKER, default_context
 from spec.methods.method import Method
+from spec.progress import Wait
 from spec.samples.held_out import HELD_OUT_BELOW, never_trained_on
 from spec.storage import Store, markers, open_store
 from spec.storage.markers import Marker
@@ -87,7 +88,7 @@ def extract(
     found = markers.find_marker(output, MARKER, STEP, settings, inputs, overwrite=overwrite)
     if found:
         return found, False
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, Wait(f"{name}, fetched and read"):
         draft = read_draft(method, markers.fetch(checkpoint, trained, Path(scratch)))
     samples = markers.read_marker(run.at("samples"), SAMPLES)
     about = {
@@ -95,9 +96,17 @@ def extract(
         "training": {"settings": trained.settings, **trained.counts, **trained.facts},
         HELD_OUT_BELOW: never_trained_on(samples, trained.facts.get("start")),
     }
-    marker = export(
-        method, draft, output, target=facts, dtype=dtype, context_length=context_length, inputs=inputs, lineage=about
-    )
+    with Wait("the draft, written and compared with the trained one"):
+        marker = export(
+            method,
+            draft,
+            output,
+            target=facts,
+            dtype=dtype,
+            context_length=context_length,
+            inputs=inputs,
+            lineage=about,
+        )
     return marker, True
 
 

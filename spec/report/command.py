@@ -13,18 +13,22 @@ def serving_command(marker: Marker, draft: str, *, target: str | None = None, nu
     """The shell command, a line for each option, that serves `target` with the draft at `draft`.
 
     `marker`: the draft's `draft.json`. `target`: by default the model that the draft was trained for. `num_steps`
-    drafts a round, or as many as a block has, unless a sweep found a better number.
+    drafts a round, or as many as a block has, unless a sweep found a better number; as many requests at once as the
+    sweep's servers took.
     """
     config = marker.facts["config"]
     method = method_of(config)
     most = method.most_drafts(config) or num_steps
-    flags = method.flags(marker.facts.get("serving", {}).get("drafts") or min(num_steps, most))
+    serving = marker.facts.get("serving", {})
+    flags = method.flags(serving.get("drafts") or min(num_steps, most))
     options = {
         "--model-path": target or target_of(marker),
         "--speculative-algorithm": flags.pop("--speculative-algorithm"),
         "--speculative-draft-model-path": draft,
         **flags,
     }
+    if room := serving.get("max_running_requests"):  # with a draft SGLang runs 48 at most where nothing is said
+        options["--max-running-requests"] = str(room)
     options |= context_flags(marker)
     lines = [f"{name} {shlex.quote(value)}" if value else name for name, value in options.items()]
     return " \\\n  ".join(["python -m sglang.launch_server", *lines])

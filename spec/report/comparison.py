@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from spec.errors import BadInput
+from spec.evaluation.gate import at_once
 from spec.methods import method_of
 from spec.report import charts, suites, tables
 from spec.report.command import target_of
@@ -86,7 +87,7 @@ def _figures(draft: Draft) -> list[tuple[str, str]]:
         ("accept length", f"{own['accept_length']:.2f}{_half(own)}" if own else "not measured"),
         ("measured", own.get("where", "")),
         ("drafts a round", plain(own["num_steps"]) if own else ""),
-        ("speed-up", f"{evidence.speed_up:.2f}" if evidence.speed_up is not None else ""),
+        ("speed-up", _speed_up(evidence)),
         ("best drafts a round", plain(best["drafts"] or "none") if best else ""),
         ("worth serving", verdict(evidence).partition(":")[0]),
         ("gate", ("passed" if gate["passed"] else "missed") if gate else ""),
@@ -94,8 +95,15 @@ def _figures(draft: Draft) -> list[tuple[str, str]]:
         ("tokens trained on", plain(trained.get("tokens_seen", "?"))),
         ("training, minutes", f"{seconds / 60:.1f}" if seconds else "?"),
         ("processes", plain(trained.get("ranks", "?"))),
+        *((f"cost: {step}", told) for step, told in tables.costs(evidence)[-1:]),
     ]
     return [(name, told) for name, told in rows if told]
+
+
+def _speed_up(evidence: Evidence) -> str:
+    if evidence.speed_up is None:
+        return ""
+    return f"{evidence.speed_up:.2f} at {at_once(evidence.measured('speculative')['concurrency'])}"
 
 
 def _own(draft: Draft) -> Json:
@@ -157,15 +165,24 @@ def _notes(drafts: Sequence[Draft]) -> list[str]:
     held_out = {draft.evidence.report.inputs.get("prompts") for draft in drafts if draft.evidence.report}
     if len(held_out) > 1:
         notes.append("The held-out prompts are not the same in all runs.")
-    for what, key in (("numbers of drafts a round", "num_steps"), ("places, offline and a server,", "where")):
-        if len({own[key] for draft in drafts if (own := _own(draft))}) > 1:
-            notes.append(f"Different {what} were measured.")
-    asked: dict[str, set[tuple[int, int, int]]] = {}
+    for what, key in (
+        ("Numbers of drafts a round", "num_steps"),
+        ("Places, offline and a server,", "where"),
+        ("Temperatures", "temperature"),
+    ):
+        if len({own.get(key, 0) for draft in drafts if (own := _own(draft))}) > 1:
+            notes.append(f"{what} of the figures on held-out prompts differ.")
+    reports = [draft.evidence.report for draft in drafts if draft.evidence.report]
+    for what, key in (("Lengths of the answers", "max_new_tokens"), ("Requests at once", "concurrency")):
+        if len({report.settings.get(key) for report in reports}) > 1:
+            notes.append(f"{what} on held-out prompts differ.")
+    asked: dict[str, set[tuple[float, ...]]] = {}
     for draft in drafts:
         for one in draft.evidence.suites:
-            asked.setdefault(one["title"], set()).add((one["questions"], one["max_new_tokens"], one["num_steps"]))
+            how = (one["questions"], one["max_new_tokens"], one["num_steps"], one.get("temperature", 0))
+            asked.setdefault(one["title"], set()).add(how)
     notes += [
-        f"{title} was not asked alike: prompts, lengths or drafts differ."
+        f"{title} was not asked alike: prompts, lengths, drafts or temperatures differ."
         for title, its in asked.items()
         if len(its) > 1
     ]

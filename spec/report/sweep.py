@@ -82,9 +82,10 @@ def _chart(measured: list[Json], drafts: list[Drafts]) -> Markup:
 
 
 def _rounds(measured: list[Json]) -> Table:
-    rows = [["drafts", "at once", "accepts", "costs", "round, ms", "of it verifying", "speed-up"]]
+    rows = [["drafts", "at once", "accepts", "costs", "round, ms", "verifying, about", "drafting", "speed-up"]]
     for one in measured:
         took, verify = one["drafted"]["round_ms"][0], one["verify_ms"]
+        shares = ["?"] * 2 if verify is None else [f"{min(verify, took):.1f}", f"{max(took - verify, 0.0):.1f}"]
         rows.append(
             [
                 str(one["drafts"]),
@@ -92,7 +93,7 @@ def _rounds(measured: list[Json]) -> Table:
                 f"{one['accepts']:.2f}",
                 f"{one['costs'][0]:.2f}",
                 f"{took:.1f}",
-                "?" if verify is None else f"{min(verify, took):.1f}",
+                *shares,
                 _spread(one["speed_up"]),
             ]
         )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from spec.errors import BadInput, PassingFault
+from spec.progress import Wait
 from spec.server.client import Client, Fault
 
 _PATIENCE = 15.0  # seconds: a figure that waited for its server for longer would be none
@@ -42,9 +43,10 @@ class SglangServer:
         """`timeout`: seconds for one answer."""
         self._client = Client(url, patience=_PATIENCE, timeout=timeout)
         self.url = self._client.url
-        self.info = self._ask("/server_info")
-        self.model_info = self._ask("/model_info")
-        models = self._ask("/v1/models")["data"]
+        with Wait(f"{self.url} to say what it serves"):
+            self.info = self._ask("/server_info")
+            self.model_info = self._ask("/model_info")
+            models = self._ask("/v1/models")["data"]
         self.context_length: int = models[0]["max_model_len"]
 
     @property

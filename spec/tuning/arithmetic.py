@@ -6,6 +6,7 @@ without a draft. Where requests wait for nothing else, a draft makes a server a 
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from spec.evaluation.gate import at_once
@@ -35,14 +36,15 @@ def order(drafts: Drafts) -> float:
 
 
 def wins_at_most(drafts: Drafts, load: int, by_position: Sequence[float] | None, measured: Sequence[Json]) -> float:
-    """A bound of the speed-up: a round of more drafts costs no less than one of fewer, and none less than a forward.
+    """A bound of the speed-up: a round costs no less than one of half as many drafts, at its least, nor than a forward.
 
-    None of an adaptive number, which may be the best one at each load.
+    Not than one of any fewer: a product of 4 rows may be faster than one of 3. None of an adaptive number, which may be
+    the best one at each load.
     """
     if drafts == ADAPTIVE:
         return math.inf
-    fewer = [one["costs"][0] for one in measured if one["concurrency"] == load and order(one["drafts"]) < drafts]
-    return accepts_at_most(drafts, by_position) / max([1.0, *fewer])
+    half = [one["costs"][1] for one in measured if one["concurrency"] == load and 2 * order(one["drafts"]) <= drafts]
+    return accepts_at_most(drafts, by_position) / max([1.0, *half])
 
 
 def cannot_win(bound: float, load: int, measured: Sequence[Json]) -> bool:
@@ -61,20 +63,22 @@ def forward_ms(measured: Sequence[Json]) -> dict[int, float]:
 
 
 def verify_ms(drafts: Drafts, load: int, forwards: dict[int, float]) -> float | None:
-    """About what of a round is the target's: a forward of as many rows, without a draft, between the loads measured.
+    """About what of a round is the target's: a forward of as many rows, without a draft, on the line between the loads
+    measured; beyond the highest, on that of the last two.
 
-    None where fewer rows were measured, or their number changes. Contexts longer than the weights make it too high:
-    here each row reads its own.
+    None where one load alone was measured, unless it is as many rows, or where their number changes. Contexts longer
+    than the weights make it too high: here each row reads its own.
     """
     if drafts == ADAPTIVE:
         return None
     rows, loads = load * (drafts + 1), sorted(forwards)
-    above = next((at for at in loads if at >= rows), None)
-    if above is None:
+    if rows in forwards:
+        return forwards[rows]
+    if len(loads) < 2:
         return None
-    below = max((at for at in loads if at <= rows), default=above)
-    share = (rows - below) / (above - below) if above > below else 0.0
-    return forwards[below] + share * (forwards[above] - forwards[below])
+    below, above = next((pair for pair in pairwise(loads) if rows < pair[1]), (loads[-2], loads[-1]))
+    slope = max(0.0, (forwards[above] - forwards[below]) / (above - below))
+    return forwards[below] + (rows - below) * slope
 
 
 def recommend(measured: Sequence[Json], skipped: Sequence[Json], loads: Sequence[int]) -> Json:

@@ -12,11 +12,14 @@ from spec.evaluation.figures import Acceptance
 from spec.evaluation.prompts import Asked
 from spec.evaluation.turns import WARM_TOKENS, in_turn, spread
 from spec.methods.method import ADAPTIVE, Drafts
-from spec.progress import RowProgress
+from spec.progress import RowProgress, Wait
 from spec.server.sglang import SglangServer, Timed
 from spec.tuning.arithmetic import a_round
 
 Json = dict[str, Any]
+
+# Of what a server says of itself: what makes it another server, whose speeds do not compare.
+SERVER = ("version", "device", "dtype", "tp_size", "dp_size", "quantization", "kv_cache_dtype")
 
 
 def measure(
@@ -27,8 +30,9 @@ def measure(
     A figure is `[median, least, most]` of the rounds.
     """
     servers = {"plain": plain, "drafted": drafted}
-    for server in servers.values():
-        _ask(server, asked, load, lambda rows, tokens: None, tokens=WARM_TOKENS, prompts=asked.prompts[:load])
+    with Wait("a few tokens from both servers, to warm them"):
+        for server in servers.values():
+            _ask(server, asked, load, lambda rows, tokens: None, tokens=WARM_TOKENS, prompts=asked.prompts[:load])
     said = f"{a_round(drafts)}, {load} at once"
     with RowProgress(said, 2 * rounds * len(asked.prompts)) as progress:
         before = [0, 0]
@@ -52,7 +56,7 @@ def measure(
         "concurrency": load,
         "rounds": rounds,
         "max_running_requests": drafted.max_running_requests,
-        "server": {"version": drafted.info.get("version"), "device": drafted.info.get("device")},
+        "server": {name: drafted.info.get(name) for name in SERVER},
     }
 
 

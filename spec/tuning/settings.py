@@ -13,6 +13,7 @@ class Settings:
     rounds: int = 3
     prompts: int = 32
     max_new_tokens: int = 128
+    server_options: str = ""  # more flags of servers that are started for it
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from itertools import zip_longest
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from spec.storage import Store
 from spec.storage.markers import Marker, find_marker, read_marker, write_marker
 from spec.tuning import arithmetic
 from spec.tuning.arithmetic import a_round
-from spec.tuning.measure import measure
+from spec.tuning.measure import SERVER, measure
 from spec.tuning.settings import Settings, check_drafts
 
 STEP = "tune"
@@ -44,11 +44,7 @@ class Sweep:
         self.block = self.method.most_drafts(self.draft.facts["config"])  # None: a chain, of any length
         check_drafts("--drafts", settings.drafts, self.method, self.draft.facts["config"])
         self.asked = read_asked(run, target, count=settings.prompts, max_new_tokens=settings.max_new_tokens)
-        if len(self.asked.prompts) < max(settings.loads):
-            raise BadInput(
-                f"--concurrency {max(settings.loads)}: more than the {len(self.asked.prompts)} held-out prompts that "
-                "are asked, so never as many were in flight; raise --prompts, or prepare with a larger --held-out"
-            )
+        self.asked.check_load(max(settings.loads))
         self.measured: list[Json] = []
         self.skipped: list[Json] = []
 
@@ -81,6 +77,11 @@ class Sweep:
         known = {count: [self._known(count, load, say) for load in sorted(self.settings.loads)] for count in drafts}
         return [count for count in drafts if not all(known[count])]
 
+    def forget(self) -> None:
+        """Of these settings nothing is measured any more."""
+        for drafts, load in product(self.settings.drafts, self.settings.loads):
+            self.report.delete(_key(drafts, load))
+
     def conclude(self) -> Marker:
         """Write sweep.json and, into `draft.json`, how to serve the draft. The same again where nothing changed.
 
@@ -100,19 +101,21 @@ class Sweep:
         if there is None or there.digest != marker.digest or there.facts != facts:
             there = write_marker(self.report, MARKER, marker)
         serving = {"drafts": recommended["drafts"], "speed_up": recommended["speed_up"]}
+        if rooms := [one["max_running_requests"] for one in self.measured if one["max_running_requests"]]:
+            serving["max_running_requests"] = max(rooms)
         if self.draft.facts.get("serving") != serving:  # no part of the draft's identity: its files are what they were
             self.draft.facts["serving"] = serving
             self.run.write(f"draft/{DRAFT_MARKER}", (self.draft.model_dump_json(indent=1) + "\n").encode())
         return there
 
     def _check_alike(self) -> None:
-        servers = [one["server"] for one in self.measured]
-        seen = sorted({f"SGLang {server['version']} on {server['device']}" for server in servers})
-        if len(seen) > 1:
-            raise BadInput(
-                f"{self.report.url}/sweep: measured on {' and on '.join(seen)}, whose speeds do not compare; "
-                "--overwrite measures all of it again"
-            )
+        for name in SERVER:
+            seen = sorted({str(one["server"][name]) for one in self.measured if name in one["server"]})
+            if len(seen) > 1:
+                raise BadInput(
+                    f"{self.report.url}/sweep: measured on servers whose {name} is {' and '.join(seen)}: their speeds "
+                    "do not compare; --overwrite measures all of it again"
+                )
 
     def _known(self, drafts: Drafts, load: int, say: Callable[[str], None]) -> bool:
         """Whether a setting is measured already or cannot win; it is then counted as such."""
@@ -137,8 +140,9 @@ class Sweep:
         known = [one for one in self.measured if chain or one["drafts"] == drafts]
         report = read_marker(self.report, "report.json")
         if report and report.inputs.get("draft") == self.draft.identity:
-            parts = (report.facts.get(name) or {} for name in ("speculative", "offline"))
-            known += [part for part in parts if part.get("num_steps") and (chain or part["num_steps"] == drafts)]
+            parts = [report.facts.get(name) or {} for name in ("speculative", "offline")]
+            greedy = [part for part in parts if part.get("num_steps") and "temperature" not in part]  # as is asked here
+            known += [part for part in greedy if chain or part["num_steps"] == drafts]
         shares = [one["acceptance_by_position"] for one in known]
         return [max(seen) for seen in zip_longest(*shares, fillvalue=0.0)] or None
 
@@ -163,6 +167,8 @@ class Sweep:
             "max_new_tokens": self.settings.max_new_tokens,
             "rounds": self.settings.rounds,
         }
+        if self.settings.server_options:
+            settings |= {"server_options": self.settings.server_options}
         if drafts is not None:
             settings |= {"num_steps": drafts, "concurrency": load}
         return settings, {"draft": self.draft.identity, "prompts": self.asked.identity["prompts"]}

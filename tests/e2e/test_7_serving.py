@@ -48,6 +48,13 @@ def served(good: Workflow) -> Iterator[str]:
         kubectl("delete", "namespace", IN, "--timeout=280s")
 
 
+def test_a_server_that_is_not_there_is_refused_before_anything_starts(served: str) -> None:
+    run = submit("served-nowhere", serves=f"{IN}/sgland")
+    assert run.wait(300) == "Failed"
+    assert f"parameter serves: deployment/sgland: not in namespace {IN}" in run.message, run.message
+    assert run.ran() <= {"preflight"}
+
+
 def test_the_next_draft_is_served_and_every_answer_meanwhile_is_the_same(served: str, other: Workflow) -> None:
     answer = ask()
     other.wait(1800)

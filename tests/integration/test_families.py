@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spec.evaluation.step import Evaluation, Settings
+from spec.evaluation.settings import Settings
+from spec.evaluation.step import Evaluation
 from spec.export.extract import extract, find_checkpoint
 from spec.export.verify import verify
 from spec.samples import prepare

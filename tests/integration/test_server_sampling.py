@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from spec.evaluation import gate, step
-from spec.evaluation.suites import Settings, Suites
+from spec.evaluation.settings import OfSuites, Settings
+from spec.evaluation.suites import Suites
 from spec.export import verify
 from spec.export.export import export
 from spec.methods import METHODS
@@ -47,7 +48,7 @@ def made(tmp_path_factory):
 
 
 def evaluation(made, temperature):
-    settings = step.Settings(PROMPTS, TOKENS, 3, 4, frozenset({"baseline"}), temperature)
+    settings = Settings(PROMPTS, TOKENS, 3, 4, frozenset({"baseline"}), temperature)
     return step.Evaluation(*made, settings, overwrite=True)
 
 
@@ -59,7 +60,7 @@ def test_suites_are_counted_exactly_and_sampled_answers_within_chance(made, tmp_
     own.write_text("".join(json.dumps(talk) + "\n" for talk in talks))
     rows = tmp_path / "gsm8k.jsonl"
     rows.write_text("".join(json.dumps({"question": f"{at}?", "answer": f"{at}"}) + "\n" for at in range(6)))
-    wanted, short = [str(own), f"gsm8k={rows}"], Settings(max_new_tokens=TOKENS)
+    wanted, short = [str(own), f"gsm8k={rows}"], OfSuites(max_new_tokens=TOKENS)
     here = Suites(greedy, wanted, short).measure_offline("cpu")
     drawn.measure_offline("cpu")
     log = tmp_path / "server.log"

@@ -25,15 +25,17 @@ def test_it_passes_with_its_strategy(name: str, strategy: str) -> None:
     assert {item["metadata"].get("namespace") for item in world.objects if item["kind"] != "Namespace"} == {"serving"}
 
 
-def test_the_roller_has_rights_there_alone() -> None:
+def test_what_the_pipeline_may_do_there_is_a_role_of_that_namespace() -> None:
     base = world_of(ROOT / "manifests/overlays/local")
     (step,) = (template for owner, template in base.templates() if owner["metadata"].get("name") == "roll-out")
     account = step["serviceAccountName"]
     bound = [item for item in base.of("RoleBinding") if account in [its["name"] for its in item["subjects"]]]
     assert [item["metadata"]["name"] for item in bound] == ["report-results"]  # as every pod of Argo's
     world = World(build(EXAMPLES / "serving"))
-    (binding,) = world.of("RoleBinding")
-    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": "sgl-spec"}]
-    role = world.named("Role", binding["roleRef"]["name"])
-    assert role and [rule["verbs"] for rule in role["rules"]] == [["get", "patch"], ["list"], ["get"]]
-    assert role["rules"][0]["resourceNames"] == ["sglang"]
+    rights = {}
+    for binding in world.of("RoleBinding"):
+        (subject,), role = binding["subjects"], world.named("Role", binding["roleRef"]["name"])
+        assert role and (subject["kind"], subject["namespace"]) == ("ServiceAccount", "sgl-spec")
+        rights[subject["name"]] = [(rule["verbs"], rule.get("resourceNames")) for rule in role["rules"]]
+    roller = [(["get", "patch"], ["sglang"]), (["list"], None), (["get"], None)]
+    assert rights == {account: roller, "preflight": [(["get"], None)]}

@@ -149,9 +149,9 @@ def test_what_filter_would_refuse_is_refused_by_the_parameters_name(words: str, 
 
 def test_suites_to_leave_out_must_be_there(bucket: str):
     open_store(f"s3://{bucket}").write("suite.jsonl", b"{}")
-    preflight.check_suites([f"s3://{bucket}/suite.jsonl"])
+    preflight.check_suites("filter-options", [f"s3://{bucket}/suite.jsonl"])
     with pytest.raises(BadInput, match="parameter filter-options: .*none.jsonl: no such object"):
-        preflight.check_suites([f"s3://{bucket}/none.jsonl"])
+        preflight.check_suites("filter-options", [f"s3://{bucket}/none.jsonl"])
 
 
 @pytest.mark.parametrize("where", ["staged", "s3", "hub"])

@@ -35,6 +35,7 @@ def preflight(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             "evaluate_options",
             "sweep_drafts",
             "sweep_loads",
+            "sweep_options",
             "weights",
             "gpu_hour_prices",
             "currency",
@@ -113,6 +114,11 @@ def test_what_is_no_price_and_a_cap_that_cannot_do_are_refused_before_anything(
         ({"sweep_drafts": "1,x"}, "parameter sweep-drafts: 1,x: whole numbers"),
         ({"sweep_loads": "0"}, "parameter sweep-loads: 0: whole numbers"),
         ({"sweep_loads": "1,49"}, "parameter sweep-loads: 49, where 1 to 48"),
+        ({"sweep_options": "--promts 8"}, "parameter sweep-options: .*--promts"),
+        ({"sweep_options": "--prompts 8", "sweep_loads": "1,16"}, "parameter sweep-options: --prompts 8: fewer than"),
+        ({"evaluate_options": "--suit mt-bench"}, "parameter evaluate-options: .*--suit"),
+        ({"evaluate_options": "--suite mtbench"}, "parameter evaluate-options: --suite mtbench: pods share no files"),
+        ({"evaluate_options": "--suite own,s3://b-none/x.jsonl"}, "parameter evaluate-options: .*b-none"),
     ],
 )
 def test_drafts_that_the_draft_or_loads_that_the_servers_cannot_do_are_refused(preflight, tmp_path, given, told):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from spec.cluster.rollout import VERSION, named, roll_out
+from spec.cluster.rollout import VERSION, check_served, named, roll_out
 from spec.errors import BadInput, PassingFault
 from tests.unit.cluster.fake import FakeCluster
 
@@ -45,11 +45,27 @@ def test_pods_that_have_the_version_are_not_started_again():
     roll_out(ReadOnly(deployment=[server(**{VERSION: "0123"})]), "sglang", "0123", patience=0)
 
 
+class Serving(FakeCluster):
+    namespace = "serving"
+
+
 def test_a_deployment_that_is_not_there_is_final():
-    cluster = FakeCluster()
-    cluster.namespace = "serving"  # type: ignore[attr-defined]
     with pytest.raises(BadInput, match="not in namespace serving"):
-        roll_out(cluster, "sglang", "0123", patience=0)
+        roll_out(Serving(), "sglang", "0123", patience=0)
+
+
+def test_before_anything_starts_a_deployment_that_is_not_there_is_refused():
+    assert "there" in check_served(Serving(deployment=[server()]), "sglang")
+    with pytest.raises(BadInput, match="deployment/sgland: not in namespace serving"):
+        check_served(Serving(deployment=[server()]), "sgland")
+
+
+def test_an_account_that_may_not_look_leaves_it_to_the_last_step():
+    class Closed(Serving):
+        def get(self, kind: str, name: str) -> dict[str, Any]:
+            raise BadInput(f"{kind}/{name}: the API server refuses (Forbidden)")
+
+    assert "may not look" in check_served(Closed(), "sglang")
 
 
 @pytest.mark.parametrize(

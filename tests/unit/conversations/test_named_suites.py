@@ -6,7 +6,7 @@ import pytest
 
 from spec.conversations import suites
 from spec.conversations.selection import select
-from spec.conversations.suites import catalogue, read_suite
+from spec.conversations.suites import catalogue, place_of, read_suite
 from spec.errors import BadInput
 
 
@@ -69,6 +69,17 @@ def test_the_hub_is_asked_for_the_pinned_commit(monkeypatch):
     ((name, options),) = asked.items()
     assert name == "HuggingFaceH4/MATH-500" and options["split"] == "test" and len(options["revision"]) == 40
     assert all(len(its["revision"]) == 40 for its in catalogue().values())
+
+
+def test_a_name_that_is_neither_a_suite_nor_a_file_asks_no_hub():
+    with pytest.raises(BadInput, match="--suite mtbench: no such file, and no suite: those are mt-bench, gsm8k"):
+        read_suite("mtbench")
+
+
+def test_where_a_suite_is_read_from_is_known_before_it_is_read():
+    assert place_of("gsm8k") == catalogue()["gsm8k"]["dataset"] and place_of("gsm8k=s3://b/x.jsonl") == "s3://b/x.jsonl"
+    assert place_of("s3://b/own.jsonl") == "s3://b/own.jsonl"
+    assert place_of("humaneval") == ""  # the package is installed
 
 
 def test_a_file_of_ones_own_keeps_its_turns_and_its_system_prompt(tmp_path):

@@ -9,6 +9,7 @@ from spec.evaluation import served, step
 from spec.evaluation.gate import Bar, gate
 from spec.evaluation.prompts import Asked
 from spec.evaluation.served import check_room
+from spec.evaluation.settings import Settings
 from spec.publishing.drafts import publish
 from spec.server.sglang import SglangServer
 from tests.command_line import run_tool
@@ -83,7 +84,13 @@ def evaluation(tmp_path, monkeypatch):
     monkeypatch.setattr(step, "read_asked", lambda *args, **options: asked)
     monkeypatch.setattr(step, "verified_draft", lambda *args: nullcontext(tmp_path))
     monkeypatch.setattr(served, "check_target", lambda *args: None)
-    return step.Evaluation(run, tmp_path, step.Settings(concurrency=4, without=frozenset({"offline"})))
+    return step.Evaluation(run, tmp_path, Settings(concurrency=4, without=frozenset({"offline"})))
+
+
+def test_a_load_that_so_few_prompts_never_make_is_refused(evaluation, tmp_path):
+    with pytest.raises(BadInput, match="7 requests at once: more than the 6 held-out prompts that are asked"):
+        step.Evaluation(evaluation.run, tmp_path, Settings(concurrency=7))
+    assert step.Evaluation(evaluation.run, tmp_path, Settings()).load == 6
 
 
 def test_an_evaluation_asks_both_servers_and_judges_their_speed(evaluation):

@@ -10,6 +10,7 @@ import torch
 
 from spec.errors import BadInput
 from spec.evaluation import step
+from spec.evaluation.settings import Settings
 from spec.export.export import export
 from spec.export.verify import target_facts
 from spec.methods import METHODS
@@ -76,7 +77,7 @@ def test_evaluate_refuses(damaged, target, monkeypatch, how):
     run, named = damaged
     (run / "report/report.json").unlink()
     monkeypatch.setattr(step, "SglangServer", lambda url: SimpleNamespace(context_length=512))
-    evaluation = step.Evaluation(open_store(run), target, step.Settings(prompts=1, max_new_tokens=4))
+    evaluation = step.Evaluation(open_store(run), target, Settings(prompts=1, max_new_tokens=4))
     with pytest.raises(BadInput, match=named):
         evaluation.measure_offline("cpu") if how == "offline" else evaluation.measure_speculative("http://stub")
     assert not list((run / "report").iterdir())
@@ -84,7 +85,7 @@ def test_evaluate_refuses(damaged, target, monkeypatch, how):
 
 def test_the_whole_draft_is_published_and_measured(whole, target, tmp_path):
     run = shutil.copytree(whole, tmp_path / "run")
-    evaluation = step.Evaluation(open_store(run), target, step.Settings(prompts=1, max_new_tokens=4))
+    evaluation = step.Evaluation(open_store(run), target, Settings(prompts=1, max_new_tokens=4))
     evaluation.measure_offline("cpu")
     assert evaluation.parts["offline"]["tokens_equal"]
     publish(open_store(run), str(tmp_path / "published"), without_report=True)
@@ -97,4 +98,4 @@ def test_a_target_that_was_cut_short_is_named(whole, target, tmp_path, name, kep
     data = (cut / name).read_bytes()
     (cut / name).write_bytes(data[: int(kept * len(data))])
     with pytest.raises(BadInput, match=str(cut)):
-        step.Evaluation(open_store(whole), cut, step.Settings(prompts=1, max_new_tokens=4)).measure_offline("cpu")
+        step.Evaluation(open_store(whole), cut, Settings(prompts=1, max_new_tokens=4)).measure_offline("cpu")

@@ -11,6 +11,7 @@ from spec.evaluation import offline, served, step
 from spec.evaluation.gate import Bar, gate
 from spec.evaluation.prompts import Asked
 from spec.evaluation.regression import Standing, compare, judge, spread
+from spec.evaluation.settings import Settings
 from spec.methods.files import MARKER
 from spec.publishing import versions
 from spec.publishing.drafts import publish
@@ -257,7 +258,7 @@ def evaluated(run, tmp_path, monkeypatch):
     monkeypatch.setattr(served, "check_target", lambda *args: None)
     run.delete("report/report.json")
     return step.Evaluation(
-        run, tmp_path, step.Settings(concurrency=4, without=frozenset({"offline"})), standing=standing(run, place)
+        run, tmp_path, Settings(concurrency=4, without=frozenset({"offline"})), standing=standing(run, place)
     )
 
 

@@ -11,7 +11,8 @@ from spec.errors import BadInput
 from spec.evaluation import step, suites
 from spec.evaluation.figures import Counted, by_context, interval
 from spec.evaluation.prompts import Asked, text_ends
-from spec.evaluation.suites import Counts, Rendering, Settings, Suites, ask, summary
+from spec.evaluation.settings import OfSuites, Settings
+from spec.evaluation.suites import Counts, Rendering, Suites, ask, summary
 from spec.report import card, page
 from spec.report.evidence import gather
 from spec.server.sglang import ServedAnswer
@@ -96,7 +97,7 @@ def evaluation(tmp_path, monkeypatch, tokenizer):
     monkeypatch.setattr(step, "read_asked", lambda *args, **options: Asked(((1, 2),), ("?",), 9, frozenset({2})))
     monkeypatch.setattr(step, "verified_draft", lambda *args: nullcontext(tmp_path))
     monkeypatch.setattr(step.served, "check_target", lambda *args: None)
-    return step.Evaluation(store, tmp_path, step.Settings(concurrency=2), overwrite=True)
+    return step.Evaluation(store, tmp_path, Settings(concurrency=1), overwrite=True)
 
 
 def own(tmp_path, *prompts):
@@ -108,14 +109,14 @@ def own(tmp_path, *prompts):
 def test_a_served_suite_leaves_out_what_was_trained_on_and_is_measured_once(evaluation, tmp_path, capsys):
     asked = own(tmp_path, "Question 4.0?", "Question 0.0?", "never seen")
     with GeneratingStub(drafts=3, kept=2) as stub:
-        (facts,) = Suites(evaluation, [asked], Settings(own_max_new_tokens=7)).measure_served(stub.url)
+        (facts,) = Suites(evaluation, [asked], OfSuites(own_max_new_tokens=7)).measure_served(stub.url)
         before = len(stub.asked)
-        (again,) = Suites(evaluation, [asked], Settings(own_max_new_tokens=7)).measure_served(stub.url)
+        (again,) = Suites(evaluation, [asked], OfSuites(own_max_new_tokens=7)).measure_served(stub.url)
         assert len(stub.asked) == before and again == facts
     assert (facts["questions"], facts["trained_on"], facts["prompts"]) == (3, 1, 2)
     assert facts["accept_length"] == pytest.approx(7 / 2) and "measured already" in capsys.readouterr().out
     with pytest.raises(BadInput, match="max_new_tokens: 7 there, 9 asked"):
-        Suites(evaluation, [asked], Settings(own_max_new_tokens=9)).measure_served("http://nowhere")
+        Suites(evaluation, [asked], OfSuites(own_max_new_tokens=9)).measure_served("http://nowhere")
     html, text = page.render(gather(evaluation.run)), card.render(gather(evaluation.run))
     assert "mine, on the server" in html and "1 prompts that the draft was trained on are left out" in html
     assert "| mine, on the server | all | 2 | 3.50 |" in text
@@ -123,7 +124,7 @@ def test_a_served_suite_leaves_out_what_was_trained_on_and_is_measured_once(eval
 
 def test_a_suite_of_trained_prompts_alone_asks_nobody(evaluation, tmp_path):
     asked = own(tmp_path, "Question 4.0?")
-    (facts,) = Suites(evaluation, [asked], Settings()).measure_served("http://nowhere")
+    (facts,) = Suites(evaluation, [asked], OfSuites()).measure_served("http://nowhere")
     assert (facts["trained_on"], facts["prompts"], facts["accept_length"]) == (1, 0, 1.0)
 
 
@@ -131,7 +132,7 @@ def test_a_draft_from_elsewhere_says_that_nobody_knows(evaluation, tmp_path):
     for entry in evaluation.run.list("answers"):
         evaluation.run.delete(entry.key)
     with GeneratingStub(drafts=3, kept=2) as stub:
-        (facts,) = Suites(evaluation, [own(tmp_path, "x")], Settings()).measure_served(stub.url)
+        (facts,) = Suites(evaluation, [own(tmp_path, "x")], OfSuites()).measure_served(stub.url)
     assert facts["trained_on"] is None
 
 
@@ -143,7 +144,7 @@ def test_humaneval_comes_from_its_package_and_figures_of_others_stand_beside_it(
     draft["facts"]["run"]["target"]["model"] = "/models/Llama-3.1-8B-Instruct"
     evaluation.run.write("draft/draft.json", json.dumps(draft).encode())
     with GeneratingStub(drafts=3, kept=2) as stub:
-        Suites(evaluation, ["humaneval", "own"], Settings(prompts=4, max_new_tokens=5)).measure_served(stub.url)
+        Suites(evaluation, ["humaneval", "own"], OfSuites(prompts=4, max_new_tokens=5)).measure_served(stub.url)
     html = page.render(gather(evaluation.run))
     assert "3.34 (SpecBundle, 3 drafts)" in html and "4 prompts of 164, answers of 5 tokens at most, not 1024" in html
 
@@ -159,7 +160,7 @@ def test_names_are_refused_before_anything_is_asked(evaluation, tmp_path):
         ([named_own], "told as own, which is another; give the file another name$"),
     ]:
         with pytest.raises(BadInput, match=said):
-            Suites(evaluation, names, Settings())
+            Suites(evaluation, names, OfSuites())
 
 
 def test_a_report_from_before_suites_still_renders(tmp_path):

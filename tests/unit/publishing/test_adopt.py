@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from spec.errors import BadInput
-from spec.evaluation.step import Evaluation, Settings
+from spec.evaluation.settings import Settings
+from spec.evaluation.step import Evaluation
 from spec.export.verify import target_facts
 from spec.methods import METHODS
 from spec.methods.tensors import read_tensors

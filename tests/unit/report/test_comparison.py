@@ -103,7 +103,20 @@ def test_what_cannot_be_compared_is_said(tmp_path, runs):
     add_suite(other, "mt-bench", questions=8)
     html = render(read([*runs, other]))
     assert "The targets differ" in html and "MT-BENCH was not asked alike" in html
-    assert "places, offline and a server, were measured" in html
+    assert "Places, offline and a server, of the figures on held-out prompts differ" in html
+    assert "Temperatures" not in html and "Requests at once" not in html
+
+
+def test_greedy_and_sampled_figures_or_other_loads_are_told_apart(tmp_path, runs):
+    other = make(tmp_path, "other")
+    report = json.loads(other.read("report/report.json"))
+    report["facts"]["speculative"] |= {"temperature": 0.6, "concurrency": 1}
+    report["settings"] |= {"max_new_tokens": 9, "concurrency": 1}
+    other.write("report/report.json", json.dumps(report).encode())
+    html = render(read([*runs, other]))
+    for what in ("Temperatures of the figures", "Lengths of the answers", "Requests at once"):
+        assert f"{what} on held-out prompts differ" in html, what
+    assert Cells(html).row("speed-up")[-1].endswith(" at one request at a time")
 
 
 def test_a_published_draft_brings_what_was_measured_of_it(tmp_path, runs):

@@ -24,12 +24,15 @@ def test_positions_predict_fewer_drafts_and_bound_more():
     assert arithmetic.accepts_at_most(5, None) == 6  # a block of another size might keep all
 
 
-def test_a_round_costs_no_less_than_one_of_fewer_drafts_at_the_same_load():
+def test_a_round_costs_no_less_than_one_of_half_as_many_drafts_at_the_same_load():
     measured = [setting(1, 4, 0.9, costs=1.6), setting(1, 16, 0.7, costs=3.0)]
     assert arithmetic.wins_at_most(3, 4, KEPT, measured) == pytest.approx(1.8 / 1.6)
     assert arithmetic.wins_at_most(3, 16, KEPT, measured) == pytest.approx(1.8 / 3)
     assert arithmetic.wins_at_most(3, 1, KEPT, measured) == pytest.approx(1.8)  # nothing known: no less than a forward
     assert arithmetic.wins_at_most(1, 4, KEPT, [setting(3, 4, 1.0, costs=2.0)]) == pytest.approx(1.5)
+    assert arithmetic.wins_at_most(3, 4, KEPT, [setting(2, 4, 0.9, costs=1.9)]) == pytest.approx(1.8)
+    noisy = setting(1, 4, 0.9) | {"costs": [2.5, 1.2, 2.6]}
+    assert arithmetic.wins_at_most(3, 4, KEPT, [noisy]) == pytest.approx(1.8 / 1.2)
 
 
 def test_what_loses_to_no_draft_or_to_the_best_is_left_out_and_nothing_within_noise():
@@ -46,7 +49,9 @@ def test_the_verification_is_a_forward_of_as_many_rows():
     assert forwards == {1: 9, 4: 16}
     assert arithmetic.verify_ms(3, 1, forwards) == 16
     assert arithmetic.verify_ms(1, 1, forwards) == pytest.approx(9 + (16 - 9) / 3)
-    assert arithmetic.verify_ms(3, 4, forwards) is None  # 16 rows, which nobody measured
+    assert arithmetic.verify_ms(3, 4, forwards) == pytest.approx(16 + 12 * (16 - 9) / 3)  # 16 rows: on the same line
+    assert arithmetic.verify_ms(3, 4, {4: 16.0}) is None
+    assert arithmetic.verify_ms(3, 1, {4: 16.0}) == 16
 
 
 def test_the_best_over_all_loads_is_recommended_and_its_losses_are_told():

@@ -86,12 +86,13 @@ def test_the_flags_that_win_stand_in_draft_json_on_the_card_and_in_what_fetch_pr
     assert facts["recommended"]["flags"]["--speculative-num-draft-tokens"] == "2"
     assert verdict(gather(run)).startswith("deploy it with 1 draft a round: 1.")
     draft = read_marker(run, "draft/draft.json")
-    assert draft.facts["serving"]["drafts"] == 1
+    assert draft.facts["serving"]["drafts"] == 1 and draft.facts["serving"]["max_running_requests"] == 16
     assert (draft.identity, draft.finished_at) == (before.identity, before.finished_at)
     assert "--speculative-num-steps 1" in card.render(gather(run)) and "| 1 | 1." in card.render(gather(run))
     publish(run, str(tmp_path / "there"), say=lambda line: None)
     fetched = fetch(str(tmp_path / "there"), tmp_path / "here", say=lambda line: None)
-    assert "--speculative-num-steps 1" in serving_command(fetched, "HERE")
+    served_by = serving_command(fetched, "HERE")
+    assert "--speculative-num-steps 1" in served_by and "--max-running-requests 16" in served_by
 
 
 def test_an_adaptive_number_is_measured_last_whatever_is_known_and_told_by_its_name(run):
@@ -146,7 +147,7 @@ def test_figures_of_different_servers_are_not_put_together(run):
 
     swept(run, Servers({1: 1.0}), loads=(1,), drafts=(1,))
     before = run.read("report/sweep.json")
-    with pytest.raises(BadInput, match=r"SGLang 0\.5\.23 on cpu and on SGLang 0\.5\.23 on cuda, whose speeds"):
+    with pytest.raises(BadInput, match="on servers whose device is cpu and cuda: their speeds do not compare"):
         swept(run, on_a_gpu, loads=(1, 4), drafts=(1,))
     assert run.read("report/sweep.json") == before
 
@@ -231,6 +232,30 @@ def test_overwriting_measures_again(run):
     assert again.opened == [0, 1] and found.conclude().facts["recommended"]["drafts"] is None
 
 
+def test_overwriting_in_several_processes_is_done_once_and_then_gone_on_with(run):
+    swept(run, Servers({1: 1.0, 3: 1.0}), loads=(1,), drafts=(1, 3))
+    first = Sweep(run, None, Settings((1,), (1,), rounds=2))
+    first.forget()
+    assert first.left(print) == [1] and run.exists("report/sweep/drafts-3-at-1.json")
+    Sweep(run, None, Settings((1,), (1,), rounds=2)).measure(Servers({1: 6.0}), None)
+    joined = Sweep(run, None, Settings((1,), (1,), rounds=2))
+    assert joined.left(print) == [] and joined.conclude().facts["recommended"]["drafts"] is None
+
+
+def test_servers_started_with_other_flags_are_not_mixed_in(run):
+    swept(run, Servers({1: 1.0}), loads=(1,), drafts=(1,))
+    with pytest.raises(BadInput, match="made otherwise: settings.server_options"):
+        swept(run, Servers({1: 1.0}), loads=(1,), drafts=(1,), server_options="--dtype float16")
+
+
+def test_what_a_sampled_report_accepts_bounds_nothing(run):
+    report = json.loads(run.read("report/report.json"))
+    for part in ("speculative", "offline"):
+        report["facts"][part] |= {"temperature": 1.0, "acceptance_by_position": [0.1, 0.0, 0.0]}
+    run.write("report/report.json", json.dumps(report).encode())
+    assert swept(run, Servers({3: 1.0}), loads=(1,), drafts=(3,))["skipped"] == []
+
+
 def test_servers_of_other_weights_are_not_compared(run):
     @contextmanager
     def other(drafts):
@@ -264,7 +289,7 @@ def test_a_sweep_of_another_draft_is_not_shown(run):
 
 
 def test_more_at_once_than_prompts_is_refused_before_any_server(run):
-    with pytest.raises(BadInput, match="--concurrency 8: more than the 4 held-out prompts"):
+    with pytest.raises(BadInput, match="8 requests at once: more than the 4 held-out prompts"):
         Sweep(run, None, Settings((1, 8), (1,)))
 
 

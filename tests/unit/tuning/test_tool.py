@@ -12,6 +12,7 @@ from tests.runs import make_run
         (["--concurrency", "1,many"], "--concurrency 1,many: whole numbers of at least 1"),
         (["--drafts", "0,3"], "--drafts 0,3: whole numbers"),
         (["--drafts", "adaptive,many"], "--drafts many: whole numbers"),
+        (["--server-options", "--tp-size '2"], "--server-options --tp-size '2: no closing quotation"),
         (["--only", "half"], "--only half: left, measure or join"),
         (["--base-url", "3=http://h:1"], "--base-url and --baseline-url go together"),
         (["--baseline-url", "http://h:1", "--base-url", "http://bob:secret@h:1"], "it reads like 3=http"),
