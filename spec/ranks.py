@@ -33,9 +33,7 @@ def start(device: str | None = None, timeout_minutes: float = 10) -> Ranks:
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local_rank, local_world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     _refuse_lone_process(world)
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if kind not in ("cpu", "cuda"):
-        raise BadInput(f"config: device={kind!r}; it is cpu or cuda")
+    kind = usable(device)
     if not isinstance(timeout_minutes, int | float) or timeout_minutes <= 0:
         raise BadInput(f"config: timeout_minutes={timeout_minutes!r}; it is above 0")
     if kind == "cuda" and local_world > torch.cuda.device_count():
@@ -54,6 +52,20 @@ def start(device: str | None = None, timeout_minutes: float = 10) -> Ranks:
         else:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
     return Ranks(rank, world, local_rank, local_world, place)
+
+
+def usable(device: str | None) -> str:
+    """`device`, or "cuda" where this machine has a GPU, else "cpu". `BadInput` for a GPU that torch cannot use: a paid
+    one would stand idle beside a CPU that does its work without a word."""
+    kind = device or ("cuda" if torch.cuda.device_count() else "cpu")  # as NVML says, whatever the driver can do
+    if kind not in ("cpu", "cuda"):
+        raise BadInput(f"device={kind}: it is cpu or cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise BadInput(
+            f"torch {torch.__version__} cannot use a GPU of this node ({torch.cuda.device_count()} are seen): it wants "
+            f"a driver for CUDA {torch.version.cuda}; see nvidia-smi, or take the CPU by device=cpu"
+        )
+    return kind
 
 
 def _refuse_lone_process(world: int) -> None:

@@ -123,11 +123,10 @@ def main(
     if min_speed_up and {"baseline", "speculative"} & set(without or ()):
         raise BadInput("--min-speed-up wants a server with the draft and one without; leave out --without")
     with Wait("importing torch and transformers"):  # here: preflight reads this command's options without them
-        import torch
-
         from spec.evaluation.step import Evaluation
         from spec.evaluation.suites import Suites
         from spec.publishing.adopt import bring
+        from spec.ranks import usable
     load = concurrency or at_concurrency or None
     count = prompts or max(Settings.prompts, load or 0)
     settings = Settings(count, max_new_tokens, drafts, load, frozenset(without or ()), temperature)
@@ -139,7 +138,7 @@ def main(
     shortened = OfSuites(suite_prompts or None, suite_tokens or None, max_new_tokens)
     suites = Suites(evaluation, wanted, shortened, overwrite=overwrite)
     servers = Servers(base_url, baseline_url, None if published_url in ("", NONE) else published_url)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable(device)
     with Meter(open_store(run), "evaluate", **gpus_of(device)) as meter:
         meter.worked = False
         _measure(evaluation, servers, device, bar, meter, overwrite)

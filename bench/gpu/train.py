@@ -42,6 +42,7 @@ SMALL = {
 }
 RECIPE = "spec/eagle_full_finetune_distributed.py"
 STEPS, STOP_AFTER = 24, 4  # of the run that is stopped
+LAUNCHED = 70  # seconds at most, of the 90 of its part
 
 
 def train(its: Part) -> None:
@@ -122,12 +123,24 @@ def many(its: Part) -> None:
     alone = _fork(its, target, "one", batch_size=gpus, **exact)
     words = _words(its, target, "many", target_shard="node", **exact)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
-    codes = [subprocess.call([sys.executable, *launcher, RECIPE, *words], cwd=ROOT), _end(alone)]
+    codes = [_launched([sys.executable, *launcher, RECIPE, *words]), _end(alone)]
     its.expect(f"exit codes {codes}", float(codes != [0, 0]), 0)
     one, several = (_losses(its.scratch / name) for name in ("one", "many"))
     its.expect("steps", float(len(one) != 8 or one.keys() != several.keys()), 0)
     difference = max((abs(several[step] / one[step] - 1) for step in one.keys() & several.keys()), default=1.0)
     its.expect(f"losses of {gpus} against one", difference, 1e-3)
+
+
+def _launched(command: list[str]) -> int:
+    """Its exit code. What takes too long is ended before this part is: its ranks are in sessions of their own, and
+    would go on beside the parts that follow."""
+    environment = os.environ | {"PET_SHUTDOWN_TIMEOUT": "5"}  # seconds that its ranks get to end
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as launcher:
+        try:
+            return launcher.wait(LAUNCHED)
+        except subprocess.TimeoutExpired:
+            launcher.terminate()
+            return launcher.wait()
 
 
 def _tiny_runs(its: Part, *names: str) -> Path:

@@ -98,6 +98,8 @@ class Loader:
 
     def _prepare(self, epoch: int, bins_done: int, ready: queue.Queue, stop: threading.Event) -> None:
         try:
+            if self._copies:
+                self._copies.join()
             order = self._order(epoch)[bins_done:]
             for start in range(0, len(order), self.bins_a_step):
                 batches = self._step(order[start : start + self.bins_a_step], epoch)
@@ -135,6 +137,11 @@ class Copies:
 
     def __init__(self, device: torch.device):
         self.device, self.stream = device, torch.cuda.Stream(device)
+
+    def join(self) -> None:
+        """First of all on the loader's thread: it begins at the first GPU, and a stream that it entered from there
+        would open a context on it, of half a GiB for each other rank of the node (pytorch #58626)."""
+        torch.cuda.set_device(self.device)
 
     def begin(self, batches: list[Batch]) -> tuple[list[Batch], torch.cuda.Event]:
         """On the loader's thread: the batches as they will be, and the event after which they are."""

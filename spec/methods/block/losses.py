@@ -180,8 +180,9 @@ def _add_chunk(sums, chunk, wanted, target_head, weights, objective, eps, hidden
     y = (normed * own.norm).to(target_head.dtype)
     seen = y if own.w1 is None else torch.cat((y, own.w1[previous].to(y.dtype)), -1)  # [m, H] or [m, H + r]
     logits = linear(y, target_head)  # [m, V]
-    if own.w2 is not None:
-        add_product(logits, seen[:, y.shape[1] :], own.w2.T)
+    w2 = None if own.w2 is None else own.w2.to(y.dtype)  # the draft's dtype need not be the target's
+    if w2 is not None:
+        add_product(logits, seen[:, y.shape[1] :], w2.T)
 
     of_label = logits.gather(-1, labels[:, None]).squeeze(-1)
     q, lse, choice = softmax(logits)  # in place
@@ -196,7 +197,7 @@ def _add_chunk(sums, chunk, wanted, target_head, weights, objective, eps, hidden
     q.scatter_add_(-1, labels[:, None], q.new_full((), -objective.ce).expand(len(labels), 1))
     guess = kept = None
     if own.confidence is not None:
-        guess = wide(F.linear(seen, own.confidence, own.bias).squeeze(-1))
+        guess = wide(F.linear(seen, own.confidence.to(y.dtype), own.bias.to(y.dtype)).squeeze(-1))
         kept = 1 - losses["l1"] / 2
         losses["confidence"] = F.binary_cross_entropy_with_logits(guess, kept, reduction="none")
 
@@ -213,9 +214,9 @@ def _add_chunk(sums, chunk, wanted, target_head, weights, objective, eps, hidden
     grad_hidden, *others = sums.grads
     grad_own, grad_logits = Head(*others), q.to(target_head.dtype)
     grad_y = product(grad_logits, target_head)
-    grad_seen = grad_y if own.w2 is None else torch.cat((grad_y, product(grad_logits, own.w2)), -1)
+    grad_seen = grad_y if w2 is None else torch.cat((grad_y, product(grad_logits, w2)), -1)
     grad_seen *= weight[:, None]
-    if own.w2 is not None:
+    if w2 is not None:
         add_product(grad_own.w2, grad_logits.T, (seen[:, y.shape[1] :] * weight[:, None]).to(seen.dtype))
     if guess is not None:
         grad_guess = (objective.confidence * weight * (guess.sigmoid() - kept))[:, None]  # [m, 1]

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
-from spec import ranks
-from spec.errors import BadInput
+from spec import launch, ranks
+from spec.errors import BadInput, PassingFault
 from spec.launch import meet
 from tests.prepared import prepared_run
 from tests.tiny_models import save_tiny_target
@@ -94,6 +95,44 @@ def test_a_lone_process_among_pet_variables_is_refused(monkeypatch):
     monkeypatch.setenv("PET_NNODES", "2")
     with pytest.raises(BadInput, match="start it with torchrun"):
         ranks.start("cpu")
+
+
+@pytest.mark.parametrize("device", [None, "cuda"])
+def test_a_gpu_that_torch_cannot_use_is_refused_and_not_trained_beside_on_the_cpu(monkeypatch, device):
+    for name in ("RANK", "WORLD_SIZE", "PET_NNODES", "PET_NPROC_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)  # as NVML says, whatever the driver can do
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadInput, match=r"cannot use a GPU of this node \(8 are seen\)"):
+        ranks.start(device)
+
+
+def nccl(last):
+    return f"NCCL error in: ../NCCL.cpp:77, unhandled system error, run with NCCL_DEBUG=INFO\nLast error:\n{last}"
+
+
+@pytest.mark.parametrize(
+    ("last", "kind", "told"),
+    [
+        (
+            "Failed to CUDA calloc async 608 bytes: Cuda failure 2 'out of memory'",
+            BadInput,
+            "out of memory in NCCL: Fail",
+        ),
+        (
+            "socketStartConnect: Connect to 10.0.0.1<4500> failed : Connection closed by remote peer",
+            PassingFault,
+            "gone",
+        ),
+        ("NET/IB : No device found.", PassingFault, r"NCCL failed here \(NET/IB : No device found\."),
+        ("Error while creating shared memory segment /dev/shm/nccl-x (size 9637888)", PassingFault, "NCCL failed here"),
+    ],
+)
+def test_what_failed_in_nccl_is_told_by_its_own_last_error(last, kind, told):
+    found = launch._expected(torch.distributed.DistBackendError(nccl(last)))
+    assert type(found) is kind
+    with pytest.raises(kind, match=told):
+        raise found
 
 
 @pytest.mark.parametrize(

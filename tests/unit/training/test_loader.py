@@ -1,5 +1,6 @@
 """The loader has a batch ready before it is asked for, and says how long it was waited for."""
 
+import threading
 import time
 
 import torch
@@ -86,6 +87,19 @@ def test_batches_are_copied_on_a_stream_of_their_own_and_the_step_waits_for_them
     assert copies.end(batches, event) == batches
     assert streams.said[3] == "main waits for the event"
     assert streams.said[4:] == ["kept for main"] * 2 * len(tensors_of(batch))
+
+
+def test_the_thread_that_copies_stays_on_its_own_rank_s_gpu(monkeypatch):
+    """Where a thread begins is GPU 0: what it opened there would be a context of each rank of the node."""
+    loader, said = Loader(Rows(0), [[0]], width=None, batch_size=1), []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    loader._copies = Copies(torch.device("cuda", 3))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: said.append((threading.current_thread().name, device)))
+    monkeypatch.setattr(Copies, "begin", lambda self, batches: said.append(threading.current_thread().name) or (1, 2))
+    monkeypatch.setattr(Copies, "end", lambda self, *item: item)
+    assert list(loader.epoch(0)) == [(1, 2)]
+    (thread, device), then = said
+    assert device == torch.device("cuda", 3) and thread == then != threading.current_thread().name
 
 
 def test_what_a_step_needs_to_know_is_made_ahead_of_it():

@@ -198,6 +198,26 @@ def test_no_tensor_is_rows_by_keys_or_rows_by_vocabulary(method, monkeypatch):
     assert watch.largest <= features < rows * length / 32 and watch.largest < rows * vocab / 8
 
 
+@pytest.mark.parametrize("own, targets", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+def test_a_draft_of_another_precision_than_the_target_s_is_trained_as_one_of_the_same(own, targets):
+    rank, objective = METHODS["DSpark with confidence"]
+    batch = tiny_batch([[12, 9, 14], [20]], width=36, bearing=0.85)
+
+    def trained(dtype, of_target):
+        draft = draft_of(objective, rank).to(dtype)
+        target = fake_target(draft, batch)
+        draft.share_target(target.embed_weight.to(of_target), target.head_weight.to(of_target))
+        target = dataclasses.replace(target, last=target.last.to(of_target), aux=target.aux.to(of_target))
+        result = loss_of(draft, target, batch, some_blocks(draft, batch), objective)
+        result.loss.backward()
+        return result.loss.item(), {name: its.grad for name, its in draft.named_parameters()}
+
+    (loss, gradients), (wanted, exact) = trained(own, targets), trained(torch.float32, torch.float32)
+    assert abs(loss - wanted) < 0.02 * wanted
+    for name, gradient in gradients.items():
+        assert gradient.dtype == own and (gradient - exact[name]).norm() < 0.1 * exact[name].norm(), name
+
+
 @pytest.mark.parametrize("rank", [0, 6])
 def test_bf16_is_as_near_to_the_reference_as_its_precision_allows(rank):
     objective = Objective(ce=0.5, l1=0.5)
