@@ -202,7 +202,8 @@ def test_the_store_is_full_in_training_and_has_room_again(good: Workflow) -> Non
         sweep()
         assert first.made() == []
         again = submit("full")
-        again.kill("extract(", lambda pod: argo("stop", again.name))
+        until("extract(…) runs", lambda: again.pods("extract("), 300, of=again)  # Argo sees the end of one that does not
+        argo("stop", again.name)  # after five minutes
         assert again.wait(300) == "Failed" and again.made() == []
     with bucket() as store:
         said = store.read(f"full/run/logs/{again.name}-train-1-worker-0.log").decode()

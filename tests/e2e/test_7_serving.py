@@ -48,24 +48,20 @@ def served(good: Workflow) -> Iterator[str]:
         kubectl("delete", "namespace", IN, "--timeout=280s")
 
 
-def test_a_server_that_is_not_there_is_refused_before_anything_starts(served: str) -> None:
-    run = submit("served-nowhere", serves=f"{IN}/sgland")
-    assert run.wait(300) == "Failed"
-    assert f"parameter serves: deployment/sgland: not in namespace {IN}" in run.message, run.message
-    assert run.ran() <= {"preflight"}
-
-
 def test_the_next_draft_is_served_and_every_answer_meanwhile_is_the_same(served: str, other: Workflow) -> None:
     answer = ask()
     other.wait(1800)
     copy_run(OTHER, "served-next", "published")
     place = {"destination": url("served", "drafts"), "serves": f"{IN}/sglang"}
+    nowhere = submit("served-nowhere", serves=f"{IN}/sgland")
     following = submit("served-next", train_options=OTHER_OPTIONS, **place)
     meanwhile = []
     until("roll-out…) begins", lambda: following.pods("roll-out(", THERE), 1200, of=following)
     while following.phase not in OVER:
         meanwhile.append(ask())
     assert following.phase == "Succeeded", following.message
+    assert nowhere.wait(300) == "Failed" and nowhere.ran() <= {"preflight"}
+    assert f"parameter serves: deployment/sgland: not in namespace {IN}" in nowhere.message, nowhere.message
     assert meanwhile and set(meanwhile) == {answer} == {ask()}
     assert latest() != served
     pods = get("pods", "--selector=sgl-spec/server=sglang", namespace=IN)["items"]
