@@ -202,8 +202,9 @@ def test_the_store_is_full_in_training_and_has_room_again(good: Workflow) -> Non
         sweep()
         assert first.made() == []
         again = submit("full")
-        until("extract(…) runs", lambda: again.pods("extract("), 300, of=again)  # Argo sees the end of one that does not
-        argo("stop", again.name)  # after five minutes
+        # Argo sees the end of a pod that does not run yet after five minutes.
+        until("extract(…) runs", lambda: again.pods("extract("), 300, of=again)
+        argo("stop", again.name)
         assert again.wait(300) == "Failed" and again.made() == []
     with bucket() as store:
         said = store.read(f"full/run/logs/{again.name}-train-1-worker-0.log").decode()
