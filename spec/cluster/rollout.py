@@ -53,7 +53,11 @@ def roll_out(cluster: Cluster, name: str, version: str, *, patience: float, poll
     if annotations.get(VERSION) != version:
         change = {"spec": {"template": {"metadata": {"annotations": {VERSION: version}}}}}
         cluster.patch("deployment", name, change)
-    return wait_until_ready(cluster, name, patience=patience, poll=poll, ready=is_rolled_out)
+
+    def is_new(pod: Json) -> bool:  # an old server that fails may be why there is a new one
+        return (pod["metadata"].get("annotations") or {}).get(VERSION) == version
+
+    return wait_until_ready(cluster, name, patience=patience, poll=poll, ready=is_rolled_out, judged=is_new)
 
 
 def is_rolled_out(deployment: Json) -> bool:

@@ -26,8 +26,11 @@ def wait_until_ready(
     patience: float,
     poll: float = 3.0,
     ready: Callable[[Json], bool] = is_available,
+    judged: Callable[[Json], bool] = lambda pod: True,
 ) -> float:
     """Block until `deployment/name` is available, or what `ready` wants; returns the seconds it took.
+
+    `judged`: which of its pods tell whether it will come up.
 
     Raises `BadInput` with the server's last words if it keeps crashing or can never start, and `PassingFault` if it is
     not ready after `patience` seconds: no node, or a model that takes longer to load.
@@ -40,7 +43,7 @@ def wait_until_ready(
             deployment = cluster.get("deployment", name)
             if ready(deployment):
                 return waited
-            state = _judge(cluster, name) or _refused(deployment) or "no pod yet"
+            state = _judge(cluster, name, judged) or _refused(deployment) or "no pod yet"
         except (FileNotFoundError, PassingFault) as fault:
             state = str(fault)
         if waited >= patience:
@@ -57,14 +60,15 @@ def _refused(deployment: Json) -> str:
     return next((found["message"] for found in conditions if found["type"] == "ReplicaFailure"), "")
 
 
-def _judge(cluster: Cluster, name: str) -> str:
+def _judge(cluster: Cluster, name: str, judged: Callable[[Json], bool]) -> str:
     """What the pods are at ("" if there are none), or `BadInput` if they are at nothing that will end well."""
     state = ""
-    for pod in cluster.pods(f"sgl-spec/server={name}"):
+    for pod in filter(judged, cluster.pods(f"sgl-spec/server={name}")):
         if reason := pods.cannot_start(pod, pulls_count=False):
             raise BadInput(reason)
         for container in pods.containers(pod):
-            if container["restartCount"] >= _CRASHES and not _may_pass(container):
+            up = container.get("ready")  # as an init container is that has ended well: it came up after all
+            if container["restartCount"] >= _CRASHES and not up and not _may_pass(container):
                 raise BadInput(
                     f"{pods.name(pod)}: {container['name']} crashed {container['restartCount']} times; "
                     f"{_why(cluster, pod, container)}"

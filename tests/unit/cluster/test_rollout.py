@@ -45,6 +45,14 @@ def test_pods_that_have_the_version_are_not_started_again():
     roll_out(ReadOnly(deployment=[server(**{VERSION: "0123"})]), "sglang", "0123", patience=0)
 
 
+@pytest.mark.parametrize(("version", "kind"), [("0122", PassingFault), ("0123", BadInput)], ids=["old", "new"])
+def test_an_old_server_that_crashes_does_not_judge_the_new_one(version: str, kind: type[Exception]):
+    container = {"name": "server", "restartCount": 9, "lastState": {"terminated": {"exitCode": 1}}}
+    pod = {"metadata": {"name": "s", "annotations": {VERSION: version}}, "status": {"containerStatuses": [container]}}
+    with pytest.raises(kind, match="not ready" if kind is PassingFault else "server crashed 9 times"):
+        roll_out(FakeCluster(deployment=[server(updated=0)], pods=[pod]), "sglang", "0123", patience=0)
+
+
 class Serving(FakeCluster):
     namespace = "serving"
 

@@ -28,6 +28,13 @@ def test_a_server_that_keeps_crashing_is_final():
         wait([], crashed(1))
 
 
+def test_crashes_before_it_came_up_after_all_count_for_nothing():
+    pods = crashed(1)
+    pods[0]["status"]["initContainerStatuses"][0]["ready"] = True  # as of one that ended well
+    with pytest.raises(PassingFault, match="not ready"):
+        wait([], pods)
+
+
 def test_one_past_its_memory_limit_has_no_words_so_the_kernel_s_are_told():
     container = {
         "name": "server",
