@@ -59,7 +59,7 @@ def usable(device: str | None) -> str:
     one would stand idle beside a CPU that does its work without a word."""
     kind = device or ("cuda" if torch.cuda.device_count() else "cpu")  # as NVML says, whatever the driver can do
     if kind not in ("cpu", "cuda"):
-        raise BadInput(f"device={kind}: it is cpu or cuda")
+        raise BadInput(f"device={kind!r}: it is cpu or cuda")
     if kind == "cuda" and not torch.cuda.is_available():
         raise BadInput(
             f"torch {torch.__version__} cannot use a GPU of this node ({torch.cuda.device_count()} are seen): it wants "

@@ -63,7 +63,8 @@ for name in ("evaluate_draft", "extract_draft_model", "plan", "tune_server", "ve
     try:
         runpy.run_path(f"tools/{name}.py")
     except SystemExit:
-        print(name, *sys.modules.keys() & {"torch", "transformers", "torchtune", "datasets", "sglang"})
+        pass
+    print(name, *sys.modules.keys() & {"torch", "transformers", "torchtune", "datasets", "sglang"})
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["evaluate_draft", "extract_draft_model", "plan", "tune_server", "verify_draft"]
