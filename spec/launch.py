@@ -67,32 +67,33 @@ def _expected(error: Exception) -> SpecError | None:
         return cli.as_expected(error)
     line = " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError):
-        return BadInput(
-            f"out of memory: {line[:200]}; in this order, try activation_checkpointing=true, batch_size=1, "
-            "target_shard=world, a shorter max_length, or more GPUs"
-        )
+        return _out_of_memory(f": {line}")
     if isinstance(error, dist.DistBackendError):
         return _of_nccl(line.rpartition("Last error:")[2].strip() or line)
     gone = ("Connection closed by peer", "Connection reset by peer", "gloo", "Timed out waiting")
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and any(sign in line for sign in gone)):
-        return PassingFault(
-            f"another rank is gone or silent ({line[:160]}); start this again: it goes on from the newest checkpoint"
-        )
+        return _passing(f"another rank is gone or silent ({line[:160]})")
     return None
 
 
 def _of_nccl(said: str) -> SpecError:
     """Whatever fails in NCCL is one kind of error: a rank that is gone, a fabric that is not there, a full GPU."""
     if "out of memory" in said.lower():
-        return BadInput(
-            f"out of memory in NCCL: {said[:200]}; in this order, try activation_checkpointing=true, batch_size=1, "
-            "a shorter max_length, or more GPUs"
-        )
+        return _out_of_memory(f" in NCCL: {said}")
     others = ("remote", "peer", "timeout", "timed out", "closed", "abort")
     what = "another rank is gone or silent" if any(sign in said.lower() for sign in others) else "NCCL failed here"
-    return PassingFault(
-        f"{what} ({said[:200]}; NCCL_DEBUG=INFO says more); start this again: it goes on from the newest checkpoint"
+    return _passing(f"{what} ({said[:200]}; NCCL_DEBUG=INFO says more)")
+
+
+def _out_of_memory(said: str) -> BadInput:
+    return BadInput(
+        f"out of memory{said[:210]}; in this order, try activation_checkpointing=true, batch_size=1, "
+        "target_shard=world, a shorter max_length, or more GPUs"
     )
+
+
+def _passing(what: str) -> PassingFault:
+    return PassingFault(f"{what}; start this again: it goes on from the newest checkpoint")
 
 
 def _let_the_first_tell(error: SpecError) -> None:

@@ -101,7 +101,7 @@ def import_parts(modules: Iterable[str]) -> None:
 def run_part(name: str, device: str, small: bool, limit: float, output: Path) -> dict[str, Any]:
     """A part's figures, its state (ok, failed, skipped, stopped) and how long it took."""
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as scratch:
-        process = processes().Process(target=_child, args=(name, device, small, Path(scratch), output))
+        process = processes().Process(target=_child, args=(name, device, small, limit, Path(scratch), output))
         began = time.monotonic()
         process.start()
         assert process.pid is not None
@@ -119,12 +119,12 @@ def run_part(name: str, device: str, small: bool, limit: float, output: Path) ->
         return {"figures": figures, "seconds": round(time.monotonic() - began, 1)} | (end or stopped)
 
 
-def _child(name: str, device: str, small: bool, scratch: Path, output: Path) -> None:
+def _child(name: str, device: str, small: bool, limit: float, scratch: Path, output: Path) -> None:
     os.setpgid(0, 0)  # what it starts is ended with it
     log = os.open(output / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    its = Part(device, small, scratch, output)
+    its = Part(device, small, limit, scratch, output)
     try:
         getattr(importlib.import_module(f"bench.gpu.{PARTS[name][0]}"), name)(its)
         end = {"state": "failed" if its.failures else "ok", "failures": its.failures}

@@ -21,9 +21,11 @@ class Skipped(Exception):
 class Part:
     """One part of the kit: where it runs and at which sizes, and its figures, on the disk as soon as they are said."""
 
-    def __init__(self, device: str, small: bool, scratch: Path, out: Path):
+    def __init__(self, device: str, small: bool, limit: float, scratch: Path, out: Path):
+        """`limit`: seconds that it has from now on."""
         self.device = torch.device(device, 0) if device == "cuda" else torch.device(device)
         self.small, self.scratch, self.out = small, scratch, out
+        self._end = time.monotonic() + limit
         self.figures: dict[str, Any] = {}
         self.failures: list[str] = []
         torch.manual_seed(0)
@@ -31,6 +33,11 @@ class Part:
     @property
     def cuda(self) -> bool:
         return self.device.type == "cuda"
+
+    @property
+    def left(self) -> float:
+        """Seconds until it is stopped."""
+        return self._end - time.monotonic()
 
     @property
     def half(self) -> torch.dtype:

@@ -42,7 +42,7 @@ SMALL = {
 }
 RECIPE = "spec/eagle_full_finetune_distributed.py"
 STEPS, STOP_AFTER = 24, 4  # of the run that is stopped
-LAUNCHED = 70  # seconds at most, of the 90 of its part
+GRACE = 5  # seconds that launched ranks get to end
 
 
 def train(its: Part) -> None:
@@ -123,7 +123,7 @@ def many(its: Part) -> None:
     alone = _fork(its, target, "one", batch_size=gpus, **exact)
     words = _words(its, target, "many", target_shard="node", **exact)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"]
-    codes = [_launched([sys.executable, *launcher, RECIPE, *words]), _end(alone)]
+    codes = [_launched([sys.executable, *launcher, RECIPE, *words], its.left - 3 * GRACE), _end(alone)]
     its.expect(f"exit codes {codes}", float(codes != [0, 0]), 0)
     one, several = (_losses(its.scratch / name) for name in ("one", "many"))
     its.expect("steps", float(len(one) != 8 or one.keys() != several.keys()), 0)
@@ -131,13 +131,13 @@ def many(its: Part) -> None:
     its.expect(f"losses of {gpus} against one", difference, 1e-3)
 
 
-def _launched(command: list[str]) -> int:
+def _launched(command: list[str], seconds: float) -> int:
     """Its exit code. What takes too long is ended before this part is: its ranks are in sessions of their own, and
     would go on beside the parts that follow."""
-    environment = os.environ | {"PET_SHUTDOWN_TIMEOUT": "5"}  # seconds that its ranks get to end
+    environment = os.environ | {"PET_SHUTDOWN_TIMEOUT": str(GRACE)}
     with subprocess.Popen(command, cwd=ROOT, env=environment) as launcher:
         try:
-            return launcher.wait(LAUNCHED)
+            return launcher.wait(seconds)
         except subprocess.TimeoutExpired:
             launcher.terminate()
             return launcher.wait()
