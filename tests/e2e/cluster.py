@@ -105,6 +105,10 @@ class Workflow:
             and "deletionTimestamp" not in pod["metadata"]
         }
 
+    def said(self, step: str) -> str:
+        """What the step's running pods have logged so far."""
+        return "".join(kubectl("logs", pod, "--container=main") for pod in self.pods(step).values())
+
     def replace_pod(self, step: str, seconds: float = 180) -> None:
         """Delete the step's running pod, and wait until another one runs in its place."""
         victims = until(f"{step}…) runs", lambda: self.pods(step), seconds, of=self)
