@@ -229,6 +229,17 @@ def _roles(selector: Json) -> list[str]:
     return [role for term in selector.get("matchExpressions", []) for role in term["values"]]
 
 
+def signals(world: World) -> Found:
+    """SIGTERM reaches what has time to end by it from its first second on.
+
+    The kernel gives process 1 of a namespace no signal that it has not asked for, so a program that still imports
+    would live until the grace period is over. Argo's executor, process 1 of its pods, passes signals on.
+    """
+    for where, spec, _ in pods(world):
+        if spec.get("terminationGracePeriodSeconds", 30) > 30 and not spec.get("shareProcessNamespace"):
+            yield where, "a grace period above 30 s without shareProcessNamespace: SIGTERM may not be heard"
+
+
 RULES: dict[str, Callable[[World], Any]] = {
     "no-latest": no_latest,
     "resources": resources,
@@ -241,4 +252,5 @@ RULES: dict[str, Callable[[World], Any]] = {
     "owner": owner,
     "deadline": deadline,
     "training-job": training_job,
+    "signals": signals,
 }
