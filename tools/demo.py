@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import boto3
 import typer
@@ -38,11 +38,24 @@ MARKER, SWEPT = "demo.json", "demo-sweep.json"  # without a sweep, with one
 BUCKET = "drafts"
 HELD_OUT = 32  # conversations that training never sees
 COPIES = 2  # of the model in the server that answers the prompts, 3 GB each
-DRAFTS = 3  # a round, in the server with the draft
 IDLE = "http://127.0.0.1:30000"  # SGLang's own default; named where no step is left that asks a server
 NAME = "smollm2-135m-instruct"
-CONFIGS = {"eagle3": "eagle", "dflash": "dflash", "dspark": "dspark"}  # as their files are named
-BARS = {"eagle3": 1.6, "dflash": 1.1, "dspark": 1.2}  # block drafts want more answers than the demo has
+
+
+class Way(NamedTuple):
+    """How a method goes through the demo."""
+
+    config: str  # as its file is named
+    drafts: int  # a round
+    bar: float  # the gate
+    trained_for: tuple[str, ...] = ()  # a setting that says the drafts; a block is as long as its config says
+
+
+WAYS = {
+    "eagle3": Way("eagle", 2, 1.5, ("steps=2",)),  # on a CPU the third costs a chain more than it gains
+    "dflash": Way("dflash", 3, 1.1),  # block drafts want more answers than the demo has
+    "dspark": Way("dspark", 3, 1.2),
+}
 console = Console()
 
 
@@ -59,10 +72,11 @@ def main(
 ) -> None:
     """Filter, prepare, train, extract, evaluate and publish a draft of SmolLM2-135M-Instruct."""
     method_named(method)
-    min_accept_length = min_accept_length or BARS[method]
+    way = WAYS[method]
+    min_accept_length, drafts = min_accept_length or way.bar, way.drafts
     os.chdir(ROOT)
     started, store = time.monotonic(), open_store(run)
-    settings: Json = {"method": method, "rows": rows, "answer_tokens": answer_tokens}
+    settings: Json = {"method": method, "rows": rows, "answer_tokens": answer_tokens, "drafts": drafts}
     settings["min_accept_length"] = min_accept_length
     for name in (SWEPT,) if sweep else (MARKER, SWEPT):
         if done := find_marker(store, name, "demo", settings, {}):
@@ -71,7 +85,7 @@ def main(
     model = inputs / "SmolLM2-135M-Instruct"  # as demo_inputs.py calls it: the card of the draft says so
     logs = run / "logs"
     step("inputs", "tools/demo_inputs.py", inputs)
-    evaluate = ["tools/evaluate_draft.py", run, "--target", model, "--prompts", HELD_OUT]
+    evaluate = ["tools/evaluate_draft.py", run, "--target", model, "--prompts", HELD_OUT, "--drafts", drafts]
     evaluate += ["--max-new-tokens", answer_tokens, "--min-accept-length", min_accept_length]
 
     with served_unless((run / "samples/samples.json").exists(), model, logs / "server-target.log") as url:
@@ -86,17 +100,19 @@ def main(
     recipe = [
         "spec/eagle_full_finetune_distributed.py",
         "--config",
-        f"spec/configs/smollm2/135M_{CONFIGS[method]}.yaml",
+        f"spec/configs/smollm2/135M_{way.config}.yaml",
     ]
-    step("train", "tune", "run", "--nproc_per_node", processes, *recipe, f"run_dir={run}", f"target={model}")
+    recipe += [f"run_dir={run}", f"target={model}", *way.trained_for]
+    step("train", "tune", "run", "--nproc_per_node", processes, *recipe)
     step("extract", "tools/extract_draft_model.py", "--checkpoint_dir", run / "checkpoints", "--target", model)
     step("offline", *evaluate)
     tune = ["tools/tune_server.py", run, "--target", model, "--concurrency", "1,8", "--prompts", 8]
     tune += ["--max-new-tokens", answer_tokens // 2]
-    with both_served_unless((run / "report/sweep.json").exists(), model, run / "draft", logs) as (plain, drafted):
+    served = (run / "report/sweep.json").exists()
+    with both_served_unless(served, model, run / "draft", drafts, logs) as (plain, drafted):
         suite = ["--suite", "humaneval", "--suite-prompts", 16, "--suite-tokens", answer_tokens]
         step("evaluate", *evaluate, "--baseline-url", plain, "--base-url", drafted, *suite)
-        step("speed", *tune, "--baseline-url", plain, "--base-url", f"{DRAFTS}={drafted}")
+        step("speed", *tune, "--baseline-url", plain, "--base-url", f"{drafts}={drafted}")
     if sweep:
         step("sweep", *tune, "--drafts", "1,2,3")
 
@@ -140,14 +156,14 @@ def served_unless(done: bool, model: Path, log: Path):
 
 
 @contextmanager
-def both_served_unless(done: bool, model: Path, draft: Path, logs: Path) -> Iterator[tuple[str, str]]:
+def both_served_unless(done: bool, model: Path, draft: Path, drafts: int, logs: Path) -> Iterator[tuple[str, str]]:
     """A server without the draft and one with it, alike, to be asked in turn: a copy each, on one core."""
     if done:
         yield IDLE, IDLE
         return
     console.rule("[bold]serve the target, and the target with the draft", align="left")
     console.print(f"starting two of SGLang on CPU; their logs are in {logs}", style="dim")
-    environment = {"MAX_RUNNING_REQUESTS": "8", "DRAFT_STEPS": str(DRAFTS)}
+    environment = {"MAX_RUNNING_REQUESTS": "8", "DRAFT_STEPS": str(drafts)}
     with (
         serving.starting(model, log=logs / "server-plain.log", environment=environment) as plain,
         serving.starting(model, draft, log=logs / "server-draft.log", environment=environment) as drafted,
