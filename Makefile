@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 lock:  ## Pin every package that pyproject.toml leads to, in constraints.txt
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --extra server-cpu --extra demo --extra dev pyproject.toml -o constraints.txt
 
-demo: install  ## Real prompts and a real model in, a proven and published draft out (METHOD=eagle3, dflash, dspark; SWEEP=1 measures loads; 20 minutes)
+demo: install  ## Real prompts and a real model in, a proven and published draft out (METHOD=eagle3, dflash, dspark; SWEEP=1 measures loads; 16 minutes)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/demo.py --run $(RUN) --method $(METHOD) $(if $(SWEEP),--sweep)
 
 test: install test-unit test-server  ## All tests that need no cluster (about 16 minutes)
